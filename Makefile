@@ -1,0 +1,30 @@
+# Every target does the set-up that it needs, once. PYTHON=/path/to/python3 picks the Python of a new .venv,
+# ARGS="..." is passed on to the command: make demo ARGS="train.epochs=2", make test ARGS="-k loss".
+
+python := .venv/bin/python
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' Makefile
+
+setup:  ## create .venv with the pinned packages, and FFCV where its libraries are
+	@sh tools/setup.sh
+
+demo: setup  ## draw a small data set, learn from it without labels, print how well that went
+	@test -f data/demo/demo_train.beton && test -f data/demo/demo_val.beton || \
+		$(python) tools/write_ffcv.py demo --out data/demo
+	@if [ -f runs/demo/summary.json ]; then echo "runs/demo is a finished run: starting anew"; rm -rf runs/demo; fi
+	@$(python) -m fastintl.train --rcfg rcfgs/demo.yaml $(ARGS)
+
+test: setup  ## run the tests
+	@$(python) -m pytest -q $(ARGS)
+
+lint: setup  ## check the style
+	@$(python) -m ruff check .
+
+clean:  ## remove .venv and caches; data and runs stay
+	rm -rf .venv .setup build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
