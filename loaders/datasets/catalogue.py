@@ -1,0 +1,60 @@
+"""Data sets by name.
+
+A data set is a dictionary of splits: ``train``, ``val`` and, for STL-10, ``train_labelled``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from loaders.datasets.cifar import cifar10_splits, cifar100_splits
+from loaders.datasets.folder import folder_splits
+from loaders.datasets.imagenet import imagenet100_splits, imagenet_splits, tiny_imagenet_splits
+from loaders.datasets.split import Split
+from loaders.datasets.stl10 import stl10_splits
+from loaders.demo_data import demo_splits
+from loaders.errors import UserError
+
+ROOT_VARIABLE = "FASTINTL_DATA"
+_FROM_ROOT: dict[str, Callable[[Path], dict[str, Split]]] = {
+    "imagenet": imagenet_splits,
+    "imagenet100": imagenet100_splits,
+    "cifar10": cifar10_splits,
+    "cifar100": cifar100_splits,
+    "stl10": stl10_splits,
+    "tiny-imagenet": tiny_imagenet_splits,
+}
+NAMES = (*_FROM_ROOT, "folder", "demo")
+
+
+def default_root(name: str) -> Path:
+    """Where a data set is looked for: ``$FASTINTL_DATA/<name>``, or ``data/<name>`` without the variable."""
+    folder = "imagenet" if name == "imagenet100" else name
+    return Path(os.environ.get(ROOT_VARIABLE) or "data") / folder
+
+
+def open_dataset(name: str, root: Path | None = None, *, val_share: float = 0.1, seed: int = 0) -> dict[str, Split]:
+    """Lists a data set's pictures and labels.
+
+    Args:
+        name: One of ``NAMES``.
+        root: Where it lies; ``default_root(name)`` if None; ``demo`` has none.
+        val_share: Share of the pictures of ``folder`` to hold out where it has no ``val/``.
+        seed: Of the pictures that ``demo`` draws.
+
+    Raises:
+        UserError: An unknown name, or a root that lacks a folder or file of the layout.
+    """
+    root = default_root(name) if root is None else Path(root)
+    if name not in NAMES:
+        raise UserError(f"there is no data set named {name}; known: {', '.join(NAMES)}")
+    if name == "demo":
+        return demo_splits(seed)
+    try:
+        return folder_splits(root, val_share) if name == "folder" else _FROM_ROOT[name](root)
+    except OSError as error:
+        raise UserError(f"{error.filename or root} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"a text file of {name} in {root} is not text: {error}") from error

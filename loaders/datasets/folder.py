@@ -1,0 +1,134 @@
+"""Picture files in folders named after their classes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from loaders.datasets.split import Split, file_stamp, need
+from loaders.errors import UserError
+
+LAYOUT = (
+    "folder expects one folder a class with the pictures inside, ROOT/class/.../picture, "
+    "or two such trees, ROOT/train and ROOT/val (or ROOT/test)"
+)
+
+
+def folder_splits(root: Path, val_share: float) -> dict[str, Split]:
+    """Any tree ``class/…/picture``: two trees where there are ``train/`` and ``val/`` (or ``test/``), else
+    one cut in two.
+
+    Raises:
+        UserError: The root is missing, holds no class folder or no file, or the two trees' classes disagree.
+    """
+    need(root, "folder", LAYOUT)
+    held_out = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
+    if held_out is not None and (root / "train").is_dir():
+        train = class_tree(root / "train")
+        return {"train": train, "val": class_tree(held_out, train.classes)}
+    if class_folders(root) == ["train"]:
+        raise UserError(
+            f"{root} holds train/ but neither val/ nor test/; add one, or give --root {root / 'train'} to cut it in two"
+        )
+    return cut(class_tree(root), val_share)
+
+
+def class_tree(root: Path, classes: Sequence[str] | None = None, strict: bool = True) -> Split:
+    """The tree ``root/class/…/picture``; the label is the class's position in the sorted list of class
+    folders.
+
+    Every file that is not hidden counts as a picture here; the converter looks inside.
+
+    Args:
+        root: The folder that holds the class folders.
+        classes: Class names by index instead of the sorted list of folders.
+        strict: Whether a folder that is not in ``classes`` is an error rather than left out.
+
+    Raises:
+        UserError: No class folder, no file in any of them, or one that is not in ``classes``.
+    """
+    found = class_folders(root)
+    if not found:
+        raise UserError(f"{root} holds no class folders; {LAYOUT}")
+    classes = list(classes) if classes is not None else found
+    strangers = sorted(set(found) - set(classes))
+    if strangers and strict:
+        raise UserError(f"{root / strangers[0]} is not one of the {len(classes)} classes of the training pictures")
+    present = sorted(set(found) & set(classes))
+    names, labels = [], []
+    for name in present:
+        files = sorted(_files(root / name, name), key=lambda file: file.split("/"))
+        names += files
+        labels += [classes.index(name)] * len(files)
+    if not names:
+        raise UserError(f"there is no file in any of the {len(classes)} class folders of {root}; {LAYOUT}")
+    stamp = file_stamp([root / name for name in present])
+    return Split(names, np.array(labels, np.int64), classes, FileReader(root, names), stamp)
+
+
+def class_folders(root: Path) -> list[str]:
+    """Names of the folders in ``root``, sorted, hidden ones left out."""
+    try:
+        return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{root} cannot be listed: {error.strerror}") from error
+
+
+def cut(split: Split, val_share: float) -> dict[str, Split]:
+    """Cuts a split in two by a hash of each file's name, so that adding pictures moves none of the others.
+
+    Both parts get at least one picture (the one nearest to the border) and keep the list of classes.
+
+    Raises:
+        UserError: The share is not between 0 and 1, or there is only one picture.
+    """
+    if not 0 < val_share < 1:
+        raise UserError(f"--val-share {val_share} is not between 0 and 1")
+    if len(split) < 2:
+        raise UserError("one picture cannot be cut into training and held-out pictures")
+    draws = np.array([_hash(name) for name in split.names])
+    held_out = draws < val_share
+    held_out[draws.argmin()], held_out[draws.argmax()] = True, False
+    return {"train": take(split, np.flatnonzero(~held_out)), "val": take(split, np.flatnonzero(held_out))}
+
+
+def take(split: Split, indices: np.ndarray) -> Split:
+    """The pictures ``indices`` of a split."""
+    names = [split.names[i] for i in indices]
+    return replace(split, names=names, labels=split.labels[indices], load=lambda i: split.load(int(indices[i])))
+
+
+class FileReader:
+    """Reads the picture files ``names`` below ``root``."""
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root, self.names = root, names
+
+    def __call__(self, index: int) -> bytes:
+        path = self.root / self.names[index]
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            if path.is_symlink():
+                raise OSError(error.errno, "a link to a file that does not exist") from error
+            raise UserError(f"{path} was there when the pictures were listed and is gone; start again") from error
+
+
+def _files(folder: Path, prefix: str) -> Iterator[str]:
+    """Files below ``folder``, as names that start with ``prefix``; linked folders are not entered."""
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(Path(entry.path), f"{prefix}/{entry.name}")
+        elif not entry.name.startswith(".") and not (entry.is_symlink() and entry.is_dir()):
+            yield f"{prefix}/{entry.name}"
+
+
+def _hash(name: str) -> float:
+    """Uniform in [0, 1)."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48

@@ -1,0 +1,108 @@
+"""ImageNet-1k, its 100-class subset, and Tiny-ImageNet, from their public folder layouts."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from loaders.datasets.folder import FileReader, class_folders, class_tree
+from loaders.datasets.imagenet100_wnids import IMAGENET100_WNIDS
+from loaders.datasets.split import Split, file_stamp, need
+from loaders.errors import UserError
+
+# Files that name the class of each validation picture, for a val/ that still is one flat folder.
+_KAGGLE_LABELS = "LOC_val_solution.csv"
+_SYNSET_LABELS = "imagenet_2012_validation_synset_labels.txt"
+LAYOUT = (
+    "imagenet expects ROOT/train/<wnid>/*.JPEG and ROOT/val/<wnid>/*.JPEG with the same class folders in "
+    f"both; a flat ROOT/val/*.JPEG is taken if ROOT holds {_KAGGLE_LABELS} or {_SYNSET_LABELS}"
+)
+TINY_LAYOUT = (
+    "tiny-imagenet expects ROOT/tiny-imagenet-200/ (or ROOT itself) with train/<wnid>/images/*.JPEG, "
+    "val/images/*.JPEG and val/val_annotations.txt"
+)
+
+
+def imagenet_splits(root: Path) -> dict[str, Split]:
+    """ILSVRC 2012 classification; labels are positions in the sorted list of WordNet ids (torchvision's)."""
+    _need_folders(root)
+    train = class_tree(root / "train")
+    return {"train": train, "val": _validation(root, train.classes)}
+
+
+def imagenet100_splits(root: Path) -> dict[str, Split]:
+    """The 100 classes of ImageNet-100 from an ImageNet root."""
+    _need_folders(root)
+    missing = sorted(set(IMAGENET100_WNIDS) - set(class_folders(root / "train")))
+    if missing:
+        raise UserError(
+            f"{root / 'train'} lacks {len(missing)} classes of ImageNet-100, {', '.join(missing[:3])}...; "
+            "it takes the same root as imagenet"
+        )
+    classes = list(IMAGENET100_WNIDS)
+    return {
+        "train": class_tree(root / "train", classes, strict=False),
+        "val": _validation(root, classes, strict=False),
+    }
+
+
+def tiny_imagenet_splits(root: Path) -> dict[str, Split]:
+    """Tiny-ImageNet: 200 classes of 64 x 64 pictures."""
+    need(root, "folder", TINY_LAYOUT)
+    if (root / "tiny-imagenet-200").is_dir():
+        root = root / "tiny-imagenet-200"
+    train = class_tree(need(root / "train", "folder", TINY_LAYOUT))
+    # Beside images/ each class folder holds a text file of bounding boxes.
+    pictures = [i for i, name in enumerate(train.names) if name.split("/")[1:2] == ["images"]]
+    if not pictures:
+        raise UserError(f"{root / 'train'} holds no <wnid>/images/ folders; {TINY_LAYOUT}")
+    names = [train.names[i] for i in pictures]
+    train = replace(train, names=names, labels=train.labels[pictures], load=FileReader(root / "train", names))
+    annotations = need(root / "val" / "val_annotations.txt", "file", TINY_LAYOUT)
+    rows = [line.split("\t") for line in annotations.read_text().splitlines() if line]
+    wnids = {row[0]: row[1] for row in rows if len(row) > 1}
+    images = need(root / "val" / "images", "folder", TINY_LAYOUT)
+    return {"train": train, "val": _labelled(images, wnids, train.classes, annotations)}
+
+
+def _need_folders(root: Path) -> None:
+    for folder in (root, root / "train", root / "val"):
+        need(folder, "folder", LAYOUT)
+
+
+def _validation(root: Path, classes: Sequence[str], strict: bool = True) -> Split:
+    val = root / "val"
+    if class_folders(val):
+        return class_tree(val, classes, strict)
+    if (root / _KAGGLE_LABELS).is_file():
+        table = root / _KAGGLE_LABELS
+        with open(table, newline="") as file:
+            wnids = {f"{row[0]}.JPEG": row[1].split()[0] for row in list(csv.reader(file))[1:] if len(row) > 1}
+    elif (root / _SYNSET_LABELS).is_file():
+        table = root / _SYNSET_LABELS
+        lines = table.read_text().split()
+        wnids = {f"ILSVRC2012_val_{i:08d}.JPEG": wnid for i, wnid in enumerate(lines, start=1)}
+    else:
+        raise UserError(f"{val.absolute()} holds no class folders, and nothing says the pictures' classes; {LAYOUT}")
+    return _labelled(val, wnids, classes, table, strict)
+
+
+def _labelled(folder: Path, wnids: dict[str, str], classes: Sequence[str], table: Path, strict: bool = True) -> Split:
+    """A flat folder whose classes a table gives; names are sorted as in a tree, by class and then by file."""
+    unlisted = sorted(file.name for file in folder.iterdir() if file.name not in wnids)
+    if unlisted:
+        raise UserError(f"{folder / unlisted[0]} and {len(unlisted) - 1} more are not listed in {table}")
+    index = {wnid: label for label, wnid in enumerate(classes)}
+    strangers = sorted(set(wnids.values()) - set(index))
+    if strangers and strict:
+        raise UserError(f"{table} names the class {strangers[0]}, which the training pictures do not have")
+    listed = sorted((index[wnids[file.name]], file.name) for file in folder.iterdir() if wnids[file.name] in index)
+    if not listed:
+        raise UserError(f"there is no picture of the {len(classes)} classes in {folder}")
+    names = [name for _, name in listed]
+    labels = np.array([label for label, _ in listed], np.int64)
+    return Split(names, labels, list(classes), FileReader(folder, names), file_stamp([folder, table]))

@@ -1,0 +1,67 @@
+"""What a data set hands to the converter: names, labels and a way to get each picture."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loaders.errors import UserError
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part (training, held-out) of a data set, nothing of it read yet.
+
+    Attributes:
+        names: Name of every picture, relative to the data set's root, in the order of the data set.
+        labels: Class index of every picture, int64 ``(n,)``; -1 for an unlabelled one.
+        classes: Class names by index; a class may have no picture.
+        load: Gives picture ``i``, as the bytes of a picture file or as uint8 RGB pixels ``(H, W, 3)``; called
+            from several threads; raises ``OSError`` where the file cannot be read.
+        source: Changes when the pictures do; part of the fingerprint by which a conversion is continued.
+        raw: The source is lossless and small, so pixels are stored unless the user asks otherwise.
+    """
+
+    names: Sequence[str]
+    labels: np.ndarray
+    classes: list[str]
+    load: Callable[[int], bytes | np.ndarray]
+    source: str
+    raw: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of names, labels, classes and source, in hexadecimal."""
+        digest = hashlib.sha256(repr((self.classes, self.source)).encode())
+        digest.update("\0".join(self.names).encode("utf-8", "surrogateescape"))
+        digest.update(np.ascontiguousarray(self.labels, dtype="<i8").tobytes())
+        return digest.hexdigest()
+
+
+def file_stamp(paths: Sequence[Path]) -> str:
+    """Sizes and times of files or folders: another text when one of them was written to."""
+    stats = [(path.name, path.stat()) for path in paths]
+    return repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+
+
+def need(path: Path, kind: str, layout: str) -> Path:
+    """Returns ``path`` if it is there.
+
+    Args:
+        path: A folder or file of the data set.
+        kind: ``folder`` or ``file``.
+        layout: What the data set's root must hold, for the sentence.
+
+    Raises:
+        UserError: It is missing.
+    """
+    if not (path.is_dir() if kind == "folder" else path.is_file()):
+        raise UserError(f"there is no {kind} {path.absolute()}; {layout} (--root names the place)")
+    return path

@@ -1,0 +1,408 @@
+"""Each data set from a tiny copy of its public layout, and what is said when a part is missing."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loaders.beton_file import RAW, BetonFile
+from loaders.convert import convert
+from loaders.datasets.catalogue import NAMES, default_root, open_dataset
+from loaders.datasets.folder import class_tree
+from loaders.datasets.imagenet100_wnids import IMAGENET100_WNIDS
+from loaders.errors import UserError
+
+RNG = np.random.default_rng(0)
+
+
+def save(path: Path, side: int = 8) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(RNG.integers(0, 256, (side, side, 3), np.uint8)).save(path, "JPEG")
+    return path.read_bytes()
+
+
+def tree(root: Path, *names: str) -> Path:
+    for name in names:
+        save(root / name)
+    return root
+
+
+# Folders
+
+
+def test_class_tree_is_torchvisions_image_folder(tmp_path):
+    datasets = pytest.importorskip("torchvision.datasets")
+    root = tree(tmp_path, "dog/b.png", "dog/a.png", "cat/x/2.png", "cat/1.png", "Zebra/9.png", "ant-eater/1.png")
+    (root / "empty").mkdir()
+    theirs = datasets.ImageFolder(root, allow_empty=True)
+    mine = class_tree(root)
+    assert mine.classes == theirs.classes == ["Zebra", "ant-eater", "cat", "dog", "empty"]
+    expected = {(os.path.relpath(path, root), label) for path, label in theirs.samples}
+    assert set(zip(mine.names, mine.labels.tolist(), strict=True)) == expected
+    assert mine.names == [
+        "Zebra/9.png",
+        "ant-eater/1.png",
+        "cat/1.png",
+        "cat/x/2.png",
+        "dog/a.png",
+        "dog/b.png",
+    ]
+    assert mine.load(3) == (root / "cat/x/2.png").read_bytes()
+
+
+def test_hidden_files_and_folders_are_left_out_links_are_followed(tmp_path):
+    root = tree(tmp_path / "root", "a/1.jpg", "a/.hidden.jpg", ".cache/x.jpg")
+    tree(tmp_path / "elsewhere", "2.jpg")
+    (root / "b").symlink_to(tmp_path / "elsewhere")
+    (root / "a" / "round").symlink_to(root)
+    (root / "notes.txt").write_text("not a class")
+    split = class_tree(root)
+    assert split.classes == ["a", "b"] and split.names == ["a/1.jpg", "b/2.jpg"]
+
+
+def test_folder_with_train_and_val(tmp_path):
+    root = tree(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "train/c/1.jpg", "val/c/2.jpg", "val/a/2.jpg")
+    splits = open_dataset("folder", root)
+    assert splits["val"].classes == splits["train"].classes == ["a", "b", "c"]
+    assert splits["val"].names == ["a/2.jpg", "c/2.jpg"] and splits["val"].labels.tolist() == [0, 2]
+    (root / "val").rename(root / "test")
+    assert open_dataset("folder", root)["val"].fingerprint == splits["val"].fingerprint
+    save(root / "test" / "dog" / "1.jpg")
+    with pytest.raises(UserError, match="test/dog is not one of the 3 classes"):
+        open_dataset("folder", root)
+
+
+def test_folder_is_cut_by_a_hash_of_names(tmp_path):
+    root = tree(tmp_path, *(f"{name}/{i}.jpg" for name in "abc" for i in range(100)))
+    splits = open_dataset("folder", root, val_share=0.2)
+    train, val = splits["train"], splits["val"]
+    assert 30 < len(val) < 90 and len(train) + len(val) == 300
+    assert not set(train.names) & set(val.names)
+    assert train.classes == val.classes == ["a", "b", "c"]
+    for split in (train, val):
+        assert all(split.classes[label] == name[0] for name, label in zip(split.names, split.labels, strict=True))
+        assert split.load(7) == (root / split.names[7]).read_bytes()
+    more = tree(root, *(f"a/new{i}.jpg" for i in range(50)))
+    assert set(val.names) <= set(open_dataset("folder", more, val_share=0.2)["val"].names)
+
+
+def test_both_parts_of_a_tiny_folder_hold_something(tmp_path):
+    root = tree(tmp_path, "a/1.jpg", "b/1.jpg", "c/1.jpg")
+    for share in (0.001, 0.999):
+        splits = open_dataset("folder", root, val_share=share)
+        assert len(splits["train"]) >= 1 and len(splits["val"]) >= 1
+    for share in (0, 1, -0.5, float("nan")):
+        with pytest.raises(UserError, match="--val-share"):
+            open_dataset("folder", root, val_share=share)
+
+
+def test_folders_that_are_none(tmp_path):
+    for name, words in (("missing", "there is no folder"), ("empty", "holds no class folders")):
+        if name != "missing":
+            (tmp_path / name).mkdir()
+        with pytest.raises(UserError, match=words):
+            open_dataset("folder", tmp_path / name)
+    (tmp_path / "bare" / "a").mkdir(parents=True)
+    with pytest.raises(UserError, match="no file in any of the 1 class folders"):
+        open_dataset("folder", tmp_path / "bare")
+    with pytest.raises(UserError, match="neither val/ nor test/"):
+        open_dataset("folder", tree(tmp_path / "half", "train/a/1.jpg"))
+    with pytest.raises(UserError, match="one picture"):
+        open_dataset("folder", tree(tmp_path / "one", "a/1.jpg"))
+
+
+# ImageNet and its relatives
+
+
+def test_imagenet(tmp_path):
+    root = tree(tmp_path, "train/n02/n02_1.JPEG", "train/n01/n01_7.JPEG", "val/n01/v1.JPEG", "val/n02/v2.JPEG")
+    splits = open_dataset("imagenet", root)
+    assert splits["train"].names == ["n01/n01_7.JPEG", "n02/n02_1.JPEG"]
+    assert splits["val"].labels.tolist() == [0, 1]
+    report = convert(splits["train"], tmp_path / "imagenet_train.beton")
+    file = BetonFile(report.file)
+    assert file.read(1).tobytes() == (root / "train/n02/n02_1.JPEG").read_bytes() and file.classes == [
+        "n01",
+        "n02",
+    ]
+
+
+@pytest.mark.parametrize("table", ["LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt", None])
+def test_imagenet_with_flat_val(tmp_path, table):
+    root = tree(tmp_path, "train/n01/a.JPEG", "train/n02/a.JPEG")
+    wnids = ["n02", "n01", "n02"]
+    names = [f"ILSVRC2012_val_{i:08d}" for i in (1, 2, 3)]
+    tree(root, *(f"val/{name}.JPEG" for name in names))
+    if table is None:
+        with pytest.raises(UserError, match="val holds no class folders.*LOC_val_solution.csv"):
+            open_dataset("imagenet", root)
+        return
+    if table.endswith("csv"):
+        rows = [f"{name},{wnid} 85 1 499 272 " for name, wnid in zip(names, wnids, strict=True)]
+        (root / table).write_text("\n".join(["ImageId,PredictionString", *reversed(rows)]) + "\n")
+    else:
+        (root / table).write_text("\n".join(wnids) + "\n")
+    val = open_dataset("imagenet", root)["val"]
+    assert val.names == [f"{names[1]}.JPEG", f"{names[0]}.JPEG", f"{names[2]}.JPEG"]
+    assert val.labels.tolist() == [0, 1, 1] and val.classes == ["n01", "n02"]
+    assert val.load(0) == (root / "val" / val.names[0]).read_bytes()
+    save(root / "val" / "other.JPEG")
+    with pytest.raises(UserError, match="other.JPEG.* not listed in"):
+        open_dataset("imagenet", root)
+
+
+def test_imagenet100_takes_its_classes_from_imagenet(tmp_path):
+    assert len(set(IMAGENET100_WNIDS)) == 100 and list(IMAGENET100_WNIDS) == sorted(IMAGENET100_WNIDS)
+    root = tree(tmp_path, "train/n00000001/a.JPEG", "val/n00000001/a.JPEG")
+    tree(root, *(f"{part}/{wnid}/{wnid}_1.JPEG" for part in ("train", "val") for wnid in IMAGENET100_WNIDS))
+    splits = open_dataset("imagenet100", root)
+    for split in splits.values():
+        assert split.classes == list(IMAGENET100_WNIDS) and split.labels.tolist() == list(range(100))
+        assert split.names[3] == f"{IMAGENET100_WNIDS[3]}/{IMAGENET100_WNIDS[3]}_1.JPEG"
+    missing = root / "train" / IMAGENET100_WNIDS[5]
+    (missing / f"{missing.name}_1.JPEG").unlink()
+    missing.rmdir()
+    with pytest.raises(UserError, match=f"lacks 1 classes of ImageNet-100, {missing.name}"):
+        open_dataset("imagenet100", root)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_tiny_imagenet(tmp_path, inside):
+    root = tmp_path / "tiny-imagenet-200"
+    tree(root, "train/n02/images/n02_0.JPEG", "train/n01/images/n01_0.JPEG", "val/images/val_0.JPEG")
+    tree(root, "val/images/val_1.JPEG")
+    (root / "train" / "n01" / "n01_boxes.txt").write_text("n01_0.JPEG\t0\t0\t62\t62\n")
+    (root / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn02\t0\t0\t9\t9\nval_1.JPEG\tn01\t0\t0\t9\t9\n")
+    splits = open_dataset("tiny-imagenet", root if inside else tmp_path)
+    assert splits["train"].names == ["n01/images/n01_0.JPEG", "n02/images/n02_0.JPEG"]
+    assert splits["train"].load(1) == (root / "train" / splits["train"].names[1]).read_bytes()
+    assert splits["val"].names == ["val_1.JPEG", "val_0.JPEG"] and splits["val"].labels.tolist() == [0, 1]
+    (root / "val" / "val_annotations.txt").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(UserError, match="not text"):
+        open_dataset("tiny-imagenet", tmp_path)
+    (root / "val" / "val_annotations.txt").unlink()
+    with pytest.raises(UserError, match="there is no file .*val_annotations.txt"):
+        open_dataset("tiny-imagenet", tmp_path)
+
+
+# Files of pixels
+
+
+def cifar_table(count: int, label_key: str, classes: int) -> dict:
+    return {
+        "data": RNG.integers(0, 256, (count, 3072), np.uint8),
+        label_key: RNG.integers(0, classes, count).tolist(),
+        "filenames": [f"thing_s_{i:06d}.png" for i in range(count)],
+    }
+
+
+def dump(path: Path, table: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(table, protocol=2))
+
+
+@pytest.fixture
+def cifar10(tmp_path):
+    tables = {f"data_batch_{i}": cifar_table(4, "labels", 10) for i in range(1, 6)}
+    tables["test_batch"] = cifar_table(6, "labels", 10)
+    tables["batches.meta"] = {"label_names": [f"class{i}" for i in range(10)], "num_vis": 3072}
+    for name, table in tables.items():
+        dump(tmp_path / "cifar-10-batches-py" / name, table)
+    return tmp_path, tables
+
+
+def check_cifar(splits, train_tables, test_table, label_key, classes, tmp_path):
+    for part, tables in (("train", train_tables), ("val", [test_table])):
+        split = splits[part]
+        assert split.raw and split.classes == classes
+        assert split.labels.tolist() == sum((table[label_key] for table in tables), [])
+        data = np.concatenate([table["data"] for table in tables])
+        file = BetonFile(convert(split, tmp_path / f"{part}.beton").file)
+        assert len(file) == len(data) and (file.modes == RAW).all() and (file.heights == 32).all()
+        for i, row in enumerate(data):
+            pixels = file.read(i).reshape(32, 32, 3)
+            assert np.array_equal(pixels, row.reshape(3, 32, 32).transpose(1, 2, 0))
+
+
+def test_cifar10(cifar10, tmp_path):
+    root, tables = cifar10
+    batches = [tables[f"data_batch_{i}"] for i in range(1, 6)]
+    classes = tables["batches.meta"]["label_names"]
+    check_cifar(open_dataset("cifar10", root), batches, tables["test_batch"], "labels", classes, tmp_path)
+    inside = open_dataset("cifar10", root / "cifar-10-batches-py")
+    assert inside["train"].fingerprint == open_dataset("cifar10", root)["train"].fingerprint
+
+
+def test_cifar10_in_its_archive(cifar10, tmp_path):
+    root, tables = cifar10
+    with tarfile.open(root / "cifar-10-python.tar.gz", "w:gz") as archive:
+        archive.add(root / "cifar-10-batches-py", "cifar-10-batches-py")
+    (root / "cifar-10-batches-py").rename(root / "away")
+    val = open_dataset("cifar10", root)["val"]
+    assert val.labels.tolist() == tables["test_batch"]["labels"]
+    archive = (root / "cifar-10-python.tar.gz").read_bytes()
+    for damaged in (archive[: len(archive) // 2], b"words", b""):
+        (root / "cifar-10-python.tar.gz").write_bytes(damaged)
+        with pytest.raises(UserError, match="cifar-10-python.tar.gz is damaged"):
+            open_dataset("cifar10", root)
+
+
+def test_cifar100(tmp_path):
+    tables = {"train": cifar_table(7, "fine_labels", 100), "test": cifar_table(5, "fine_labels", 100)}
+    tables["train"]["coarse_labels"] = tables["test"]["coarse_labels"] = [0] * 7
+    tables["meta"] = {
+        "fine_label_names": [f"fine{i}" for i in range(100)],
+        "coarse_label_names": ["coarse"] * 20,
+    }
+    for name, table in tables.items():
+        dump(tmp_path / "cifar-100-python" / name, table)
+    classes = tables["meta"]["fine_label_names"]
+    splits = open_dataset("cifar100", tmp_path)
+    check_cifar(splits, [tables["train"]], tables["test"], "fine_labels", classes, tmp_path)
+
+
+def test_a_pickle_written_by_python_2(cifar10):
+    """The public files hold byte strings of Python 2, written by hand here: protocol 2, str opcodes."""
+    root, tables = cifar10
+    table = tables["test_batch"]
+    data = table["data"]
+
+    def text(value: bytes) -> bytes:
+        return b"T" + len(value).to_bytes(4, "little") + value
+
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
+        b"(K\x01" + b"K%cM\x00\x0c\x86" % len(data) + b"cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R"
+        b"(K\x03" + text(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        b"\x89" + text(data.tobytes()) + b"tb"
+    )
+    labels = b"](" + b"".join(b"K%c" % label for label in table["labels"]) + b"e"
+    names = b"](" + b"".join(text(name.encode()) for name in table["filenames"]) + b"e"
+    body = b"\x80\x02}(" + text(b"data") + array + text(b"labels") + labels + text(b"filenames") + names + b"u."
+    (root / "cifar-10-batches-py" / "test_batch").write_bytes(body)
+    val = open_dataset("cifar10", root)["val"]
+    assert val.labels.tolist() == table["labels"]
+    assert np.array_equal(val.load(2), data[2].reshape(3, 32, 32).transpose(1, 2, 0))
+
+
+def test_a_pickle_that_would_run_code_is_refused(cifar10, tmp_path):
+    root, _ = cifar10
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    (root / "cifar-10-batches-py" / "test_batch").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(UserError, match="test_batch is not one of CIFAR's public files: it asks for posix.mkdir"):
+        open_dataset("cifar10", root)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"words", pickle.dumps([1]), pickle.dumps({"data": 1}), pickle.dumps({})])
+def test_cifar_files_that_are_none(cifar10, content):
+    root, _ = cifar10
+    (root / "cifar-10-batches-py" / "data_batch_3").write_bytes(content)
+    with pytest.raises(UserError, match="data_batch_3 is not one of CIFAR's public files"):
+        open_dataset("cifar10", root)
+    (root / "cifar-10-batches-py" / "data_batch_3").unlink()
+    with pytest.raises(UserError, match="there is no file .*data_batch_3"):
+        open_dataset("cifar10", root)
+
+
+@pytest.fixture
+def stl10(tmp_path):
+    folder = tmp_path / "stl10_binary"
+    folder.mkdir()
+    pictures = {}
+    for part, count in (("train", 3), ("unlabeled", 4), ("test", 2)):
+        pictures[part] = RNG.integers(0, 256, (count, 96, 96, 3), np.uint8)
+        pictures[part].transpose(0, 3, 2, 1).tofile(folder / f"{part}_X.bin")
+    np.array([3, 1, 10], np.uint8).tofile(folder / "train_y.bin")
+    np.array([2, 2], np.uint8).tofile(folder / "test_y.bin")
+    (folder / "class_names.txt").write_text("\n".join(f"thing{i}" for i in range(10)))
+    return tmp_path, pictures
+
+
+def test_stl10(stl10, tmp_path):
+    root, pictures = stl10
+    splits = open_dataset("stl10", root)
+    assert list(splits) == ["train", "train_labelled", "val"]
+    assert splits["train"].labels.tolist() == [2, 0, 9, -1, -1, -1, -1]
+    assert splits["train_labelled"].labels.tolist() == [2, 0, 9] and splits["val"].labels.tolist() == [1, 1]
+    report = convert(splits["train"], tmp_path / "stl10_train.beton")
+    assert report.pictures == 7 and len(report.empty_classes) == 7
+    file = BetonFile(report.file)
+    for i, pixels in enumerate([*pictures["train"], *pictures["unlabeled"]]):
+        assert np.array_equal(file.read(i).reshape(96, 96, 3), pixels)
+    assert file.labels.tolist() == [2, 0, 9, -1, -1, -1, -1] and file.classes[2] == "thing2"
+
+
+def test_stl10_damage(stl10):
+    root, _ = stl10
+    folder = root / "stl10_binary"
+    shutil.copytree(folder, root / "less" / "stl10_binary")
+    (root / "less" / "stl10_binary" / "unlabeled_X.bin").unlink()
+    with pytest.raises(UserError, match="there is no file .*unlabeled_X.bin"):
+        open_dataset("stl10", root / "less")
+    for name, size, words in (
+        ("test_y.bin", 1, "a label from 1 to 10"),
+        ("train_X.bin", 1000, "not a multiple"),
+    ):
+        os.truncate(folder / name, size)
+        with pytest.raises(UserError, match=words):
+            open_dataset("stl10", root)
+
+
+# All of them
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "demo"])
+def test_a_wrong_root_says_what_is_missing_and_expected(name, tmp_path):
+    for root in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(UserError) as caught:
+            open_dataset(name, root)
+        text = str(caught.value)
+        assert str(root) in text and "\n" not in text
+        assert "expects" in text
+
+
+def test_default_roots(monkeypatch, tmp_path):
+    monkeypatch.delenv("FASTINTL_DATA", raising=False)
+    assert default_root("cifar10") == Path("data/cifar10") and default_root("imagenet100") == Path("data/imagenet")
+    monkeypatch.setenv("FASTINTL_DATA", str(tmp_path))
+    assert default_root("imagenet") == tmp_path / "imagenet"
+    with pytest.raises(UserError, match=str(tmp_path / "stl10")):
+        open_dataset("stl10")
+    with pytest.raises(UserError, match="no data set named imagnet; known: imagenet, "):
+        open_dataset("imagnet")
+
+
+def test_fingerprints_change_with_the_pictures(tmp_path):
+    root = tree(tmp_path, "a/1.jpg", "b/1.jpg")
+    first = class_tree(root).fingerprint
+    assert class_tree(root).fingerprint == first
+    os.utime(root / "b", ns=(1, 1))
+    second = class_tree(root).fingerprint
+    save(root / "b" / "2.jpg")
+    assert len({first, second, class_tree(root).fingerprint}) == 3
+
+
+def test_archives_are_read_without_unpacking(cifar10, tmp_path):
+    root, tables = cifar10
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        archive.add(root / "cifar-10-batches-py", "cifar-10-batches-py")
+    place = tmp_path / "archive"
+    place.mkdir()
+    (place / "cifar-10-python.tar.gz").write_bytes(buffer.getvalue())
+    train = open_dataset("cifar10", place)["train"]
+    assert len(train) == 20 and [path.name for path in place.iterdir()] == ["cifar-10-python.tar.gz"]
+    assert np.array_equal(train.load(5), tables["data_batch_2"]["data"][1].reshape(3, 32, 32).transpose(1, 2, 0))
