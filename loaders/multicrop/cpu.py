@@ -1,0 +1,108 @@
+"""The engine on the CPU: threads over pictures, torch's uint8 antialiased resize, compiled colour."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from loaders.draws import TOP, WIDTH, draw
+from loaders.multicrop.colour import colour_crop
+from loaders.recipe import CenterCrop, MultiCrop
+from loaders.sources import DecodedBatch
+
+_PICTURES_PER_TASK = 4  # small crops take microseconds: a task a picture would spend more on the queue
+
+
+class CpuMultiCrop:
+    """Cuts the crops of a batch.
+
+    Args:
+        recipe: the views' numbers.
+        threads: worker threads; resize and colour release the interpreter's lock.
+    """
+
+    def __init__(self, recipe: MultiCrop, threads: int) -> None:
+        self.recipe = recipe
+        self._sizes = [spec.size for spec in recipe.views]
+        self._mean = np.array(recipe.mean, dtype=np.float32)
+        self._std = np.array(recipe.std, dtype=np.float32)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="crop")
+        self._work_space = threading.local()
+
+    def __call__(self, decoded: DecodedBatch, seed: int, epoch: int) -> list[torch.Tensor]:
+        """Cuts V normalised views of decoded pictures.
+
+        Returns:
+            V float32 tensors (B, 3, s, s), channels_last.
+        """
+        draws = draw(self.recipe, seed, epoch, decoded.ids, decoded.heights, decoded.widths)
+        count = len(decoded.pictures)
+        crops = [np.empty((count, size, size, 3), dtype=np.float32) for size in self._sizes]
+        starts = range(0, count, _PICTURES_PER_TASK)
+        # list(): an exception in a thread is raised here.
+        list(self._pool.map(lambda start: self._crop_some(decoded.pictures, draws, crops, start), starts))
+        return [torch.from_numpy(view).permute(0, 3, 1, 2) for view in crops]
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _crop_some(self, pictures: list[torch.Tensor], draws: np.ndarray, crops: list[np.ndarray], start: int) -> None:
+        planes, spare = self._planes()
+        for i in range(start, min(start + _PICTURES_PER_TASK, len(pictures))):
+            picture = pictures[i].permute(2, 0, 1)[None]
+            for view, size in enumerate(self._sizes):
+                row = draws[i, view]
+                top, left, height, width = row[TOP : WIDTH + 1].astype(int).tolist()
+                box = picture[:, :, top : top + height, left : left + width]
+                pixels = resize(box, (size, size), "bicubic")
+                area = size * size
+                colour_crop(pixels, row, self._mean, self._std, planes[:, :area], spare[:, :area], crops[view][i])
+
+    def _planes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Each thread's own work space, as large as the largest view."""
+        if not hasattr(self._work_space, "planes"):
+            area = max(self._sizes) ** 2
+            self._work_space.planes = (
+                np.empty((3, area), dtype=np.float32),
+                np.empty((3, area), dtype=np.float32),
+            )
+        return self._work_space.planes
+
+
+class CpuCenterCrop:
+    """The evaluation view of a batch: see ``loaders.recipe.CenterCrop``."""
+
+    def __init__(self, recipe: CenterCrop, threads: int) -> None:
+        self.recipe = recipe
+        self._mean, self._std = torch.tensor(recipe.mean), torch.tensor(recipe.std)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="crop")
+
+    def __call__(self, decoded: DecodedBatch, seed: int, epoch: int) -> list[torch.Tensor]:
+        """Returns one float32 view (B, 3, size, size), channels_last, normalised; nothing about it is random."""
+        size = self.recipe.size
+        crops = torch.empty((len(decoded.pictures), size, size, 3))
+        list(self._pool.map(self._crop, decoded.pictures, crops))
+        return [crops.permute(0, 3, 1, 2)]
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _crop(self, picture: torch.Tensor, out: torch.Tensor) -> None:
+        height, width = picture.shape[:2]
+        short, size = self.recipe.resize, self.recipe.size
+        target = (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
+        pixels = resize(picture.permute(2, 0, 1)[None], target, "bilinear")
+        # torchvision's rounding of the centre.
+        top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
+        square = torch.from_numpy(pixels[top : top + size, left : left + size])
+        out.copy_(square).div_(255).sub_(self._mean).div_(self._std)
+
+
+def resize(picture: torch.Tensor, target: tuple[int, int], mode: str) -> np.ndarray:
+    """Antialiased resize of uint8 (1, 3, H, W), channels_last, to uint8 (h, w, 3)."""
+    resized = interpolate(picture, size=target, mode=mode, antialias=True)
+    return resized[0].permute(1, 2, 0).contiguous().numpy()

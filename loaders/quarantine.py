@@ -1,0 +1,69 @@
+"""Pictures that cannot be decoded: reported once, listed in a file, counted against a limit."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+from loaders.errors import UserError
+
+_log = logging.getLogger("loaders")
+
+
+class Quarantine:
+    """The list of a data set's bad pictures.
+
+    Args:
+        data: name of the data set, the first column of the list.
+        count: pictures in the data set.
+        max_bad: share of them that may be bad; one more stops the run.
+        path: the list's file, shared by all ranks and restarts; None keeps it in memory.
+    """
+
+    def __init__(self, data: Path, count: int, max_bad: float, path: Path | None = None) -> None:
+        self.data, self.count, self.max_bad, self.path = data, count, max_bad, path
+        self._lines: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def add(self, sample: int, name: str, reason: str) -> None:
+        """Lists a bad picture.
+
+        Raises:
+            UserError: more than ``max_bad`` of the data set is bad.
+        """
+        with self._lock:
+            if sample not in self._lines:
+                label = name or "without a file name"
+                self._lines[sample] = f"{self.data}\t{sample}\t{label}\t{' '.join(reason.split())}"
+                _log.warning(
+                    "cannot decode picture %d (%s) of %s: %s; another takes its place",
+                    sample,
+                    label,
+                    self.data,
+                    reason,
+                )
+                self._write(self._lines[sample])
+            if len(self._lines) > self.max_bad * self.count:
+                raise UserError(self._too_many())
+
+    def _write(self, line: str) -> None:
+        if self.path is None:
+            return
+        # Another rank, or the run before a restart, may have listed it.
+        known = self.path.read_text().splitlines() if self.path.exists() else []
+        if line not in known:
+            with open(self.path, "a") as file:
+                file.write(line + "\n")
+
+    def _too_many(self) -> str:
+        listed = (
+            f"see {self.path}" if self.path else "; ".join(line.replace("\t", " ") for line in self._lines.values())
+        )
+        return (
+            f"{len(self._lines)} of the {self.count} pictures in {self.data} cannot be decoded, more than the allowed "
+            f"share of {self.max_bad:g} (max_bad): {listed}"
+        )

@@ -1,0 +1,82 @@
+"""The numbers of an augmentation, no code: what a crop may look like, and which crops one picture gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loaders.errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class CropSpec:
+    """One random view of a picture.
+
+    The operations run in this order: resized crop, colour jitter, grayscale, blur, solarise, flip
+    (INTL, arXiv 2305.16789, appendix; the flip commutes with everything before it).
+
+    Attributes:
+        size: side of the square crop in pixels.
+        scale: smallest and largest share of the picture's area that the crop covers.
+        ratio: smallest and largest width/height of the crop.
+        flip: probability of a horizontal flip.
+        jitter: probability of the colour jitter.
+        brightness, contrast, saturation: the factor is uniform in ``[max(0, 1 - x), 1 + x]``.
+        hue: the shift is uniform in ``[-hue, hue]``, in turns of the colour circle.
+        grayscale: probability of turning grey.
+        blur: probability of the Gaussian blur.
+        blur_sigma: range of the blur's standard deviation, in pixels of the crop.
+        solarize: probability of inverting every value at or above half.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    jitter: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    grayscale: float = 0.2
+    blur: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UserError(f"a crop's size must be at least 1 pixel, not {self.size}")
+        for name in ("flip", "jitter", "grayscale", "blur", "solarize"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is a probability between 0 and 1, not {getattr(self, name)}")
+        for name in ("scale", "ratio", "blur_sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise UserError(f"{name} must be two positive numbers, smaller first, not {[low, high]}")
+        if not 0 <= self.hue <= 0.5:
+            raise UserError(f"hue must lie between 0 and 0.5 turns, not {self.hue}")
+
+
+@dataclass(frozen=True)
+class MultiCrop:
+    """Several random crops of every picture, normalised to ``(x - mean) / std`` with ``x`` in [0, 1]."""
+
+    views: tuple[CropSpec, ...]
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """The view that evaluation takes: shorter side to ``resize`` (antialiased bilinear), central ``size`` square."""
+
+    resize: int = 256
+    size: int = 224
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if not 0 < self.size <= self.resize:
+            raise UserError(f"the centre crop of {self.size} px does not fit a shorter side of {self.resize} px")

@@ -1,0 +1,150 @@
+"""Decodes a ``.beton`` with FFCV's compiled loader: every JPEG once, into its slot of one buffer.
+
+FFCV's own decoders crop while they decode, so V views cost V decodes. Ours only decodes; the crops of all views are
+cut from the same pixels afterwards. This is the one module that imports FFCV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numba
+import numpy as np
+import torch
+from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
+from ffcv.libffcv import imdecode, memcpy
+from ffcv.loader import Loader
+from ffcv.pipeline.allocation_query import AllocationQuery
+from ffcv.pipeline.compiler import Compiler
+from ffcv.pipeline.state import State
+from ffcv.reader import Reader
+
+from loaders.quarantine import Quarantine
+from loaders.sources import DecodedBatch
+from loaders.sources.beton_pictures import BetonPictures
+from loaders.sources.substitute import decode_or_substitute
+
+_BATCHES_AHEAD = 2
+
+# Compiled loaders stay until the process ends: when one is collected, numba (0.68) complains on stderr.
+_compiled_loaders: list[Loader] = []
+
+
+def _set_numba_threads(cls: type[Compiler], threads: int) -> None:
+    cls.num_threads = threads
+    numba.set_num_threads(threads)
+
+
+# FFCV's version also sets torch's global thread count, from its own thread and at any time: that would change the
+# speed and, through the order of summation, the numbers of a training step on the CPU.
+Compiler.set_num_threads = classmethod(_set_numba_threads)
+
+
+class DecodeOnce(SimpleRGBImageDecoder):
+    """FFCV operation: decodes whole pictures of any size into slots as large as the file's largest picture.
+
+    Its output is a pair: the slots, uint8 (B, largest height x width x 3), each holding its picture's pixels from
+    the start without padding; and (B,) int32, not 0 where libjpeg-turbo had something to say.
+    """
+
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, Sequence[AllocationQuery]]:
+        pixels = self.metadata["height"].astype(np.int64) * self.metadata["width"]
+        slot = (int(pixels.max()) * 3,)
+        state = replace(previous_state, jit_mode=True, shape=slot, dtype=np.dtype("u1"))
+        return state, (AllocationQuery(slot, np.dtype("u1")), AllocationQuery((1,), np.dtype("i4")))
+
+    def generate_code(self) -> Callable:
+        read, jpeg, iterate = self.memory_read, IMAGE_MODES["jpg"], Compiler.get_iterator()
+        decode_jpeg, copy = Compiler.compile(imdecode), Compiler.compile(memcpy)
+
+        def decode(batch_indices, memory, metadata, storage_state):
+            slots, failed = memory
+            for i in iterate(len(batch_indices)):
+                field = metadata[batch_indices[i]]
+                data = read(field["data_ptr"], storage_state)
+                height, width = np.uint32(field["height"]), np.uint32(field["width"])
+                if field["mode"] == jpeg:
+                    failed[i, 0] = decode_jpeg(data, slots[i], height, width, height, width, 0, 0, 1, 1, False, False)
+                else:
+                    failed[i, 0] = 0
+                    copy(data, slots[i])
+            return slots[: len(batch_indices)], failed[: len(batch_indices), 0]
+
+        decode.is_parallel = True
+        return decode
+
+
+class _OrderedLoader(Loader):
+    """FFCV's loader, visiting the sample ids in ``order``; set it and ``batch_size`` before each pass."""
+
+    order: np.ndarray = np.zeros(1, dtype=np.uint64)
+
+    def next_traversal_order(self) -> np.ndarray:
+        return self.order
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+
+class BetonSource:
+    """FFCV's ``Loader`` over a memory-mapped ``.beton``, decoding once per picture.
+
+    Args:
+        pictures: the file.
+        threads: threads of FFCV's decoder.
+        quarantine: where bad pictures go.
+    """
+
+    def __init__(self, pictures: BetonPictures, threads: int, quarantine: Quarantine) -> None:
+        self._pictures, self._quarantine = pictures, quarantine
+        self._iterator = None
+        path = str(pictures.path)
+        self._loader = _OrderedLoader(
+            path,
+            batch_size=1,  # set for each pass
+            num_workers=threads,
+            pipelines={name: [DecodeOnce()] if name == "image" else None for name in Reader(path).field_names},
+            os_cache=True,  # memory-mapped, so ranks share one page cache
+            drop_last=False,
+            batches_ahead=_BATCHES_AHEAD,
+        )
+        _compiled_loaders.append(self._loader)
+
+    def batches(self, id_batches: list[np.ndarray]) -> Iterator[DecodedBatch]:
+        """Yields the batches in the order given; all of one size but the last, which may be smaller."""
+        id_batches = [ids for ids in id_batches if len(ids)]
+        if not id_batches:
+            return
+        self._loader.batch_size = len(id_batches[0])
+        self._loader.order = np.concatenate(id_batches).astype(np.uint64)
+        self._iterator = iter(self._loader)
+        try:
+            for ids, ((slots, failed),) in zip(id_batches, self._iterator, strict=True):
+                yield self._collect(ids, slots, failed)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Ends FFCV's thread, which by itself would decode on until its queue is full, and then wait for ever."""
+        iterator, self._iterator = self._iterator, None
+        if iterator is None:
+            return
+        iterator.close()
+        iterator.iter_ixes = iter(())
+        while iterator.is_alive():
+            while not iterator.output_queue.empty():
+                iterator.output_queue.get_nowait()
+            iterator.join(timeout=0.01)
+
+    def _collect(self, ids: np.ndarray, slots: np.ndarray, failed: np.ndarray) -> DecodedBatch:
+        heights, widths = self._pictures.heights[ids], self._pictures.widths[ids]
+        slots = torch.from_numpy(slots)
+        sizes = zip(heights.tolist(), widths.tolist(), strict=True)
+        pictures = [slots[i, : h * w * 3].view(h, w, 3) for i, (h, w) in enumerate(sizes)]
+        ids = ids.copy()
+        # libjpeg-turbo reports mere warnings as failures too: the careful decoder has the last word.
+        for i in np.flatnonzero(failed):
+            ids[i], pictures[i] = decode_or_substitute(self._pictures, int(ids[i]), self._quarantine)
+            heights[i], widths[i] = pictures[i].shape[:2]
+        return DecodedBatch(pictures, heights, widths, self._pictures.labels[ids], ids)

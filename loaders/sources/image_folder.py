@@ -1,0 +1,40 @@
+"""A folder ``class/…/picture`` as a data set, without conversion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from loaders.datasets.folder import class_tree
+from loaders.picture_reading import BadPicture
+from loaders.sources.decode import decode_picture
+
+
+class ImageFolder:
+    """Every file below a class folder is a picture; the label is the class's place in the sorted list of folders.
+
+    Attributes:
+        path: the folder.
+        classes: names of the class folders, sorted.
+        names: file names relative to ``path``, sorted within each class.
+        labels: (n,) int64.
+
+    Raises:
+        UserError: no class folder, or no file in any of them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        tree = class_tree(path)
+        self.path, self.classes, self.names, self.labels = path, tree.classes, tree.names, tree.labels
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def decode(self, index: int) -> torch.Tensor:
+        """Reads and decodes a picture: (H, W, 3) uint8 RGB. Raises ``BadPicture``."""
+        try:
+            data = (self.path / self.names[index]).read_bytes()
+        except OSError as error:
+            raise BadPicture(error.strerror or str(error)) from error
+        return decode_picture(data)

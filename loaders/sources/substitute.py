@@ -1,0 +1,34 @@
+"""What happens to a picture that cannot be decoded: it is listed, and a neighbour takes its place."""
+
+from __future__ import annotations
+
+import torch
+
+from loaders.order import neighbour
+from loaders.picture_reading import BadPicture
+from loaders.quarantine import Quarantine
+
+# The neighbour must be the same in every epoch, run and rank, whatever the run's seed.
+_SEED = 0
+
+
+def decode_or_substitute(pictures, sample: int, quarantine: Quarantine) -> tuple[int, torch.Tensor]:
+    """Decodes a picture, or the first decodable one of its neighbours (``loaders.order.neighbour``).
+
+    Args:
+        pictures: a ``loaders.sources.Pictures``.
+
+    Returns:
+        The id of the picture that was decoded and its pixels, uint8 (H, W, 3).
+
+    Raises:
+        UserError: the quarantine has passed its limit.
+    """
+    chosen, attempt = sample, 0
+    while True:
+        try:
+            return chosen, pictures.decode(chosen)
+        except BadPicture as error:
+            quarantine.add(chosen, pictures.names[chosen], str(error))
+        # Terminates: every failure is listed once, and a list longer than max_bad allows raises.
+        chosen, attempt = neighbour(len(pictures), _SEED, sample, attempt), attempt + 1

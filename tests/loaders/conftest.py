@@ -1,0 +1,34 @@
+"""A small data set of photographs-like pictures, as a folder and as the same JPEG bytes in a ``.beton``."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from loaders.convert import convert
+from loaders.datasets.folder import class_tree
+
+SIZES = [(48, 64), (64, 48), (40, 40), (90, 30)]
+
+
+def write_picture(path: Path, height: int, width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse.save(path, quality=95)
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("pictures") / "tree"
+    for i in range(60):
+        write_picture(root / f"class{i % 3}" / f"{i:03}.jpg", *SIZES[i % 4], seed=i)
+    return root
+
+
+@pytest.fixture(scope="session")
+def picture_beton(picture_folder) -> Path:
+    target = picture_folder.parent / "pictures.beton"
+    convert(class_tree(picture_folder), target)
+    return target

@@ -1,0 +1,134 @@
+"""Crops depend on (seed, epoch, sample, view) alone: not on source, threads, ranks or start."""
+
+import threading
+
+import pytest
+import torch
+
+from loaders import CenterCrop, CropSpec, MultiCrop, UserError, make_loader
+
+RECIPE = MultiCrop((CropSpec(32, scale=(0.3, 1)), CropSpec(20, scale=(0.1, 0.5))))
+
+
+def crops_by_sample(path, epochs=(0,), **options) -> dict[tuple[int, int], list[torch.Tensor]]:
+    """(epoch, sample id) -> its views."""
+    loader = make_loader(path, RECIPE, 12, **options)
+    found = {}
+    for epoch in epochs:
+        loader.set_position(epoch, 0)
+        for batch in loader:
+            assert all(view.is_contiguous(memory_format=torch.channels_last) for view in batch.views)
+            for i, sample in enumerate(batch.ids.tolist()):
+                found[epoch, sample] = [view[i].clone() for view in batch.views]
+    loader.close()
+    return found
+
+
+def same(first, second) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(a, b) for key in first for a, b in zip(first[key], second[key], strict=True)
+    )
+
+
+def test_threads_do_not_matter(picture_folder):
+    one = crops_by_sample(picture_folder, epochs=(0, 1), threads=1)
+    assert len(one) == 120 and same(one, crops_by_sample(picture_folder, epochs=(0, 1), threads=4))
+
+
+def test_ranks_do_not_matter(picture_folder):
+    alone = crops_by_sample(picture_folder)
+    for world_size in (2, 4):
+        together = {}
+        for rank in range(world_size):
+            together |= crops_by_sample(picture_folder, rank=rank, world_size=world_size)
+        assert same(alone, together)
+
+
+def test_sources_give_the_same_crops_up_to_the_decoders_rounding(picture_folder, picture_beton):
+    pytest.importorskip("ffcv")
+    folder, ffcv = (
+        crops_by_sample(picture_folder, source="folder"),
+        crops_by_sample(picture_beton, source="ffcv"),
+    )
+    assert folder.keys() == ffcv.keys()
+    levels = [
+        ((a - b).abs() * torch.tensor(RECIPE.std)[:, None, None]).mean() * 255
+        for key in folder
+        for a, b in zip(folder[key], ffcv[key], strict=True)
+    ]
+    assert torch.stack(levels).mean() < 2 and torch.stack(levels).max() < 6  # another box or flip: dozens
+    assert same(folder, crops_by_sample(picture_beton, source="folder"))  # the same bytes, the same decoder
+
+
+def test_seed_and_epoch_do_matter(picture_folder):
+    base = crops_by_sample(picture_folder, epochs=(0, 1))
+    assert not same({k[1]: v for k, v in base.items() if k[0] == 0}, {k[1]: v for k, v in base.items() if k[0] == 1})
+    assert not same(base, crops_by_sample(picture_folder, epochs=(0, 1), seed=1))
+
+
+@pytest.mark.parametrize("source", ["folder", "ffcv"])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_any_position_resumes_exactly(picture_beton, source, world_size):
+    if source == "ffcv":
+        pytest.importorskip("ffcv")
+    shared = {"source": source, "threads": 2, "rank": world_size - 1, "world_size": world_size}
+    loader = make_loader(picture_beton, RECIPE, 12, **shared)
+    full = [[(b.ids, *b.views) for b in loader] for _ in range(3)]  # iterating moves on to the next epoch
+    for epoch, start in ((0, 3), (2, 1), (1, 0)):
+        resumed = make_loader(picture_beton, RECIPE, 12, epoch=epoch, start_batch=start, **shared)
+        rest = [(b.ids, *b.views) for b in resumed]
+        assert len(rest) == len(full[epoch]) - start
+        for ours, theirs in zip(rest, full[epoch][start:], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        resumed.close()
+    loader.close()
+
+
+@pytest.mark.parametrize("source", ["folder", "ffcv"])
+def test_leaving_early_leaves_no_threads_behind(picture_beton, source):
+    if source == "ffcv":
+        pytest.importorskip("ffcv")
+    loader = make_loader(picture_beton, RECIPE, 12, source=source, threads=2)
+    next(iter(loader))
+    before = threading.active_count()
+    for _ in range(20):
+        for _batch in loader:
+            break
+        loader.set_position(0, 0)
+    assert threading.active_count() <= before + 2
+    assert len(list(loader)) == len(loader) == 5
+    loader.close()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_evaluation_sees_every_sample_once_in_order(picture_folder, world_size):
+    ids, labels = [], []
+    for rank in range(world_size):
+        loader = make_loader(picture_folder, CenterCrop(32, 24), 16, rank=rank, world_size=world_size)
+        for batch in loader:
+            assert batch.views[0].shape[1:] == (3, 24, 24)
+            ids += batch.ids.tolist()
+            labels += batch.labels.tolist()
+        loader.close()
+    assert sorted(ids) == list(range(60))
+    assert labels == [i // 20 for i in ids]
+
+
+def test_a_subset(picture_folder):
+    loader = make_loader(picture_folder, CenterCrop(32, 24), 4, samples=[5, 50, 7])
+    assert [batch.ids.tolist() for batch in loader] == [[5, 50, 7]]
+
+
+def test_the_choice_of_source_is_told(picture_folder):
+    assert make_loader(picture_folder, RECIPE, 12).source == "Python threads"
+
+
+def test_an_error_in_the_loaders_thread_reaches_the_caller(tmp_path):
+    for i in range(20):
+        (tmp_path / "data" / "class").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / "class" / f"{i}.jpg").write_bytes(b"")
+    loader = make_loader(tmp_path / "data", RECIPE, 10)
+    with pytest.raises(UserError, match="of the 20 pictures"):
+        list(loader)
+    with pytest.raises(UserError, match="batch 9 is not within"):
+        loader.set_position(0, 9)
