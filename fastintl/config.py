@@ -1,0 +1,272 @@
+"""The configuration of a run: every key with its type, default, range and meaning, and no other defaults.
+
+The defaults are INTL's recipe for ImageNet with multi-crop and EMA at 100 epochs (arXiv 2305.16789 and the
+authors' released script). A recipe file (``rcfgs/*.yaml``) holds what differs, and ``key=value`` words of the
+command line override both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fastintl import configfile
+from fastintl.configfile import Options, group, option
+from loaders.errors import UserError
+
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Data(Options, key="data"):
+    """the pictures."""
+
+    root: str | None = option(
+        None,
+        "Folder of <data.name>_train.beton and <data.name>_val.beton, or of train/ and val/ class folders.",
+    )
+    name: str = option("imagenet", "Name of the data set, the first part of its .beton files' names.")
+    train: str | None = option(None, "Training pictures, a .beton file or class folder, if not in data.root.")
+    val: str | None = option(None, "Held-out pictures, likewise; without any, nothing is evaluated.")
+    source: Literal["auto", "ffcv", "folder"] = option(
+        "auto", "Reader of the pictures; auto takes FFCV for a .beton file where FFCV is installed."
+    )
+    threads: int = option(0, "Decoding threads a rank; 0 divides a machine's cores by its ranks.", least=0)
+    max_bad: float = option(0.05, "Share of unreadable pictures at which the run stops.", least=0, most=1)
+
+
+@dataclass(frozen=True)
+class Crops(Options, key="crops"):
+    """the random crops of a picture; sizes, scales, blur and solarize hold one value per view."""
+
+    sizes: tuple[int, ...] = option(
+        (224, 224, 192, 160, 128, 96),
+        "Side of each view in pixels. With model.ema, view 0 is the target's alone.",
+        least=1,
+    )
+    scales: tuple[Pair, ...] = option(
+        ((0.2, 1.0), (0.2, 1.0), (0.171, 0.857), (0.143, 0.714), (0.114, 0.571), (0.086, 0.429)),
+        "Share of the picture's area that each view covers, from and to.",
+        above=0,
+        most=1,
+    )
+    blur: tuple[float, ...] = option((0.5,) * 6, "Probability of a Gaussian blur, per view.", least=0, most=1)
+    solarize: tuple[float, ...] = option(
+        (0.1,) * 6, "Probability of inverting the pixels from 128 on, per view.", least=0, most=1
+    )
+    ratio: Pair = option((0.75, 1.3333333333333333), "Aspect ratio of a crop before resizing, from and to.", above=0)
+    flip: float = option(0.5, "Probability of a horizontal flip.", least=0, most=1)
+    jitter: float = option(
+        0.8, "Probability of the colour jitter, whose four parts run in random order.", least=0, most=1
+    )
+    brightness: float = option(0.4, "Jitter: brightness factor from 1 - x to 1 + x.", least=0)
+    contrast: float = option(0.4, "Jitter: contrast factor from 1 - x to 1 + x.", least=0)
+    saturation: float = option(0.2, "Jitter: saturation factor from 1 - x to 1 + x.", least=0)
+    hue: float = option(0.1, "Jitter: hue shift from -x to x, in turns of the colour circle.", least=0, most=0.5)
+    grayscale: float = option(0.2, "Probability of a grey picture.", least=0, most=1)
+    blur_sigma: Pair = option((0.1, 2.0), "Standard deviation of the blur in pixels of the view, from and to.", above=0)
+    mean: tuple[float, float, float] = option(
+        (0.485, 0.456, 0.406),
+        "Subtracted from the red, green and blue of a picture in 0..1.",
+        least=0,
+        most=1,
+    )
+    std: tuple[float, float, float] = option((0.229, 0.224, 0.225), "Then divided by this.", above=0)
+
+    def __post_init__(self) -> None:
+        views = len(self.sizes) if isinstance(self.sizes, list | tuple) else "as many as crops.sizes has"
+        for name in ("scales", "blur", "solarize"):
+            value = getattr(self, name)
+            if not isinstance(value, list | tuple):
+                raise UserError(
+                    f"crops.{name}: {configfile.shown(value)} is one value; "
+                    f"it needs {views} values in [...], one per view"
+                )
+        super().__post_init__()
+        for name in ("scales", "blur", "solarize"):
+            given = len(getattr(self, name))
+            if given != views:
+                raise UserError(f"crops.{name}: {given} values for {views} views; crops.sizes has {views}")
+        if views < 2:
+            raise UserError(f"crops.sizes: {views} view given; the loss compares views and needs 2 or more")
+        ranges = {"ratio": self.ratio, "blur_sigma": self.blur_sigma}
+        ranges |= {f"scales[{view}]": scale for view, scale in enumerate(self.scales)}
+        for name, (low, high) in ranges.items():
+            if low > high:
+                raise UserError(f"crops.{name}: [{low}, {high}] must have the smaller value first")
+
+
+@dataclass(frozen=True)
+class Model(Options, key="model"):
+    """the network."""
+
+    arch: Literal[
+        "resnet10",
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        "wide_resnet50_2",
+        "wide_resnet101_2",
+    ] = option("resnet50", "Backbone: torchvision's ResNet without its last layer; resnet10 is the demo's.")
+    stem: Literal["imagenet", "cifar", "small"] = option(
+        "imagenet",
+        "First layers: imagenet is 7x7 stride 2 and a max-pool; cifar is 3x3 stride 1 and none; "
+        "small is 3x3 stride 1 and a max-pool.",
+    )
+    zero_init_residual: bool = option(True, "Start every residual block as the identity.")
+    projector: tuple[int, ...] = option((8192, 8192, 8192), "Widths of the projector's layers.", least=1)
+    ema: bool = option(True, "Compare with a slowly moving average of the network (INTL's EMA form).")
+    ema_momentum: float = option(
+        0.996, "Share of the average kept at the first step; rises to 1 along a cosine.", least=0, most=1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.projector:
+            raise UserError("model.projector: the list is empty; it needs the width of one layer or more")
+
+
+@dataclass(frozen=True)
+class Loss(Options, key="loss"):
+    """the loss."""
+
+    name: Literal["intl"] = option("intl", "Which loss.")
+    iterations: int = option(4, "Newton iterations of the whitening.", least=1)
+    axis: Literal["channel", "batch"] = option("channel", "What is centred and whitened: each sample, or the batch.")
+    trade_off: float | None = option(
+        None,
+        "Weight of the trace loss; null is the paper's 0.01 (log2 n - 3), n the samples (or channels).",
+        least=0,
+    )
+
+
+@dataclass(frozen=True)
+class Optim(Options, key="optim"):
+    """stochastic gradient descent and its schedule."""
+
+    lr: float = option(0.5, "Peak learning rate for 256 pictures a step; scaled by train.batch_size / 256.", above=0)
+    momentum: float = option(0.9, "Momentum.", least=0, most=1)
+    weight_decay: float = option(1e-5, "Weight decay.", least=0)
+    decay_one_dimensional: bool = option(False, "Decay biases and the parameters of normalisation layers too.")
+    warmup_epochs: float = option(
+        2, "Epochs over which the learning rate rises; then it falls along a cosine.", least=0
+    )
+    final_fraction: float = option(0.001, "Learning rate at the end, as a share of the peak.", least=0, most=1)
+
+
+@dataclass(frozen=True)
+class Train(Options, key="train"):
+    """the run."""
+
+    epochs: int = option(100, "Passes over the training pictures.", least=1)
+    batch_size: int = option(256, "Pictures a step, of all ranks together.", least=2)
+    max_steps: int | None = option(None, "Stop after so many steps, with an unchanged schedule.", least=1)
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
+        "auto", "auto is bf16 on GPUs that have it, fp16 on older ones, fp32 on the CPU."
+    )
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto is the GPU where there is one.")
+    compile: Literal["auto", "on", "off"] = option("auto", "Compile the network with torch.compile; auto does on GPUs.")
+    save_minutes: float = option(15.0, "Save the state whenever so many minutes have passed; 0 never does.", least=0)
+    save_every: int = option(1, "Save the state every so many epochs, and at the end.", least=1)
+    keep_every: int = option(0, "Also keep the state of every so many epochs for good; 0 keeps the last two.", least=0)
+
+
+@dataclass(frozen=True)
+class Eval(Options, key="eval"):
+    """k-nearest-neighbour classification of the held-out pictures by the backbone's features."""
+
+    every: int = option(10, "Evaluate every so many epochs, and at the end; 0 is at the end only.", least=0)
+    k: int = option(5, "Neighbours that vote.", least=1)
+    resize: int = option(256, "Shorter side of a picture in pixels before the centre crop.", least=1)
+    size: int = option(224, "Side of the centre crop in pixels.", least=1)
+    batch_size: int = option(256, "Pictures at a time, of all ranks together.", least=1)
+    bank: int | None = option(None, "At most so many training pictures as neighbours; null is all.", least=1)
+    baselines: bool = option(False, "Also measure raw pixels and the untrained network, before training.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size > self.resize:
+            raise UserError(f"eval.size: {self.size} is more than eval.resize, {self.resize}; a crop fits the picture")
+        if self.bank is not None and self.bank < self.k:
+            raise UserError(f"eval.bank: {self.bank} pictures are fewer than the {self.k} neighbours of eval.k")
+
+
+@dataclass(frozen=True)
+class Log(Options, key="log"):
+    """what is written during the run; metrics.jsonl always is."""
+
+    every: int = option(10, "A line of metrics every so many steps.", least=1)
+    wandb: Literal["off", "offline", "online"] = option("off", "Mirror the metrics to Weights & Biases.")
+    wandb_project: str = option("fastintl", "Project of the mirror.")
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """A complete configuration; raises ``UserError`` on any value out of place."""
+
+    name: str | None = option(None, "Name of the run and of its folder; null is the recipe's file name.")
+    out: str = option("runs", "Folder in which the run's folder lies.")
+    seed: int = option(0, "Seed of the weights, the order of the pictures and every random crop.", least=0)
+    data: Data = group(Data)
+    crops: Crops = group(Crops)
+    model: Model = group(Model)
+    loss: Loss = group(Loss)
+    optim: Optim = group(Optim)
+    train: Train = group(Train)
+    eval: Eval = group(Eval)
+    log: Log = group(Log)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name is not None and (Path(self.name).name != self.name or self.name == ".."):
+            raise UserError(f"name: {self.name} is not a plain folder name; set out= for the place")
+
+
+def load(rcfg: Path | str | None, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a recipe file (None: the defaults) with ``key=value`` words laid over it.
+
+    ``name`` is filled in from the file's name where nothing sets it ("run" without a file).
+    """
+    flat = {"name": Path(rcfg).stem if rcfg else "run"}
+    if rcfg:
+        try:
+            text = Path(rcfg).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not a text file"
+            raise UserError(
+                f"{rcfg}: cannot be read ({reason}); --rcfg takes a recipe such as rcfgs/ep100.yaml"
+            ) from None
+        flat |= configfile.flatten(configfile.parse_yaml(text, str(rcfg)), Config, str(rcfg))
+    for word in overrides:
+        flat |= configfile.parse_override(word, Config)
+    return configfile.build(Config, flat)
+
+
+def from_dict(tree: Mapping[str, Any]) -> Config:
+    """A configuration from nested dicts; keys that are missing keep their defaults."""
+    return configfile.build(Config, configfile.flatten(tree, Config, "configuration"))
+
+
+def from_yaml(text: str) -> Config:
+    """The inverse of ``to_yaml``."""
+    return from_dict(configfile.parse_yaml(text, "configuration"))
+
+
+def to_yaml(config: Config) -> str:
+    """The complete configuration as YAML, in the order of this file."""
+    return configfile.dump(config)
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """Dotted names of the keys on which two configurations differ."""
+    theirs = configfile.values(b)
+    return [key for key, value in configfile.values(a).items() if value != theirs[key]]
+
+
+def help_text() -> str:
+    """Every key with its default, type and meaning, for ``--help``."""
+    return configfile.help_text(Config)
