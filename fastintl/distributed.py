@@ -1,0 +1,156 @@
+"""Ranks: the process group, and the embeddings of the global batch with their gradient.
+
+Shapes: V views, n samples of one rank, N = n * world size samples of the global batch, d channels.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from loaders.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands among the ranks of a run. ``close()`` it (or use ``with``) at the end."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and prints."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Waits until every rank is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        """Leaves the process group."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+
+def start(device: str = "auto") -> World:
+    """Joins the ranks that ``torchrun`` started (NCCL on GPUs, gloo on CPUs); alone under plain ``python``.
+
+    Args:
+        device: "cuda", "cpu", or "auto": a GPU where there is one.
+
+    Raises:
+        UserError: an unknown device, a GPU asked for where there is none, or more ranks on a host than GPUs.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device is {device!r}; it must be auto, cpu or cuda")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    rank, world_size, local_rank = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    here = torch.device("cpu")
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError("device is cuda, but torch sees no GPU; set device=cpu or check the driver with nvidia-smi")
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"torchrun started more ranks on this host than its {torch.cuda.device_count()} GPU(s); "
+                f"set --nproc-per-node {torch.cuda.device_count()}"
+            )
+        here = torch.device("cuda", local_rank)
+        torch.cuda.set_device(here)
+    if world_size > 1:
+        if device == "cuda":
+            dist.init_process_group("nccl", device_id=here)
+        else:
+            dist.init_process_group("gloo")
+    return World(rank, world_size, local_rank, here)
+
+
+def data_parallel(model: nn.Module, world: World) -> nn.Module:
+    """DistributedDataParallel around ``model``, or ``model`` itself where there is one rank.
+
+    Buffers are not exchanged: synchronised BatchNorm (``convert_batchnorm``, called before) has the same
+    statistics on every rank anyway.
+    """
+    if world.world_size == 1:
+        return model
+    known = inspect.signature(DistributedDataParallel).parameters
+    no_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    device_ids = [world.device] if world.device.type == "cuda" else None
+    options = {"device_ids": device_ids, "gradient_as_bucket_view": True, no_buffers: False}
+    return DistributedDataParallel(model, **options)
+
+
+def gather(x: Tensor) -> Tensor:
+    """The tensors of all ranks, which must have one shape: (...) -> (W, ...), without gradient."""
+    everything = x.new_empty(dist.get_world_size(), *x.shape)
+    # The newer name of the same collective; torch 2.14 warns about the older one.
+    collective = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    collective(everything.flatten(0, 1), x.contiguous())
+    return everything
+
+
+def gather_views(z_Vnd: Tensor) -> Tensor:
+    """The embeddings of all ranks, (V, n, d) -> (V, N, d) in rank order, in one collective, with gradient.
+
+    Every rank must bring the same shape, and must compute the same loss L from the result. With parameters t
+    and the embeddings z_r of rank r, the gradient of the global batch is ``dL/dt = sum_r dL/dz_r dz_r/dt``.
+    Rank r knows all of ``dL/dz`` without asking anyone, its own slice ``dL/dz_r`` included, and its backward
+    pass makes ``g_r = dL/dz_r dz_r/dt``. DistributedDataParallel averages, ``1/W sum_r g_r``, so the slice is
+    multiplied by the world size W here, and no collective is needed on the way back. (Where synchronised
+    BatchNorm couples the ranks, its own backward collective adds up the slices, each with the same factor W.)
+
+    The result is the input itself where there is one rank.
+    """
+    if _world_size() == 1:
+        return z_Vnd
+    return _GatherViews.apply(z_Vnd)
+
+
+def gather_embeddings(online_Vnd: Tensor, target_nd: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """``gather_views`` of online and target embeddings in one collective; the target has no gradient.
+
+    Args:
+        online_Vnd: (V, n, d), with gradient.
+        target_nd: (n, d), or None for a method without target.
+
+    Returns:
+        The same over the global batch, (V, N, d) and (N, d) or None.
+    """
+    if target_nd is None or _world_size() == 1:
+        return gather_views(online_Vnd), target_nd
+    both = gather_views(torch.cat([online_Vnd, target_nd.detach()[None]]))
+    return both[:-1], both[-1].detach()
+
+
+class _GatherViews(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z_Vnd: Tensor) -> Tensor:
+        v, _, d = z_Vnd.shape
+        return gather(z_Vnd).transpose(0, 1).reshape(v, -1, d)
+
+    @staticmethod
+    def backward(ctx, grad_VNd: Tensor) -> Tensor:
+        world_size = dist.get_world_size()
+        return grad_VNd.chunk(world_size, dim=1)[dist.get_rank()] * world_size
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1

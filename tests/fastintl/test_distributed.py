@@ -1,0 +1,195 @@
+import pytest
+import torch
+import torch.distributed as dist
+from ddp import run_ranks
+from torch import nn
+from torch.multiprocessing import ProcessRaisedException
+
+from fastintl import INTLLoss
+from fastintl.batchnorm import CPUSyncBatchNorm, convert_batchnorm
+from fastintl.distributed import World, data_parallel, gather_embeddings, gather_views, start
+from fastintl.model import Encoder, JointEmbedding, build_backbone, build_projector
+from loaders.errors import UserError
+
+SIZES = (24, 16, 20)  # pixels of the three views
+BATCH = 8
+CASES = [(axis, with_target) for axis in ("channel", "batch") for with_target in (False, True)]
+
+
+def build(with_target):
+    torch.manual_seed(0)
+    backbone = build_backbone("resnet10", "cifar", zero_init_residual=False)
+    model = JointEmbedding(Encoder(backbone, build_projector(512, (32, 24))), with_target)
+    for p in model.parameters():  # so that the target is not the encoder
+        p.data += 0.01 * torch.randn_like(p)
+    return model
+
+
+def pictures():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(BATCH, 3, s, s, generator=generator) for s in SIZES]
+
+
+def one_step(share, axis, with_target):
+    """Loss, parameter gradients and BatchNorm statistics after one step on this rank's share of the batch."""
+    model = build(with_target)
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    parallel = data_parallel(convert_batchnorm(model), World(0, world_size, 0, torch.device("cpu")))
+    online, target = parallel([view[share] for view in pictures()])
+    loss = INTLLoss(axis=axis)(*gather_embeddings(online, target))
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach(), "gradients": gradients, "buffers": dict(model.named_buffers())}
+
+
+def all_steps():
+    n = BATCH // dist.get_world_size()
+    share = slice(dist.get_rank() * n, (dist.get_rank() + 1) * n)
+    return {case: one_step(share, *case) for case in CASES}
+
+
+def everything_on_a_rank():
+    return all_steps(), gathered(), norms_on_ranks(), started()
+
+
+@pytest.fixture(scope="module")
+def two_ranks():
+    """What two ranks find, for all tests below: starting processes is what costs here."""
+    return run_ranks(everything_on_a_rank)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_equal_one_process(two_ranks, case):
+    alone = one_step(slice(None), *case)
+    scale = torch.cat([g.flatten() for g in alone["gradients"].values()]).norm()
+    for rank, *_ in two_ranks:
+        assert rank[case]["loss"].item() == pytest.approx(alone["loss"].item(), rel=1e-5)
+        assert rank[case]["gradients"].keys() == alone["gradients"].keys()
+        for name, gradient in alone["gradients"].items():
+            error = (rank[case]["gradients"][name] - gradient).norm()
+            assert error <= 1e-5 * gradient.norm() + 1e-6 * scale, name
+        assert rank[case]["buffers"].keys() == alone["buffers"].keys()
+        for name, buffer in alone["buffers"].items():
+            torch.testing.assert_close(rank[case]["buffers"][name], buffer, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def gathered():
+    rank = dist.get_rank()
+    z = (torch.arange(12.0).reshape(2, 2, 3) + 100 * rank).requires_grad_()
+    everything = gather_views(z)
+    (everything * torch.arange(24.0).reshape(2, 4, 3)).sum().backward()
+    online, target = gather_embeddings(z.detach(), z[0].detach() + 7)
+    return everything.detach(), z.grad, online, target
+
+
+def test_gather_is_in_rank_order_with_gradient(two_ranks):
+    weights = torch.arange(24.0).reshape(2, 4, 3)
+    expected = torch.cat([torch.arange(12.0).reshape(2, 2, 3) + 100 * rank for rank in range(2)], 1)
+    for rank, (_, found, *_) in enumerate(two_ranks):
+        everything, gradient, online, target = found
+        assert torch.equal(everything, expected) and torch.equal(online, expected)
+        assert torch.equal(target, expected[0] + 7)
+        assert torch.equal(gradient, 2 * weights[:, 2 * rank : 2 * rank + 2])  # DDP divides by 2
+
+
+def test_gather_alone_is_the_identity():
+    z = torch.randn(2, 3, 4)
+    assert gather_views(z) is z
+    assert gather_embeddings(z, z[0])[0] is z and gather_embeddings(z, None)[1] is None
+
+
+def norm_on_ranks(norm, x, splits):
+    """What a BatchNorm gives and holds after three batches on unequal shares and one without gradient."""
+    norm = convert_batchnorm(norm)
+    assert isinstance(norm, CPUSyncBatchNorm)
+    share = x.split(splits)[dist.get_rank()].clone().requires_grad_()
+    for _ in range(2):
+        norm(share)
+    y = norm(share)
+    y.pow(3).sum().backward()
+    with torch.no_grad():
+        norm(share * 2)
+    evaluated = norm.eval()(share)
+    return y.detach(), share.grad, norm.state_dict(), evaluated.detach(), [p.grad for p in norm.parameters()]
+
+
+def norms():
+    torch.manual_seed(0)
+    cases = [
+        (nn.BatchNorm1d(5), (7, 5)),
+        (nn.BatchNorm2d(5, momentum=None), (7, 5, 3, 4)),
+        (nn.BatchNorm2d(5, eps=1e-3, affine=False), (7, 5, 3, 4)),
+    ]
+    for norm, _ in cases[:2]:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    # A mean that the difference of two sums of squares would suffer from.
+    return [(norm, torch.randn(shape) * 2 + 50) for norm, shape in cases]
+
+
+def norms_on_ranks():
+    return [norm_on_ranks(norm, x, [3, 4]) for norm, x in norms()]
+
+
+def test_batchnorm_on_unequal_shares(two_ranks):
+    cases = zip(norms(), zip(*(rank[2] for rank in two_ranks), strict=True), strict=True)
+    for (norm, x), ranks in cases:
+        alone, whole = norm.double(), x.double().requires_grad_()
+        for _ in range(3):
+            y = alone(whole)
+        y.pow(3).sum().backward()
+        with torch.no_grad():
+            alone(whole * 2)
+        torch.testing.assert_close(torch.cat([r[0] for r in ranks]).double(), y.detach(), rtol=1e-5, atol=2e-5)
+        gradient = torch.cat([r[1] for r in ranks]).double()
+        torch.testing.assert_close(gradient, whole.grad, rtol=1e-4, atol=1e-4)
+        for rank in ranks:
+            assert rank[2].keys() == alone.state_dict().keys()
+            for name, value in alone.state_dict().items():
+                torch.testing.assert_close(rank[2][name].to(value.dtype), value, rtol=1e-5, atol=1e-6)
+        evaluated = torch.cat([r[3] for r in ranks]).double()
+        torch.testing.assert_close(evaluated, alone.eval()(whole).detach(), rtol=1e-5, atol=2e-5)
+        for i, p in enumerate(alone.parameters()):
+            torch.testing.assert_close(sum(r[4][i] for r in ranks).double(), p.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_batchnorm_is_left_alone_on_one_rank():
+    model = nn.Sequential(nn.BatchNorm1d(3))
+    assert convert_batchnorm(model) is model and type(model[0]) is nn.BatchNorm1d
+
+
+def fail_on_rank_one():
+    if dist.get_rank() == 1:
+        raise RuntimeError("rank one gave up")
+
+
+def test_a_failing_rank_fails_the_test():
+    with pytest.raises(ProcessRaisedException, match="rank one gave up"):
+        run_ranks(fail_on_rank_one)
+
+
+def test_start_alone(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with start("cpu") as world:
+        assert (world.rank, world.world_size, world.is_main) == (0, 1, True)
+        assert world.device == torch.device("cpu") and not dist.is_initialized()
+        world.barrier()
+    with pytest.raises(UserError, match="tpu"):
+        start("tpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="no GPU"):
+        start("cuda")
+
+
+def started():
+    dist.destroy_process_group()  # run_ranks joined already; join again as training does
+    with start("cpu") as world:
+        world.barrier()
+        total = torch.tensor(float(world.rank + 1))
+        dist.all_reduce(total)
+    return world.rank, world.world_size, total.item(), dist.is_initialized()
+
+
+def test_start_with_torchruns_environment(two_ranks):
+    assert [rank[3] for rank in two_ranks] == [(0, 2, 3.0, False), (1, 2, 3.0, False)]
