@@ -1,0 +1,28 @@
+"""The number format of the forward pass."""
+
+from __future__ import annotations
+
+import torch
+
+from loaders.errors import UserError
+
+_FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The format for ``torch.autocast``; float32 means none.
+
+    Args:
+        precision: ``"bf16"``, ``"fp16"``, ``"fp32"``, or ``"auto"``: bf16 on Ampere and later, fp16 on Volta and
+            Turing (which compute bf16 without their matrix units), float32 on the CPU.
+
+    Raises:
+        UserError: fp16 on the CPU, which has no gradient scaling worth its cost there.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("train.precision=fp16 needs a GPU: choose bf16 or fp32 on the CPU")
+    if precision != "auto":
+        return _FORMATS[precision]
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16

@@ -1,0 +1,253 @@
+"""The training of one run: set-up, the loop, and what happens at its log, save and evaluation points."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import torch
+
+from fastintl import config as configuration
+from fastintl import distributed, optim, report, summary
+from fastintl.batchnorm import convert_batchnorm
+from fastintl.checkpoint import Checkpoints, write_atomically
+from fastintl.config import Config
+from fastintl.data import multi_crop, training_loader
+from fastintl.distributed import World
+from fastintl.evaluate.online import OnlineEvaluation
+from fastintl.losses.intl import INTLLoss
+from fastintl.model import Encoder, JointEmbedding, build_backbone, build_projector
+from fastintl.monitor import Clock, MetricsFile, TrainingProgress, open_wandb, read_metrics
+from fastintl.precision import autocast_dtype
+from fastintl.run_folder import RunFolder, refuse_other_settings
+from loaders import Batch, UserError
+
+
+def pretrain(config: Config) -> None:
+    """Trains the run that ``config`` describes, from where it was left.
+
+    Raises:
+        UserError: bad data or settings, or a loss that is no longer a number.
+    """
+    with distributed.start(config.train.device) as world, closing(Pretraining(config, world)) as run:
+        run.fit()
+
+
+class Pretraining:
+    """One run on this rank. Its state is the model, the optimiser, the scaler and ``step``."""
+
+    def __init__(self, config: Config, world: World) -> None:
+        self.config, self.world = config, world
+        self.folder = RunFolder(config)
+        self.checkpoints = Checkpoints(self.folder.checkpoints, config.train.keep_every)
+        self.loader = training_loader(config, world, self.folder.quarantine)
+        self.epoch_steps = len(self.loader)
+        self.total_steps = config.train.epochs * self.epoch_steps
+        self.last_step = min(self.total_steps, config.train.max_steps or self.total_steps)
+
+        torch.manual_seed(config.seed)
+        self.model = self._build_model()
+        self.optimizer = optim.build_optimizer(
+            self.model.encoder,
+            optim.scaled_learning_rate(config.optim.lr, config.train.batch_size),
+            config.optim.weight_decay,
+            config.optim.decay_one_dimensional,
+            config.optim.momentum,
+        )
+        self.dtype = autocast_dtype(config.train.precision, world.device)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
+        self.loss = INTLLoss(config.loss.iterations, config.loss.axis, config.loss.trade_off)
+        self.finite = torch.ones((), dtype=torch.bool, device=world.device)
+        self.clock = Clock()
+        self.step, self.wandb_id = 0, None
+        resumed = self._resume()
+
+        if config.train.compile == "on" or (config.train.compile == "auto" and world.device.type == "cuda"):
+            self.model.encoder.compile()  # in place: the parameters keep their names
+        self.parallel = distributed.data_parallel(self.model, world)
+        self.evaluation = OnlineEvaluation(config, world, self.folder)
+        if world.is_main:
+            self.folder.create(config)
+            self.metrics = MetricsFile(self.folder.metrics, self.step if resumed else -1)
+            self.wandb = open_wandb(config, self.folder, self.wandb_id)
+            self.wandb_id = self.wandb.id if self.wandb else self.wandb_id
+        self.progress = TrainingProgress(self.last_step, self.step, shown=world.is_main)
+        self.last_save = time.monotonic()
+
+    def fit(self) -> None:
+        """Trains to the end and leaves the results in the run folder."""
+        self._announce()
+        if self.step == 0:
+            self._before_training()
+        while self.step < self.last_step:
+            with closing(self._rest_of_epoch()) as batches:
+                for batch in batches:
+                    loss = self._train_step(batch)
+                    self.step += 1
+                    if self.step % self.config.log.every == 0 or self.step == self.last_step:
+                        self._log(loss)
+                    if self.step == self.last_step:
+                        break
+                    if self._minutes_have_passed():
+                        self._save()
+            self._end_of_epoch()
+        self._finish()
+
+    def _train_step(self, batch: Batch) -> torch.Tensor:
+        """One update; returns the loss, on the device. Nothing here waits for the device."""
+        settings = self.config.optim
+        base = optim.scaled_learning_rate(settings.lr, self.config.train.batch_size)
+        warmup_steps = round(settings.warmup_epochs * self.epoch_steps)
+        self.lr = optim.learning_rate(self.step, self.total_steps, warmup_steps, base, settings.final_fraction)
+        optim.set_learning_rate(self.optimizer, self.lr)
+        self.model.update_target(optim.ema_momentum(self.step, self.total_steps, self.config.model.ema_momentum))
+        with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            online, target = self.parallel(batch.views)
+        loss = self.loss(*distributed.gather_embeddings(online, target))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        loss = loss.detach()
+        self.finite &= loss.isfinite()
+        return loss
+
+    def close(self) -> None:
+        self.progress.close()
+        self.loader.close()
+        self.evaluation.close()
+        if self.world.is_main:
+            self.metrics.close()
+            if self.wandb:
+                self.wandb.finish()
+
+    # Set-up
+
+    def _build_model(self) -> JointEmbedding:
+        settings = self.config.model
+        backbone = build_backbone(settings.arch, settings.stem, settings.zero_init_residual)
+        encoder = Encoder(backbone, build_projector(backbone.feature_dim, settings.projector))
+        model = JointEmbedding(encoder, settings.ema).to(self.world.device, memory_format=torch.channels_last)
+        return convert_batchnorm(model)
+
+    def _resume(self) -> bool:
+        """Takes up the newest checkpoint, on every rank; False if there is none."""
+        state = self.checkpoints.load_latest()
+        if state is None:
+            return False
+        refuse_other_settings(self.config, state["config"], self.folder.path)
+        if state["epoch_steps"] != self.epoch_steps:
+            raise UserError(
+                f"{self.folder.path} holds a run of {state['epoch_steps']} steps an epoch, and these pictures give "
+                f"{self.epoch_steps}: they are not the same data set; give this run a name of its own (name=…)"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.wandb_id, self.clock.total = state["step"], state["wandb_id"], state["seconds"]
+        return True
+
+    def _announce(self) -> None:
+        pictures, held_out = self.loader.pictures, "none, so nothing is evaluated"
+        if self.evaluation.queries is not None:
+            queries = self.evaluation.queries.pictures
+            held_out = f"{len(queries):,} in {queries.path}"
+        views = " ".join(str(size) for size in self.config.crops.sizes)
+        self.progress.note(f"run         {self.folder.path}" + (f", resumed at step {self.step}" if self.step else ""))
+        self.progress.note(f"pictures    {len(pictures):,} in {pictures.path}, decoded by {self.loader.source}")
+        self.progress.note(f"held out    {held_out}")
+        self.progress.note(
+            f"training    {self.config.model.arch}, views of {views} px, batch {self.config.train.batch_size} on "
+            f"{self.world.world_size} x {self.world.device.type} in {str(self.dtype).removeprefix('torch.')}"
+        )
+
+    def _before_training(self) -> None:
+        """Draws the crops and measures the baselines."""
+        if self.world.is_main:
+            with closing(iter(self.loader)) as batches:
+                report.draw_crops(next(batches), multi_crop(self.config.crops), self.folder.crops)
+        if self.config.eval.baselines and self.evaluation.queries is not None:
+            scores = {
+                "knn_top1_chance": self.evaluation.chance,
+                "knn_top1_raw_pixels": self.evaluation.raw_pixels_top1(),
+                "knn_top1_untrained": self.evaluation.knn_top1(self.model.encoder.backbone),
+            }
+            self._write(epoch=0, **scores)
+
+    # The points of the loop
+
+    def _rest_of_epoch(self) -> Iterator[Batch]:
+        """The batches from here to the end of the epoch; the clock runs while they are trained on."""
+        self.loader.set_position(*divmod(self.step, self.epoch_steps))
+        with closing(iter(self.loader)) as batches, self.clock:
+            while True:
+                start = time.perf_counter()
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                self.clock.count(self.config.train.batch_size, time.perf_counter() - start)
+                yield batch
+
+    def _epochs_done(self) -> float:
+        return self.step / self.epoch_steps
+
+    def _log(self, loss: torch.Tensor) -> None:
+        """Reads the loss (the one place that waits for the device), checks it, and tells."""
+        value = loss.item()
+        if not self.finite.item():
+            raise UserError(
+                f"the loss is no longer a number at step {self.step}: the last checkpoint is from before; resume "
+                "with a lower optim.lr under a new name, or train.precision=bf16 or fp32"
+            )
+        metrics = {"loss": value, "lr": self.lr, **self.clock.read()}
+        self._write(epoch=self._epochs_done(), **metrics)
+        self.progress.update(self.step, int(self._epochs_done()), metrics)
+
+    def _write(self, **values: float) -> None:
+        if self.world.is_main:
+            self.metrics.write(step=self.step, **values)
+            if self.wandb:
+                self.wandb.log(values, step=self.step)
+
+    def _minutes_have_passed(self) -> bool:
+        minutes = self.config.train.save_minutes
+        return minutes > 0 and time.monotonic() - self.last_save >= 60 * minutes
+
+    def _end_of_epoch(self) -> None:
+        """Evaluates and saves where it is due: in this order, so that a run killed in between evaluates again."""
+        is_last, epoch = self.step == self.last_step, self._epochs_done()
+        if self.evaluation.is_due(epoch, is_last):
+            score = self.evaluation.knn_top1(self.model.encoder.backbone)
+            self._write(epoch=epoch, knn_top1=score)
+            self.progress.note(f"epoch {epoch:g}  {self.config.eval.k}-nn accuracy {score:.1%}")
+        if is_last or epoch % self.config.train.save_every == 0:
+            self._save()
+
+    def _save(self) -> None:
+        self.last_save = time.monotonic()
+        if not self.world.is_main or not self.finite.item():  # a broken state must not push out a good one
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "epoch_steps": self.epoch_steps,
+            "seconds": self.clock.total,
+            "wandb_id": self.wandb_id,
+            "config": configuration.to_yaml(self.config),
+        }
+        epoch, batch = divmod(self.step, self.epoch_steps)
+        self.checkpoints.save(state, self.step, epoch if batch == 0 else None)
+
+    def _finish(self) -> None:
+        """Leaves the backbone, the summary and the curves in the run folder, and prints the table."""
+        self.progress.close()
+        if not self.world.is_main:
+            return
+        write_atomically(self.model.encoder.backbone.state_dict(), self.folder.backbone)
+        results = summary.summarise(read_metrics(self.folder.metrics), self.config, self.step, self.clock.total)
+        self.folder.write_summary(results)
+        report.draw_curves(self.folder.metrics, self.folder.curves)
+        summary.print_table(results, self.config, self.folder.path)

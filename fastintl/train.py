@@ -1,0 +1,41 @@
+"""Pretrains a backbone without labels.
+
+    python -m fastintl.train --rcfg rcfgs/demo.yaml
+    torchrun --nproc-per-node 8 -m fastintl.train --rcfg rcfgs/ep100.yaml data.root=/data/imagenet
+
+Starting the same command again resumes the run where it was, also after a kill and with another number of ranks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from fastintl import config as configuration
+from loaders.errors import exit_on_user_error
+
+
+@exit_on_user_error
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m fastintl.train",
+        description=__doc__,
+        epilog="keys:\n" + configuration.help_text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rcfg", metavar="FILE", help="a recipe, such as rcfgs/ep100.yaml; none: the defaults")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides a key of the recipe")
+    given = parser.parse_args(arguments)
+    config = configuration.load(given.rcfg, given.overrides)
+    if given.print_config:
+        sys.stdout.write(configuration.to_yaml(config))
+        return
+
+    from fastintl.pretraining import pretrain  # late: --help and --print-config need no torch
+
+    pretrain(config)
+
+
+if __name__ == "__main__":
+    main()
