@@ -103,15 +103,15 @@ class Model(Options, key="model"):
     """the network."""
 
     arch: Literal[
-        "resnet10",
+        "resnet8",
         "resnet18",
         "resnet34",
         "resnet50",
-        "resnet101",
+        "resnet81",
         "resnet152",
         "wide_resnet50_2",
-        "wide_resnet101_2",
-    ] = option("resnet50", "Backbone: torchvision's ResNet without its last layer; resnet10 is the demo's.")
+        "wide_resnet81_2",
+    ] = option("resnet50", "Backbone: torchvision's ResNet without its last layer; resnet8 is the demo's.")
     stem: Literal["imagenet", "cifar", "small"] = option(
         "imagenet",
         "First layers: imagenet is 7x7 stride 2 and a max-pool; cifar is 3x3 stride 1 and none; "

@@ -17,7 +17,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from loaders.errors import UserError
 
 ARCHITECTURES = (
-    "resnet10",
+    "resnet8",
     "resnet18",
     "resnet34",
     "resnet50",
@@ -33,7 +33,7 @@ def build_backbone(arch: str, stem: str = "imagenet", zero_init_residual: bool =
     """A torchvision ResNet without its classifier (``fc`` is the identity), freshly initialised.
 
     Args:
-        arch: one of ``ARCHITECTURES``; torchvision's networks, and resnet10 (one basic block a stage).
+        arch: one of ``ARCHITECTURES``; torchvision's networks, and resnet8, a small one for demonstrations.
         stem: "imagenet" (torchvision's); "cifar": 3x3 first convolution of stride 1 and no max-pool, for
             pictures of 32 pixels; "small": the same convolution, max-pool kept, for 64 pixels.
         zero_init_residual: whether the last BatchNorm of a residual branch starts at zero.
@@ -46,17 +46,38 @@ def build_backbone(arch: str, stem: str = "imagenet", zero_init_residual: bool =
     """
     _check_name("arch", arch, ARCHITECTURES)
     _check_name("stem", stem, STEMS)
-    if arch == "resnet10":
-        backbone = ResNet(BasicBlock, [1, 1, 1, 1], zero_init_residual=zero_init_residual)
+    if arch == "resnet8":
+        backbone = _ResNet8(zero_init_residual)
     else:
         backbone = get_model(arch, weights=None, zero_init_residual=zero_init_residual)
     if stem != "imagenet":
-        backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+        width = backbone.conv1.out_channels
+        backbone.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=1, bias=False)
     if stem == "cifar":
         backbone.maxpool = nn.Identity()
     backbone.feature_dim = backbone.fc.in_features
     backbone.fc = nn.Identity()
     return backbone
+
+
+class _ResNet8(ResNet):
+    """Three stages of one basic block, 32 to 128 channels, for demonstrations on a CPU.
+
+    The ResNets for CIFAR (He et al., CVPR 2016, section 4.2) have three stages too: a fourth would look at small
+    pictures through a grid of two or three cells.
+    """
+
+    def __init__(self, zero_init_residual: bool) -> None:
+        super().__init__(BasicBlock, [1, 1, 1, 1], zero_init_residual=zero_init_residual)
+        self.layer4 = nn.Identity()
+        self.fc = nn.Linear(128, 1000)
+
+    def _make_layer(self, block, planes: int, *arguments, **options) -> nn.Sequential:
+        if planes == 64:  # the first stage: the stem before it is built by now, at full width
+            self.inplanes = 32
+            self.conv1 = nn.Conv2d(3, 32, kernel_size=7, stride=2, padding=3, bias=False)
+            self.bn1 = nn.BatchNorm2d(32)
+        return super()._make_layer(block, planes // 2, *arguments, **options)
 
 
 def build_projector(in_dim: int, widths: Sequence[int]) -> nn.Sequential:

@@ -18,8 +18,8 @@ CASES = [(axis, with_target) for axis in ("channel", "batch") for with_target in
 
 def build(with_target):
     torch.manual_seed(0)
-    backbone = build_backbone("resnet10", "cifar", zero_init_residual=False)
-    model = JointEmbedding(Encoder(backbone, build_projector(512, (32, 24))), with_target)
+    backbone = build_backbone("resnet8", "cifar", zero_init_residual=False)
+    model = JointEmbedding(Encoder(backbone, build_projector(128, (32, 24))), with_target)
     for p in model.parameters():  # so that the target is not the encoder
         p.data += 0.01 * torch.randn_like(p)
     return model

@@ -14,7 +14,7 @@ from loaders.errors import UserError
 
 def small_model(with_target):
     torch.manual_seed(0)
-    return JointEmbedding(Encoder(build_backbone("resnet10", "cifar"), build_projector(512, (16, 8))), with_target)
+    return JointEmbedding(Encoder(build_backbone("resnet8", "cifar"), build_projector(128, (16, 8))), with_target)
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
@@ -33,15 +33,15 @@ def test_backbone_is_torchvisions(arch):
 
 @pytest.mark.parametrize("stem, pixels, grid", [("imagenet", 64, 16), ("cifar", 32, 32), ("small", 64, 32)])
 def test_stems(stem, pixels, grid):
-    backbone = build_backbone("resnet10", stem).eval()
+    backbone = build_backbone("resnet8", stem).eval()
     seen = []
     backbone.layer1.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[-1]))
-    assert backbone(torch.randn(2, 3, pixels, pixels)).shape == (2, 512)
+    assert backbone(torch.randn(2, 3, pixels, pixels)).shape == (2, 128)
     assert seen == [grid]
 
 
 def test_zero_init_residual():
-    weights = {flag: build_backbone("resnet10", "cifar", flag).layer1[0].bn2.weight for flag in (False, True)}
+    weights = {flag: build_backbone("resnet8", "cifar", flag).layer1[0].bn2.weight for flag in (False, True)}
     assert (weights[True] == 0).all() and (weights[False] == 1).all()
 
 

@@ -48,7 +48,7 @@ def test_ema_momentum():
 
 
 def test_parameter_groups():
-    encoder = Encoder(build_backbone("resnet10"), build_projector(512, (8, 4)))
+    encoder = Encoder(build_backbone("resnet8"), build_projector(128, (8, 4)))
     model = JointEmbedding(encoder, with_target=True)
     online = {id(p) for p in encoder.parameters()}
     decayed, rest = parameter_groups(model, 1e-5, decay_one_dimensional=False)
