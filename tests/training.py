@@ -1,0 +1,90 @@
+"""Runs of ``python -m fastintl.train`` as a user starts them, on a data set that takes seconds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Six steps an epoch, 24 in all, on the 48 pictures of write_pictures().
+SMALL = {
+    "data.source": "folder",
+    "data.threads": 1,
+    "train.device": "cpu",
+    "train.epochs": 4,
+    "train.batch_size": 8,
+    "optim.warmup_epochs": 1,
+    "model.arch": "resnet8",
+    "model.stem": "small",
+    "model.zero_init_residual": "false",
+    "model.projector": "[32,32]",
+    "crops.sizes": "[20,20,16]",
+    "crops.scales": "[[0.3,1],[0.3,1],[0.2,0.6]]",
+    "crops.blur": "[0.5,0.5,0.5]",
+    "crops.solarize": "[0.1,0.1,0.1]",
+    "eval.every": 2,
+    "eval.resize": 24,
+    "eval.size": 24,
+    "log.every": 2,
+}
+
+
+def write_pictures(root: Path) -> Path:
+    """``root/train`` and ``root/val``: three classes of stripes, 48 and 15 pictures."""
+    for split, count in (("train", 48), ("val", 15)):
+        for i in range(count):
+            rng = np.random.default_rng((i, split == "val"))
+            label = i % 3
+            y, x = np.mgrid[:28, :36]
+            wave = np.sin((x * (label == 0) + y * (label == 1) + (x + y) * (label == 2)) * 0.8 + rng.uniform(0, 6))
+            pixels = 128 + 60 * wave[..., None] * rng.uniform(0.5, 1, 3) + rng.normal(0, 10, (28, 36, 3))
+            path = root / split / f"class{label}" / f"{i:02}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path, quality=92)
+    return root
+
+
+def command(out: Path, data: Path | None, ranks: int = 1, **changes) -> list[str]:
+    """The command line of a small run in ``out/run``; ``changes`` are keys with ``__`` for the dot."""
+    keys = {**SMALL, "out": out, **({"data.root": data} if data else {})}
+    keys |= {key.replace("__", "."): value for key, value in changes.items()}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    return [sys.executable, *launcher, "-m", "fastintl.train", *(f"{key}={value}" for key, value in keys.items())]
+
+
+def environment() -> dict[str, str]:
+    # One thread, so that the order of summation does not depend on what else the machine does.
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def train(out: Path, data: Path | None, ranks: int = 1, **changes) -> subprocess.CompletedProcess:
+    """Runs it to its end and returns its status and output."""
+    return subprocess.run(
+        command(out, data, ranks, **changes), env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+
+
+def last_state(out: Path) -> dict:
+    """The newest checkpoint of ``out/run``."""
+    return torch.load(max((out / "run" / "checkpoints").glob("step_*.pt")), weights_only=True)
+
+
+def assert_identical(first: dict, second: dict) -> None:
+    """Compares the models and the optimisers' momenta of two checkpoints, bit for bit."""
+    assert_close(first, second, 0.0)
+    momenta = (first["optimizer"]["state"], second["optimizer"]["state"])
+    for i in momenta[0] | momenta[1]:
+        assert torch.equal(momenta[0][i]["momentum_buffer"], momenta[1][i]["momentum_buffer"])
+
+
+def assert_close(first: dict, second: dict, tolerance: float) -> None:
+    """Compares the models of two checkpoints: each tensor's difference relative to its norm (or to 0.01)."""
+    assert first["step"] == second["step"]
+    for key in first["model"] | second["model"]:
+        a, b = first["model"][key].double(), second["model"][key].double()
+        assert (a - b).norm() <= tolerance * max(a.norm(), 0.01), key
