@@ -76,10 +76,5 @@ def write_atomically(state: Any, path: Path) -> None:
         os.close(folder)
 
 
-def clean_keys(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict without the prefixes that DDP and ``torch.compile`` add."""
-    return {key.replace("module.", "").replace("_orig_mod.", ""): value for key, value in state_dict.items()}
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
