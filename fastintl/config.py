@@ -107,10 +107,10 @@ class Model(Options, key="model"):
         "resnet18",
         "resnet34",
         "resnet50",
-        "resnet81",
+        "resnet101",
         "resnet152",
         "wide_resnet50_2",
-        "wide_resnet81_2",
+        "wide_resnet101_2",
     ] = option("resnet50", "Backbone: torchvision's ResNet without its last layer; resnet8 is the demo's.")
     stem: Literal["imagenet", "cifar", "small"] = option(
         "imagenet",
