@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_killed_at_random_steps_it_ends_with_the_same_weights(finished, pictures
         whole = tmp_path / "whole"
         assert train(whole, pictures, ranks).returncode == 0
     out = tmp_path / "killed"
-    for step in sorted(rng.sample(range(2, 22), 2)):
+    for step in sorted(rng.sample(range(2, 14), 2)):  # early, so that the kill never comes after the end
         kill_at(step, out, command(out, pictures, ranks, train__save_minutes=1e-6, train__max_steps=24))
     result = train(out, pictures, ranks)
     assert result.returncode == 0, result.stderr
@@ -116,7 +117,10 @@ def test_the_backbone_loads_into_torchvision(pictures, tmp_path):
     [
         {"model__ema": "false", "loss__axis": "batch"},
         {"train__precision": "bf16"},
-        {"train__compile": "on", "train__max_steps": 2},
+        pytest.param(
+            {"train__compile": "on", "train__max_steps": 2},
+            marks=pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler"),
+        ),
         {"log__wandb": "offline"},
         {"eval__bank": 20, "train__keep_every": 1},
     ],
