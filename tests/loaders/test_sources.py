@@ -2,6 +2,7 @@
 
 import logging
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -179,3 +180,16 @@ def test_places_without_pictures_are_named(tmp_path, picture_folder):
         open_source(pictures, "ffcv", 1, quarantine)
     with pytest.raises(UserError, match="choose one of auto, ffcv, folder"):
         open_source(pictures, "webdataset", 1, quarantine)
+
+
+def test_without_ffcv_a_beton_is_read_in_threads_and_this_is_said(picture_beton, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ffcv", None)  # what Python does for a package that is not there
+    monkeypatch.delitem(sys.modules, "loaders.sources.beton", raising=False)
+    monkeypatch.setitem(sys.modules, "ffcv.loader", None)
+    pictures = open_pictures(picture_beton)
+    quarantine = Quarantine(pictures.path, len(pictures), 0.1)
+    source, explanation = open_source(pictures, "auto", 1, quarantine)
+    assert explanation.startswith("Python threads, since FFCV does not load")
+    assert [batch.ids.tolist() for batch in source.batches(IDS)] == [ids.tolist() for ids in IDS]
+    with pytest.raises(UserError, match="make setup"):
+        open_source(pictures, "ffcv", 1, quarantine)
