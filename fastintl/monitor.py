@@ -117,13 +117,12 @@ class TrainingProgress:
 
     Args:
         total: steps of the run.
-        step: steps done before the start.
+        step: steps done before.
         shown: False on all ranks but the first.
     """
 
     def __init__(self, total: int, step: int, shown: bool) -> None:
         self._total, self._shown = total, shown
-        self._first_step, self._start = step, time.monotonic()
         self._last_line = 0.0
         self._bar = None
         if shown and sys.stderr.isatty():
@@ -140,7 +139,7 @@ class TrainingProgress:
             self._bar.start()
             self._task = self._bar.add_task("training", total=total, completed=step)
 
-    def update(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
+    def update(self, step: int, epoch: int, metrics: dict[str, float], seconds_left: float) -> None:
         """Shows the newest metrics of a log step."""
         if not self._shown:
             return
@@ -153,8 +152,7 @@ class TrainingProgress:
             self._bar.update(self._task, completed=step, description=text)
         elif now - self._last_line >= _PLAIN_SECONDS or step == self._total:
             self._last_line = now
-            left = (now - self._start) / (step - self._first_step) * (self._total - step)
-            print(f"step {step}/{self._total}  {text}  {left / 60:.1f} min left", file=sys.stderr, flush=True)
+            print(f"step {step}/{self._total}  {text}  {seconds_left / 60:.1f} min left", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         """Prints a line above the bar."""

@@ -202,7 +202,9 @@ class Pretraining:
             )
         metrics = {"loss": value, "lr": self.lr, **self.clock.read()}
         self._write(epoch=self._epochs_done(), **metrics)
-        self.progress.update(self.step, int(self._epochs_done()), metrics)
+        pictures_left = (self.last_step - self.step) * self.config.train.batch_size
+        seconds_left = pictures_left / metrics["images_per_second"]
+        self.progress.update(self.step, int(self._epochs_done()), metrics, seconds_left)
 
     def _write(self, **values: float) -> None:
         if self.world.is_main:

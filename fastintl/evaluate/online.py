@@ -7,7 +7,7 @@ from torch import nn
 
 from fastintl.config import Config
 from fastintl.data import evaluation_loader, find
-from fastintl.distributed import World
+from fastintl.distributed import World, gather
 from fastintl.evaluate import knn
 from fastintl.evaluate.features import extract
 from fastintl.run_folder import RunFolder
@@ -46,10 +46,16 @@ class OnlineEvaluation:
 
     def knn_top1(self, network: nn.Module) -> float:
         """Share of the held-out pictures whose class the neighbours' vote names; the same on every rank."""
-        bank = extract(network, self.bank, self.world.device)
-        queries = extract(network, self.queries, self.world.device)
-        predicted = knn.predict(bank.features, bank.labels, queries.features, k=self.config.eval.k)
-        return float((predicted == queries.labels).double().mean())
+        device = self.world.device
+        bank, queries = extract(network, self.bank, device), extract(network, self.queries, device)
+        mine = slice(self.world.rank, None, self.world.world_size)  # every rank classifies its share
+        predicted = knn.predict(
+            bank.features.to(device), bank.labels.to(device), queries.features[mine].to(device), k=self.config.eval.k
+        )
+        correct = (predicted == queries.labels[mine].to(device)).sum()
+        if self.world.world_size > 1:
+            correct = gather(correct[None]).sum()
+        return correct.item() / len(queries.labels)
 
     def raw_pixels_top1(self) -> float:
         """The same with the normalised pixels as features, averaged to 32 x 32 where they are more."""
