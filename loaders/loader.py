@@ -141,7 +141,9 @@ class Loader:
         self._engine.close()
 
     def _produce(self, epoch: int, start_batch: int) -> Iterator[Batch]:
-        for decoded in self._source.batches(self._order.batches(epoch, start_batch)):
+        # A rank may have no share of an evaluation's last batch.
+        id_batches = [ids for ids in self._order.batches(epoch, start_batch) if len(ids)]
+        for decoded in self._source.batches(id_batches):
             views = self._engine(decoded, self._order.seed, epoch)
             views = [view.to(self._device, non_blocking=True) for view in views]
             yield Batch(views, torch.from_numpy(decoded.labels), torch.from_numpy(decoded.ids))

@@ -33,7 +33,7 @@ class Quarantine:
         """Lists a bad picture.
 
         Raises:
-            UserError: more than ``max_bad`` of the data set is bad.
+            UserError: more than ``max_bad`` of the data set is bad, or all of it.
         """
         with self._lock:
             if sample not in self._lines:
@@ -47,7 +47,7 @@ class Quarantine:
                     reason,
                 )
                 self._write(self._lines[sample])
-            if len(self._lines) > self.max_bad * self.count:
+            if len(self._lines) > self.max_bad * self.count or len(self._lines) == self.count:
                 raise UserError(self._too_many())
 
     def _write(self, line: str) -> None:
@@ -64,6 +64,6 @@ class Quarantine:
             f"see {self.path}" if self.path else "; ".join(line.replace("\t", " ") for line in self._lines.values())
         )
         return (
-            f"{len(self._lines)} of the {self.count} pictures in {self.data} cannot be decoded, more than the allowed "
-            f"share of {self.max_bad:g} (max_bad): {listed}"
+            f"{len(self._lines)} of the {self.count} pictures in {self.data} cannot be decoded, and the share allowed "
+            f"(max_bad) is {self.max_bad:g}: {listed}"
         )

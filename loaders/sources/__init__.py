@@ -51,7 +51,7 @@ class DecodedBatch:
 
 
 class Source(Protocol):
-    """Decodes batches of sample ids in the order given."""
+    """Decodes batches of sample ids (none of them empty) in the order given."""
 
     def batches(self, id_batches: list[np.ndarray]) -> Iterator[DecodedBatch]: ...
 

@@ -113,7 +113,6 @@ class BetonSource:
 
     def batches(self, id_batches: list[np.ndarray]) -> Iterator[DecodedBatch]:
         """Yields the batches in the order given; all of one size but the last, which may be smaller."""
-        id_batches = [ids for ids in id_batches if len(ids)]
         if not id_batches:
             return
         self._loader.batch_size = len(id_batches[0])

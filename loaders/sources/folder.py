@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -28,16 +30,23 @@ class FolderSource:
 
     def batches(self, id_batches: list[np.ndarray]) -> Iterator[DecodedBatch]:
         """Yields the batches in the order given."""
-        ahead = [self._submit(ids) for ids in id_batches[:1]]
-        for ids in [*id_batches[1:], np.empty(0, dtype=np.int64)]:
-            ahead.append(self._submit(ids))
-            yield self._collect(ahead.pop(0))
+        under_way: deque[list[Future]] = deque()
+        try:
+            for ids in id_batches:
+                under_way.append([self._pool.submit(self._decode, int(i)) for i in ids])
+                if len(under_way) > 1:
+                    yield self._collect(under_way.popleft())
+            while under_way:
+                yield self._collect(under_way.popleft())
+        finally:
+            for future in itertools.chain.from_iterable(under_way):
+                future.cancel()
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _submit(self, ids: np.ndarray) -> list[Future[tuple[int, torch.Tensor]]]:
-        return [self._pool.submit(decode_or_substitute, self._pictures, int(i), self._quarantine) for i in ids]
+    def _decode(self, sample: int) -> tuple[int, torch.Tensor]:
+        return decode_or_substitute(self._pictures, sample, self._quarantine)
 
     def _collect(self, futures: list[Future[tuple[int, torch.Tensor]]]) -> DecodedBatch:
         decoded = [future.result() for future in futures]

@@ -30,5 +30,5 @@ def decode_or_substitute(pictures, sample: int, quarantine: Quarantine) -> tuple
             return chosen, pictures.decode(chosen)
         except BadPicture as error:
             quarantine.add(chosen, pictures.names[chosen], str(error))
-        # Terminates: every failure is listed once, and a list longer than max_bad allows raises.
+        # Terminates: the quarantine raises at the latest when every picture is in it.
         chosen, attempt = neighbour(len(pictures), _SEED, sample, attempt), attempt + 1

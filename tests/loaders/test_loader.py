@@ -132,3 +132,15 @@ def test_an_error_in_the_loaders_thread_reaches_the_caller(tmp_path):
         list(loader)
     with pytest.raises(UserError, match="batch 9 is not within"):
         loader.set_position(0, 9)
+
+
+@pytest.mark.parametrize("source", ["folder", "ffcv"])
+def test_the_end_of_an_epoch_and_an_empty_share_give_no_batch(picture_beton, source):
+    if source == "ffcv":
+        pytest.importorskip("ffcv")
+    loader = make_loader(picture_beton, RECIPE, 12, source=source, start_batch=5)
+    assert list(loader) == [] and len(list(loader)) == 5
+    loader.close()
+    last = make_loader(picture_beton, CenterCrop(32, 24), 59, source=source, rank=1, world_size=2)
+    assert [len(batch.ids) for batch in last] == [29]  # the 60th picture is rank 0's
+    last.close()

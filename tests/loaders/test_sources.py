@@ -165,6 +165,13 @@ def test_too_many_bad_pictures_stop_with_the_list(damaged_folder, tmp_path):
     assert len(listed.read_text().splitlines()) >= 6
 
 
+def test_nothing_readable_stops_whatever_is_allowed(damaged_folder):
+    for name in open_pictures(damaged_folder).names:
+        (damaged_folder / name).write_bytes(b"no picture")
+    with pytest.raises(UserError, match="100 of the 100 pictures"):
+        decode_all(damaged_folder, "folder", [np.arange(100)], max_bad=1.0)
+
+
 def test_places_without_pictures_are_named(tmp_path, picture_folder):
     (tmp_path / "empty" / "class").mkdir(parents=True)
     with pytest.raises(UserError, match="no file in any of the 1 class folders"):
