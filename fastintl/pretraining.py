@@ -165,8 +165,7 @@ class Pretraining:
     def _before_training(self) -> None:
         """Draws the crops and measures the baselines."""
         if self.world.is_main:
-            with closing(iter(self.loader)) as batches:
-                report.draw_crops(next(batches), multi_crop(self.config.crops), self.folder.crops)
+            report.draw_crops(self.loader, multi_crop(self.config.crops), self.folder.crops)
         if self.config.eval.baselines and self.evaluation.queries is not None:
             scores = {
                 "knn_top1_chance": self.evaluation.chance,

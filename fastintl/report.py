@@ -8,38 +8,42 @@ import numpy as np
 import torch
 
 from fastintl.monitor import read_metrics
-from loaders import Batch, MultiCrop
+from loaders import Loader, MultiCrop
 
-_ROWS = 8
+_ROWS = 6
 
 
-def draw_crops(batch: Batch, recipe: MultiCrop, path: Path) -> None:
-    """Draws every view of the batch's first pictures, a picture a row, at their true relative sizes."""
+def draw_crops(loader: Loader, recipe: MultiCrop, path: Path) -> None:
+    """Draws the data set's first picture and all its views, an epoch a row, at their true relative sizes."""
     plt = _pyplot()
-    rows = min(_ROWS, len(batch.ids))
-    sizes = [spec.size for spec in recipe.views]
+    sizes = [max(spec.size for spec in recipe.views), *(spec.size for spec in recipe.views)]
     figure, axes = plt.subplots(
-        rows,
+        _ROWS,
         len(sizes),
-        figsize=(1.6 * sum(sizes) / max(sizes), 1.7 * rows),
+        figsize=(1.6 * sum(sizes) / max(sizes), 1.7 * _ROWS),
         width_ratios=sizes,
         squeeze=False,
     )
-    for view, (images, spec) in enumerate(zip(batch.views, recipe.views, strict=True)):
-        pixels = to_pixels(images[:rows], recipe)
-        for row in range(rows):
-            axes[row, view].imshow(pixels[row])
-            axes[row, view].set_axis_off()
+    for epoch, row in enumerate(axes):
+        picture, views = loader.crops(0, epoch)
+        for axis in row:
+            axis.set_axis_off()
+        if epoch == 0:
+            row[0].imshow(picture.numpy())
+        for axis, view in zip(row[1:], views, strict=True):
+            axis.imshow(to_pixels(view, recipe))
+    axes[0, 0].set_title("the picture", fontsize=7)
+    for view, (axis, spec) in enumerate(zip(axes[0, 1:], recipe.views, strict=True)):
         low, high = spec.scale
-        axes[0, view].set_title(f"view {view}\n{spec.size} px\n{low:.0%}–{high:.0%}", fontsize=7)
+        axis.set_title(f"view {view}\n{spec.size} px\n{low:.0%}–{high:.0%}", fontsize=7)
     figure.tight_layout(pad=0.4)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def to_pixels(images: torch.Tensor, recipe: MultiCrop) -> np.ndarray:
-    """Undoes the normalisation: (n, 3, s, s) to (n, s, s, 3) in [0, 1]."""
-    pixels = images.float().cpu().permute(0, 2, 3, 1).numpy()
+def to_pixels(view: torch.Tensor, recipe: MultiCrop) -> np.ndarray:
+    """Undoes the normalisation: (3, s, s) to (s, s, 3) in [0, 1]."""
+    pixels = view.float().cpu().permute(1, 2, 0).numpy()
     return np.clip(pixels * np.array(recipe.std) + np.array(recipe.mean), 0, 1)
 
 

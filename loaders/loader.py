@@ -17,7 +17,8 @@ from loaders.multicrop.cpu import CpuCenterCrop, CpuMultiCrop
 from loaders.order import Order
 from loaders.quarantine import Quarantine
 from loaders.recipe import CenterCrop, MultiCrop
-from loaders.sources import Pictures, Source, open_pictures, open_source
+from loaders.sources import DecodedBatch, Pictures, Source, open_pictures, open_source
+from loaders.sources.substitute import decode_or_substitute
 
 _BATCHES_AHEAD = 2
 
@@ -78,12 +79,8 @@ def make_loader(
     """
     pictures = open_pictures(data)
     threads = threads or len(os.sched_getaffinity(0))
-    opened, explanation = open_source(
-        pictures,
-        source,
-        threads,
-        Quarantine(pictures.path, len(pictures), max_bad, Path(quarantine) if quarantine else None),
-    )
+    quarantine = Quarantine(pictures.path, len(pictures), max_bad, Path(quarantine) if quarantine else None)
+    opened, explanation = open_source(pictures, source, threads, quarantine)
     engine = CpuMultiCrop(recipe, threads) if isinstance(recipe, MultiCrop) else CpuCenterCrop(recipe, threads)
     order = Order(
         np.arange(len(pictures)) if samples is None else np.asarray(samples),
@@ -93,7 +90,7 @@ def make_loader(
         rank=rank,
         world_size=world_size,
     )
-    loader = Loader(pictures, opened, explanation, engine, order, torch.device(device))
+    loader = Loader(pictures, quarantine, opened, explanation, engine, order, torch.device(device))
     loader.set_position(epoch, start_batch)
     return loader
 
@@ -109,10 +106,18 @@ class Loader:
     """
 
     def __init__(
-        self, pictures: Pictures, source: Source, explanation: str, engine, order: Order, device: torch.device
+        self,
+        pictures: Pictures,
+        quarantine: Quarantine,
+        source: Source,
+        explanation: str,
+        engine: CpuMultiCrop | CpuCenterCrop,
+        order: Order,
+        device: torch.device,
     ) -> None:
         self.pictures, self.source = pictures, explanation
-        self._source, self._engine, self._order, self._device = source, engine, order, device
+        self._quarantine, self._source, self._engine = quarantine, source, engine
+        self._order, self._device = order, device
         self._epoch = self._batch = 0
 
     def __len__(self) -> int:
@@ -134,6 +139,19 @@ class Loader:
         finally:
             produced.stop()
         self._epoch, self._batch = self._epoch + 1, 0
+
+    def crops(self, sample: int, epoch: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """One sample, whole and as an epoch crops it (up to the rounding of the decoder); for looking at.
+
+        Returns:
+            The picture, uint8 (H, W, 3), and its V views (3, s, s).
+        """
+        sample, picture = decode_or_substitute(self.pictures, sample, self._quarantine)
+        height, width = picture.shape[:2]
+        alone = DecodedBatch(
+            [picture], np.array([height]), np.array([width]), self.pictures.labels[[sample]], np.array([sample])
+        )
+        return picture, [view[0] for view in self._engine(alone, self._order.seed, epoch)]
 
     def close(self) -> None:
         """Ends the worker threads."""

@@ -144,3 +144,11 @@ def test_the_end_of_an_epoch_and_an_empty_share_give_no_batch(picture_beton, sou
     last = make_loader(picture_beton, CenterCrop(32, 24), 59, source=source, rank=1, world_size=2)
     assert [len(batch.ids) for batch in last] == [29]  # the 60th picture is rank 0's
     last.close()
+
+
+def test_the_crops_of_one_sample_are_those_of_its_batch(picture_folder):
+    found = crops_by_sample(picture_folder, epochs=(1,))
+    loader = make_loader(picture_folder, RECIPE, 12)
+    picture, views = loader.crops(7, epoch=1)
+    assert picture.shape == (64, 48, 3)  # 021.jpg
+    assert all(torch.equal(a, b) for a, b in zip(views, found[1, 7], strict=True))
