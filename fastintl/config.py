@@ -30,8 +30,8 @@ class Data(Options, key="data"):
     name: str = option("imagenet", "Name of the data set, the first part of its .beton files' names.")
     train: str | None = option(None, "Training pictures, a .beton file or class folder, if not in data.root.")
     val: str | None = option(None, "Held-out pictures, likewise; without any, nothing is evaluated.")
-    source: Literal["auto", "ffcv", "folder"] = option(
-        "auto", "Reader of the pictures; auto takes FFCV for a .beton file where FFCV is installed."
+    source: Literal["auto", "ffcv", "dali", "memory", "folder"] = option(
+        "auto", "Reader of the pictures; memory decodes once and keeps the pixels, auto takes the fastest that can run."
     )
     threads: int = option(0, "Decoding threads a rank; 0 divides a machine's cores by its ranks.", least=0)
     max_bad: float = option(0.05, "Share of unreadable pictures at which the run stops.", least=0, most=1)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ from loaders.multicrop.cpu import CpuCenterCrop, CpuMultiCrop
 from loaders.order import Order
 from loaders.quarantine import Quarantine
 from loaders.recipe import CenterCrop, MultiCrop
-from loaders.sources import DecodedBatch, Pictures, Source, open_pictures, open_source
+from loaders.sources import Pictures, Source, open_pictures
+from loaders.sources.decoded import DecodedBatch, packed
+from loaders.sources.opening import open_source
 from loaders.sources.substitute import decode_or_substitute
 
 _BATCHES_AHEAD = 2
@@ -45,6 +48,7 @@ def make_loader(
     *,
     source: str = "auto",
     device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
     seed: int = 0,
     epoch: int = 0,
     start_batch: int = 0,
@@ -64,8 +68,9 @@ def make_loader(
         data: a ``.beton`` file or a folder ``class/picture``.
         recipe: the views.
         batch_size: pictures in a batch over all ranks.
-        source: decoder, ``"auto"``, ``"ffcv"`` or ``"folder"``.
-        device: where the views are wanted.
+        source: decoder, one of ``loaders.sources.SOURCES``; ``"auto"`` takes the fastest that can run.
+        device: where the views are wanted, and made.
+        dtype: of the views.
         seed: of order and crops.
         epoch, start_batch: position of the first batch.
         rank, world_size: this process's share of every batch.
@@ -77,11 +82,10 @@ def make_loader(
     Raises:
         UserError: bad data, an unknown source, or a batch that the ranks cannot share.
     """
-    pictures = open_pictures(data)
+    pictures, device = open_pictures(data), torch.device(device)
     threads = threads or len(os.sched_getaffinity(0))
     quarantine = Quarantine(pictures.path, len(pictures), max_bad, Path(quarantine) if quarantine else None)
-    opened, explanation = open_source(pictures, source, threads, quarantine)
-    engine = CpuMultiCrop(recipe, threads) if isinstance(recipe, MultiCrop) else CpuCenterCrop(recipe, threads)
+    opened, explanation = open_source(pictures, source, threads, quarantine, device)
     order = Order(
         np.arange(len(pictures)) if samples is None else np.asarray(samples),
         batch_size,
@@ -90,9 +94,27 @@ def make_loader(
         rank=rank,
         world_size=world_size,
     )
-    loader = Loader(pictures, quarantine, opened, explanation, engine, order, torch.device(device))
+    engine = _open_engine(recipe, device, dtype, threads)
+    loader = Loader(pictures, quarantine, opened, explanation, engine, order, device)
     loader.set_position(epoch, start_batch)
     return loader
+
+
+class Engine(Protocol):
+    """Cuts the views of decoded pictures that lie on its device."""
+
+    def __call__(self, decoded: DecodedBatch, seed: int, epoch: int) -> list[torch.Tensor]: ...
+
+    def close(self) -> None: ...
+
+
+def _open_engine(recipe: MultiCrop | CenterCrop, device: torch.device, dtype: torch.dtype, threads: int) -> Engine:
+    random = isinstance(recipe, MultiCrop)
+    if device.type == "cpu":
+        return (CpuMultiCrop if random else CpuCenterCrop)(recipe, threads, dtype)
+    from loaders.multicrop.device import DeviceCenterCrop, DeviceMultiCrop
+
+    return (DeviceMultiCrop if random else DeviceCenterCrop)(recipe, device, dtype)
 
 
 class Loader:
@@ -111,13 +133,14 @@ class Loader:
         quarantine: Quarantine,
         source: Source,
         explanation: str,
-        engine: CpuMultiCrop | CpuCenterCrop,
+        engine: Engine,
         order: Order,
         device: torch.device,
     ) -> None:
         self.pictures, self.source = pictures, explanation
         self._quarantine, self._source, self._engine = quarantine, source, engine
         self._order, self._device = order, device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._epoch = self._batch = 0
 
     def __len__(self) -> int:
@@ -133,8 +156,10 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         produced = _Ahead(self._produce(self._epoch, self._batch))
         try:
-            for batch in produced:
+            for batch, ready in produced:
                 self._batch += 1
+                if ready is not None:
+                    _hand_over(batch.views, ready)
                 yield batch
         finally:
             produced.stop()
@@ -147,24 +172,45 @@ class Loader:
             The picture, uint8 (H, W, 3), and its V views (3, s, s).
         """
         sample, picture = decode_or_substitute(self.pictures, sample, self._quarantine)
-        height, width = picture.shape[:2]
-        alone = DecodedBatch(
-            [picture], np.array([height]), np.array([width]), self.pictures.labels[[sample]], np.array([sample])
-        )
-        return picture, [view[0] for view in self._engine(alone, self._order.seed, epoch)]
+        alone = packed([picture], self.pictures.labels[[sample]], np.array([sample]))
+        with torch.cuda.stream(self._stream):
+            views, ready = self._cut(alone, epoch)
+        if ready is not None:
+            _hand_over(views, ready)
+        return picture, [view[0] for view in views]
 
     def close(self) -> None:
         """Ends the worker threads."""
         self._source.close()
         self._engine.close()
 
-    def _produce(self, epoch: int, start_batch: int) -> Iterator[Batch]:
+    def _produce(self, epoch: int, start_batch: int) -> Iterator[tuple[Batch, torch.cuda.Event | None]]:
         # A rank may have no share of an evaluation's last batch.
         id_batches = [ids for ids in self._order.batches(epoch, start_batch) if len(ids)]
-        for decoded in self._source.batches(id_batches):
-            views = self._engine(decoded, self._order.seed, epoch)
-            views = [view.to(self._device, non_blocking=True) for view in views]
-            yield Batch(views, torch.from_numpy(decoded.labels), torch.from_numpy(decoded.ids))
+        with torch.cuda.stream(self._stream):  # without a GPU the stream is None, and nothing happens
+            for decoded in self._source.batches(id_batches):
+                views, ready = self._cut(decoded, epoch)
+                yield Batch(views, torch.from_numpy(decoded.labels), torch.from_numpy(decoded.ids)), ready
+
+    def _cut(self, decoded: DecodedBatch, epoch: int) -> tuple[list[torch.Tensor], torch.cuda.Event | None]:
+        """The views of a batch and, on a GPU, the event at which they are ready."""
+        if self._stream is None:
+            return self._engine(decoded, self._order.seed, epoch), None
+        there = decoded.to(self._device)
+        copied = self._stream.record_event()
+        views = self._engine(there, self._order.seed, epoch)
+        ready = self._stream.record_event()
+        # The source writes its next batch where this one lies: wait until it has been read.
+        (ready if there is decoded else copied).synchronize()
+        return views, ready
+
+
+def _hand_over(views: list[torch.Tensor], ready: torch.cuda.Event) -> None:
+    """Lets the current stream use tensors that another one made."""
+    stream = torch.cuda.current_stream(views[0].device)
+    stream.wait_event(ready)
+    for view in views:
+        view.record_stream(stream)
 
 
 class _Ahead:

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 from loaders.draws import TOP, WIDTH, draw
 from loaders.multicrop.colour import colour_crop
 from loaders.recipe import CenterCrop, MultiCrop
-from loaders.sources import DecodedBatch
+from loaders.sources.decoded import DecodedBatch
 
 _PICTURES_PER_TASK = 4  # small crops take microseconds: a task a picture would spend more on the queue
 
@@ -23,10 +23,11 @@ class CpuMultiCrop:
     Args:
         recipe: the views' numbers.
         threads: worker threads; resize and colour release the interpreter's lock.
+        dtype: of the views.
     """
 
-    def __init__(self, recipe: MultiCrop, threads: int) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: MultiCrop, threads: int, dtype: torch.dtype = torch.float32) -> None:
+        self.recipe, self._dtype = recipe, dtype
         self._sizes = [spec.size for spec in recipe.views]
         self._mean = np.array(recipe.mean, dtype=np.float32)
         self._std = np.array(recipe.std, dtype=np.float32)
@@ -37,15 +38,16 @@ class CpuMultiCrop:
         """Cuts V normalised views of decoded pictures.
 
         Returns:
-            V float32 tensors (B, 3, s, s), channels_last.
+            V tensors (B, 3, s, s), channels_last.
         """
         draws = draw(self.recipe, seed, epoch, decoded.ids, decoded.heights, decoded.widths)
-        count = len(decoded.pictures)
+        pictures = decoded.pictures
+        count = len(pictures)
         crops = [np.empty((count, size, size, 3), dtype=np.float32) for size in self._sizes]
         starts = range(0, count, _PICTURES_PER_TASK)
         # list(): an exception in a thread is raised here.
-        list(self._pool.map(lambda start: self._crop_some(decoded.pictures, draws, crops, start), starts))
-        return [torch.from_numpy(view).permute(0, 3, 1, 2) for view in crops]
+        list(self._pool.map(lambda start: self._crop_some(pictures, draws, crops, start), starts))
+        return [torch.from_numpy(view).permute(0, 3, 1, 2).to(self._dtype) for view in crops]
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -76,17 +78,17 @@ class CpuMultiCrop:
 class CpuCenterCrop:
     """The evaluation view of a batch: see ``loaders.recipe.CenterCrop``."""
 
-    def __init__(self, recipe: CenterCrop, threads: int) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: CenterCrop, threads: int, dtype: torch.dtype = torch.float32) -> None:
+        self.recipe, self._dtype = recipe, dtype
         self._mean, self._std = torch.tensor(recipe.mean), torch.tensor(recipe.std)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="crop")
 
     def __call__(self, decoded: DecodedBatch, seed: int, epoch: int) -> list[torch.Tensor]:
-        """Returns one float32 view (B, 3, size, size), channels_last, normalised; nothing about it is random."""
+        """Returns one view (B, 3, size, size), channels_last, normalised; nothing about it is random."""
         size = self.recipe.size
-        crops = torch.empty((len(decoded.pictures), size, size, 3))
+        crops = torch.empty((len(decoded.ids), size, size, 3))
         list(self._pool.map(self._crop, decoded.pictures, crops))
-        return [crops.permute(0, 3, 1, 2)]
+        return [crops.permute(0, 3, 1, 2).to(self._dtype)]
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -104,5 +106,7 @@ class CpuCenterCrop:
 
 def resize(picture: torch.Tensor, target: tuple[int, int], mode: str) -> np.ndarray:
     """Antialiased resize of uint8 (1, 3, H, W), channels_last, to uint8 (h, w, 3)."""
-    resized = interpolate(picture, size=target, mode=mode, antialias=True)
+    # torch's vectorised kernel takes whole pictures only: copying a box into one is three times faster.
+    whole = picture.contiguous(memory_format=torch.channels_last)
+    resized = interpolate(whole, size=target, mode=mode, antialias=True)
     return resized[0].permute(1, 2, 0).contiguous().numpy()

@@ -21,8 +21,8 @@ from ffcv.pipeline.state import State
 from ffcv.reader import Reader
 
 from loaders.quarantine import Quarantine
-from loaders.sources import DecodedBatch
 from loaders.sources.beton_pictures import BetonPictures
+from loaders.sources.decoded import DecodedBatch, interleaved
 from loaders.sources.substitute import decode_or_substitute
 
 _BATCHES_AHEAD = 2
@@ -137,13 +137,18 @@ class BetonSource:
             iterator.join(timeout=0.01)
 
     def _collect(self, ids: np.ndarray, slots: np.ndarray, failed: np.ndarray) -> DecodedBatch:
-        heights, widths = self._pictures.heights[ids], self._pictures.widths[ids]
-        slots = torch.from_numpy(slots)
-        sizes = zip(heights.tolist(), widths.tolist(), strict=True)
-        pictures = [slots[i, : h * w * 3].view(h, w, 3) for i, (h, w) in enumerate(sizes)]
         ids = ids.copy()
         # libjpeg-turbo reports mere warnings as failures too: the careful decoder has the last word.
         for i in np.flatnonzero(failed):
-            ids[i], pictures[i] = decode_or_substitute(self._pictures, int(ids[i]), self._quarantine)
-            heights[i], widths[i] = pictures[i].shape[:2]
-        return DecodedBatch(pictures, heights, widths, self._pictures.labels[ids], ids)
+            ids[i], picture = decode_or_substitute(self._pictures, int(ids[i]), self._quarantine)
+            slots[i, : picture.numel()] = picture.numpy().reshape(-1)
+        heights, widths = (sizes[ids].astype(np.int64) for sizes in (self._pictures.heights, self._pictures.widths))
+        return DecodedBatch(
+            pixels=torch.from_numpy(slots).view(-1),
+            offsets=np.arange(len(ids)) * slots.shape[1],
+            strides=interleaved(widths),
+            heights=heights,
+            widths=widths,
+            labels=self._pictures.labels[ids],
+            ids=ids,
+        )

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from loaders.quarantine import Quarantine
-from loaders.sources import DecodedBatch, Pictures
+from loaders.sources import Pictures
+from loaders.sources.decoded import DecodedBatch, packed
 from loaders.sources.substitute import decode_or_substitute
 
 
@@ -26,6 +27,7 @@ class FolderSource:
 
     def __init__(self, pictures: Pictures, threads: int, quarantine: Quarantine) -> None:
         self._pictures, self._quarantine = pictures, quarantine
+        self._buffer = torch.empty(0, dtype=torch.uint8)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     def batches(self, id_batches: list[np.ndarray]) -> Iterator[DecodedBatch]:
@@ -52,10 +54,8 @@ class FolderSource:
         decoded = [future.result() for future in futures]
         ids = np.array([sample for sample, _ in decoded], dtype=np.int64)
         pictures = [picture for _, picture in decoded]
-        return DecodedBatch(
-            pictures=pictures,
-            heights=np.array([picture.shape[0] for picture in pictures]),
-            widths=np.array([picture.shape[1] for picture in pictures]),
-            labels=self._pictures.labels[ids],
-            ids=ids,
-        )
+        size = sum(picture.numel() for picture in pictures)
+        if size > len(self._buffer):
+            # Page-locked where there is a GPU, so that it is copied there without the CPU.
+            self._buffer = torch.empty(size * 5 // 4, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        return packed(pictures, self._pictures.labels[ids], ids, self._buffer)

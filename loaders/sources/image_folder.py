@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from loaders.datasets.folder import class_tree
@@ -31,10 +32,13 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self.names)
 
-    def decode(self, index: int) -> torch.Tensor:
-        """Reads and decodes a picture: (H, W, 3) uint8 RGB. Raises ``BadPicture``."""
+    def encoded(self, index: int) -> np.ndarray:
+        """The file's bytes, uint8. Raises ``BadPicture``."""
         try:
-            data = (self.path / self.names[index]).read_bytes()
+            return np.fromfile(self.path / self.names[index], dtype=np.uint8)
         except OSError as error:
             raise BadPicture(error.strerror or str(error)) from error
-        return decode_picture(data)
+
+    def decode(self, index: int) -> torch.Tensor:
+        """Reads and decodes a picture: (H, W, 3) uint8 RGB. Raises ``BadPicture``."""
+        return decode_picture(self.encoded(index))

@@ -2,21 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from pictures import write_picture
 
 from loaders.convert import convert
 from loaders.datasets.folder import class_tree
 
 SIZES = [(48, 64), (64, 48), (40, 40), (90, 30)]
-
-
-def write_picture(path: Path, height: int, width: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    coarse.save(path, quality=95)
 
 
 @pytest.fixture(scope="session")

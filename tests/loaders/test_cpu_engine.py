@@ -11,7 +11,7 @@ from loaders.draws import draw
 from loaders.multicrop import reference
 from loaders.multicrop.cpu import CpuCenterCrop, CpuMultiCrop
 from loaders.recipe import CenterCrop, CropSpec, MultiCrop
-from loaders.sources import DecodedBatch
+from loaders.sources.decoded import DecodedBatch, packed
 
 SIZES = [(120, 150), (40, 300), (300, 41), (64, 64), (5, 7), (1, 1), (1, 90)]
 RECIPE = MultiCrop(
@@ -32,8 +32,7 @@ def decoded(count: int = 28, seed: int = 0) -> DecodedBatch:
         coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((width, height))
         pixels = np.asarray(coarse) + rng.normal(0, 10, (height, width, 3))
         pictures.append(torch.from_numpy(np.clip(pixels, 0, 255).astype(np.uint8)))
-    heights, widths = (np.array([picture.shape[axis] for picture in pictures]) for axis in (0, 1))
-    return DecodedBatch(pictures, heights, widths, np.arange(count), np.arange(count) + 1000)
+    return packed(pictures, np.arange(count), np.arange(count) + 1000)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -8,14 +8,15 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from conftest import write_picture
+from pictures import write_picture
 from PIL import Image
 
 from loaders.errors import UserError
 from loaders.picture_reading import BadPicture
 from loaders.quarantine import Quarantine
-from loaders.sources import open_pictures, open_source
+from loaders.sources import open_pictures
 from loaders.sources.decode import decode_picture
+from loaders.sources.opening import open_source
 
 IDS = [np.array([3, 1, 59, 7]), np.array([0, 2, 4, 6]), np.array([58, 9])]
 
@@ -185,7 +186,7 @@ def test_places_without_pictures_are_named(tmp_path, picture_folder):
     quarantine = Quarantine(pictures.path, len(pictures), 0.1)
     with pytest.raises(UserError, match="convert it with tools/write_ffcv.py"):
         open_source(pictures, "ffcv", 1, quarantine)
-    with pytest.raises(UserError, match="choose one of auto, ffcv, folder"):
+    with pytest.raises(UserError, match="choose one of auto, ffcv, dali, memory, folder"):
         open_source(pictures, "webdataset", 1, quarantine)
 
 

@@ -1,0 +1,105 @@
+"""Which decoder reads a data set: the one asked for, or the fastest that can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from loaders.beton_file import JPEG
+from loaders.errors import UserError
+from loaders.quarantine import Quarantine
+from loaders.sources import Pictures, Source
+from loaders.sources.beton_pictures import BetonPictures
+from loaders.sources.folder import FolderSource
+
+_CPU = torch.device("cpu")
+_MEMORY_LIMIT = 2 << 30  # bytes of pixels up to which "auto" keeps a data set on the GPU
+
+
+class NotInstalled(UserError):
+    """The package that a source is made of does not load."""
+
+
+def open_source(
+    pictures: Pictures, source: str, threads: int, quarantine: Quarantine, device: torch.device = _CPU
+) -> tuple[Source, str]:
+    """Opens the decoder for a data set.
+
+    Args:
+        source: ``"ffcv"`` (FFCV's compiled decoder, ``.beton`` only), ``"dali"`` (NVIDIA's decoder; the GPU's where
+            ``device`` is one), ``"memory"`` (decoded once and kept on ``device``), ``"folder"`` (Python threads) or
+            ``"auto"``: the fastest of those that can run.
+        device: where the crops will be cut.
+
+    Returns:
+        The source and a few words that say which one it is and why.
+
+    Raises:
+        UserError: an unknown source, one that cannot read these pictures, or one that is not installed.
+    """
+    if source not in SOURCES:
+        raise UserError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}")
+    if source != "auto":
+        return _OPENERS[source](pictures, threads, quarantine, device), _WORDS[source]
+    missing = ""
+    for candidate in _fastest_first(pictures, device):
+        try:
+            return _OPENERS[candidate](pictures, threads, quarantine, device), _WORDS[candidate] + missing
+        except NotInstalled as error:
+            missing = missing or f", since {error}"
+    raise AssertionError("the folder source is always installed")
+
+
+def _fastest_first(pictures: Pictures, device: torch.device) -> list[str]:
+    is_beton, on_gpu = isinstance(pictures, BetonPictures), device.type == "cuda"
+    order = ["ffcv"] if is_beton else []
+    if on_gpu and is_beton and pictures.decoded_bytes <= _MEMORY_LIMIT:
+        order.insert(0, "memory")
+    if on_gpu and (not is_beton or (pictures.modes == JPEG).all()):
+        order.append("dali")
+    return [*order, "folder"]
+
+
+def _open_ffcv(pictures: Pictures, threads: int, quarantine: Quarantine, device: torch.device) -> Source:
+    if not isinstance(pictures, BetonPictures):
+        raise UserError(
+            f"FFCV reads .beton files, and {pictures.path} is a folder: convert it with tools/write_ffcv.py"
+        )
+    torch_threads = torch.get_num_threads()
+    try:
+        from loaders.sources.beton import BetonSource  # importing FFCV sets torch's thread count to 1
+    except ImportError as error:
+        cure = "run make setup, or see the README's installation notes"
+        raise NotInstalled(f"FFCV does not load ({error}): {cure}") from error
+    torch.set_num_threads(torch_threads)
+    return BetonSource(pictures, threads, quarantine)
+
+
+def _open_dali(pictures: Pictures, threads: int, quarantine: Quarantine, device: torch.device) -> Source:
+    try:
+        from loaders.sources.dali import DaliSource
+    except ImportError as error:
+        cure = "pip install -c constraints.txt -e '.[dali-cuda13]', or dali-cuda12 beside a CUDA 12 build of PyTorch"
+        raise NotInstalled(f"DALI does not load ({error}): {cure}") from error
+    return DaliSource(pictures, threads, quarantine, device)
+
+
+def _open_memory(pictures: Pictures, threads: int, quarantine: Quarantine, device: torch.device) -> Source:
+    from loaders.sources.memory import MemorySource
+
+    return MemorySource(pictures, threads, quarantine, device)
+
+
+def _open_folder(pictures: Pictures, threads: int, quarantine: Quarantine, device: torch.device) -> Source:
+    return FolderSource(pictures, threads, quarantine)
+
+
+_OPENERS: dict[str, Callable[[Pictures, int, Quarantine, torch.device], Source]] = {
+    "ffcv": _open_ffcv,
+    "dali": _open_dali,
+    "memory": _open_memory,
+    "folder": _open_folder,
+}
+_WORDS = {"ffcv": "FFCV", "dali": "DALI", "memory": "memory", "folder": "Python threads"}
+SOURCES = ("auto", *_OPENERS)
