@@ -59,7 +59,23 @@ def test_ffcv_decodes_the_same_pictures(picture_folder, picture_beton, threads):
                 assert error.mean() < 2  # FFCV asks libjpeg for its fast, rougher transform
 
 
-@pytest.mark.parametrize("source", ["ffcv", "folder"])
+@pytest.mark.parametrize("data", ["picture_folder", "picture_beton"])
+def test_memory_holds_what_the_folder_source_decodes(request, data):
+    path = request.getfixturevalue(data)
+    for kept, decoded in zip(decode_all(path, "memory"), decode_all(path, "folder"), strict=True):
+        assert kept[1:] == decoded[1:]
+        assert all(torch.equal(a, b) for a, b in zip(kept[0], decoded[0], strict=True))
+
+
+def test_memory_takes_the_same_stand_in_and_refuses_what_does_not_fit(damaged_folder, monkeypatch):
+    ids = [np.arange(100)]
+    assert decode_all(damaged_folder, "memory", ids)[0][4] == decode_all(damaged_folder, "folder", ids)[0][4]
+    monkeypatch.setattr("loaders.sources.memory.free_bytes", lambda device: 1000)
+    with pytest.raises(UserError, match="choose another source"):
+        decode_all(damaged_folder, "memory", ids)
+
+
+@pytest.mark.parametrize("source", ["ffcv", "folder", "memory"])
 def test_raw_pixels_come_back_exactly(picture_folder, tmp_path, source):
     if source == "ffcv":
         pytest.importorskip("ffcv")
