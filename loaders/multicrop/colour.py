@@ -32,17 +32,19 @@ _compiled = njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 
 
 @_compiled
-def colour_crop(pixels, draw, mean, std, planes, spare, out):
+def colour_crop(pixels, size, draw, mean, std, work_space, out):
     """Applies a draw's colour operations, flips and normalises.
 
     Args:
-        pixels: (s, s, 3) uint8, the resized crop.
+        pixels: (size * size * 3,) uint8, the resized crop.
         draw: one row of the draws table.
         mean, std: (3,) float32.
-        planes, spare: (3, s * s) float32 work space.
-        out: (s, s, 3) float32, written.
+        work_space: (2, 3 * s * s) float32 with ``s >= size``.
+        out: (size * size * 3,) float32, written.
     """
-    size = pixels.shape[0]
+    # Views of contiguous memory, and known as such to the compiler: loops over strided arrays are not vectorised.
+    planes = work_space[0][: 3 * size * size].reshape((3, size * size))
+    spare = work_space[1][: 3 * size * size].reshape((3, size * size))
     _load(pixels, planes)
     order = int(draw[JITTER_ORDER])
     if order >= 0:
@@ -60,17 +62,19 @@ def colour_crop(pixels, draw, mean, std, planes, spare, out):
         _grey(planes)
     if draw[BLUR_SIGMA] > 0:
         _blur(planes, spare, size, draw[BLUR_SIGMA])
-    _store(planes, size, draw[SOLARIZE] > 0, draw[FLIP] > 0, mean, std, out)
+    if draw[SOLARIZE] > 0:
+        _solarize(planes)
+    _store(planes, size, draw[FLIP] > 0, mean, std, out)
 
 
 @_compiled
 def _load(pixels, planes):
-    size = pixels.shape[0]
+    red, green, blue = planes[0], planes[1], planes[2]
     scale = np.float32(1 / 255)
-    for y in range(size):
-        for x in range(size):
-            for c in range(3):
-                planes[c, y * size + x] = np.float32(pixels[y, x, c]) * scale
+    for i in range(red.size):
+        red[i] = np.float32(pixels[3 * i]) * scale
+        green[i] = np.float32(pixels[3 * i + 1]) * scale
+        blue[i] = np.float32(pixels[3 * i + 2]) * scale
 
 
 @_compiled
@@ -204,20 +208,24 @@ def _mirror(i, size):
 
 
 @_compiled
-def _store(planes, size, solarize, flip, mean, std, out):
+def _solarize(planes):
     threshold = np.float32(128 / 255)
     for c in range(3):
         plane = planes[c]
-        scale = _ONE / std[c]
-        offset = -mean[c] * scale
-        if solarize:
-            for i in range(plane.size):
-                plane[i] = _ONE - plane[i] if plane[i] >= threshold else plane[i]
-        for y in range(size):
-            row = plane[y * size : (y + 1) * size]
-            if flip:
-                for x in range(size):
-                    out[y, size - 1 - x, c] = row[x] * scale + offset
-            else:
-                for x in range(size):
-                    out[y, x, c] = row[x] * scale + offset
+        for i in range(plane.size):
+            plane[i] = _ONE - plane[i] if plane[i] >= threshold else plane[i]
+
+
+@_compiled
+def _store(planes, size, flip, mean, std, out):
+    red_scale, green_scale, blue_scale = _ONE / std[0], _ONE / std[1], _ONE / std[2]
+    red_offset, green_offset, blue_offset = -mean[0] * red_scale, -mean[1] * green_scale, -mean[2] * blue_scale
+    for y in range(size):
+        start, end = y * size, (y + 1) * size
+        red, green, blue = planes[0][start:end], planes[1][start:end], planes[2][start:end]
+        row = out[3 * start : 3 * end]
+        for x in range(size):
+            source = size - 1 - x if flip else x
+            row[3 * x] = red[source] * red_scale + red_offset
+            row[3 * x + 1] = green[source] * green_scale + green_offset
+            row[3 * x + 2] = blue[source] * blue_scale + blue_offset

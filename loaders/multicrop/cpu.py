@@ -53,25 +53,20 @@ class CpuMultiCrop:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _crop_some(self, pictures: list[torch.Tensor], draws: np.ndarray, crops: list[np.ndarray], start: int) -> None:
-        planes, spare = self._planes()
+        work_space = self._planes()
         for i in range(start, min(start + _PICTURES_PER_TASK, len(pictures))):
             picture = pictures[i].permute(2, 0, 1)[None]
             for view, size in enumerate(self._sizes):
                 row = draws[i, view]
                 top, left, height, width = row[TOP : WIDTH + 1].astype(int).tolist()
                 box = picture[:, :, top : top + height, left : left + width]
-                pixels = resize(box, (size, size), "bicubic")
-                area = size * size
-                colour_crop(pixels, row, self._mean, self._std, planes[:, :area], spare[:, :area], crops[view][i])
+                pixels = resize(box, (size, size), "bicubic").reshape(-1)
+                colour_crop(pixels, size, row, self._mean, self._std, work_space, crops[view][i].reshape(-1))
 
-    def _planes(self) -> tuple[np.ndarray, np.ndarray]:
+    def _planes(self) -> np.ndarray:
         """Each thread's own work space, as large as the largest view."""
         if not hasattr(self._work_space, "planes"):
-            area = max(self._sizes) ** 2
-            self._work_space.planes = (
-                np.empty((3, area), dtype=np.float32),
-                np.empty((3, area), dtype=np.float32),
-            )
+            self._work_space.planes = np.empty((2, 3 * max(self._sizes) ** 2), dtype=np.float32)
         return self._work_space.planes
 
 
