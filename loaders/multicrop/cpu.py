@@ -55,11 +55,11 @@ class CpuMultiCrop:
     def _crop_some(self, pictures: list[torch.Tensor], draws: np.ndarray, crops: list[np.ndarray], start: int) -> None:
         work_space = self._planes()
         for i in range(start, min(start + _PICTURES_PER_TASK, len(pictures))):
-            picture = pictures[i].permute(2, 0, 1)[None]
+            picture = pictures[i].numpy()
             for view, size in enumerate(self._sizes):
                 row = draws[i, view]
                 top, left, height, width = row[TOP : WIDTH + 1].astype(int).tolist()
-                box = picture[:, :, top : top + height, left : left + width]
+                box = picture[top : top + height, left : left + width]
                 pixels = resize(box, (size, size), "bicubic").reshape(-1)
                 colour_crop(pixels, size, row, self._mean, self._std, work_space, crops[view][i].reshape(-1))
 
@@ -92,16 +92,17 @@ class CpuCenterCrop:
         height, width = picture.shape[:2]
         short, size = self.recipe.resize, self.recipe.size
         target = (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
-        pixels = resize(picture.permute(2, 0, 1)[None], target, "bilinear")
+        pixels = resize(picture.numpy(), target, "bilinear")
         # torchvision's rounding of the centre.
         top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
         square = torch.from_numpy(pixels[top : top + size, left : left + size])
         out.copy_(square).div_(255).sub_(self._mean).div_(self._std)
 
 
-def resize(picture: torch.Tensor, target: tuple[int, int], mode: str) -> np.ndarray:
-    """Antialiased resize of uint8 (1, 3, H, W), channels_last, to uint8 (h, w, 3)."""
-    # torch's vectorised kernel takes whole pictures only: copying a box into one is three times faster.
-    whole = picture.contiguous(memory_format=torch.channels_last)
+def resize(picture: np.ndarray, target: tuple[int, int], mode: str) -> np.ndarray:
+    """Antialiased resize of uint8 (H, W, 3) to uint8 (h, w, 3)."""
+    # torch's vectorised kernel takes contiguous pictures only: copying a box into one is three times faster. NumPy
+    # copies it in this thread, where torch would start a team of threads.
+    whole = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
     resized = interpolate(whole, size=target, mode=mode, antialias=True)
-    return resized[0].permute(1, 2, 0).contiguous().numpy()
+    return resized[0].permute(1, 2, 0).numpy()
