@@ -7,7 +7,14 @@ import torch
 
 from loaders import CenterCrop, CropSpec, MultiCrop, UserError, make_loader
 
+SOURCES = ("folder", "memory", "ffcv", "dali")
 RECIPE = MultiCrop((CropSpec(32, scale=(0.3, 1)), CropSpec(20, scale=(0.1, 0.5))))
+
+
+def require(source: str) -> None:
+    package = {"ffcv": "ffcv", "dali": "nvidia.dali"}.get(source)
+    if package:
+        pytest.importorskip(package)
 
 
 def crops_by_sample(path, epochs=(0,), **options) -> dict[tuple[int, int], list[torch.Tensor]]:
@@ -44,20 +51,23 @@ def test_ranks_do_not_matter(picture_folder):
         assert same(alone, together)
 
 
-def test_sources_give_the_same_crops_up_to_the_decoders_rounding(picture_folder, picture_beton):
-    pytest.importorskip("ffcv")
-    folder, ffcv = (
-        crops_by_sample(picture_folder, source="folder"),
-        crops_by_sample(picture_beton, source="ffcv"),
-    )
-    assert folder.keys() == ffcv.keys()
+@pytest.mark.parametrize("source", ["ffcv", "dali"])
+def test_sources_give_the_same_crops_up_to_the_decoders_rounding(picture_folder, picture_beton, source):
+    require(source)
+    folder, other = crops_by_sample(picture_folder, source="folder"), crops_by_sample(picture_beton, source=source)
+    assert folder.keys() == other.keys()
     levels = [
         ((a - b).abs() * torch.tensor(RECIPE.std)[:, None, None]).mean() * 255
         for key in folder
-        for a, b in zip(folder[key], ffcv[key], strict=True)
+        for a, b in zip(folder[key], other[key], strict=True)
     ]
     assert torch.stack(levels).mean() < 2 and torch.stack(levels).max() < 6  # another box or flip: dozens
-    assert same(folder, crops_by_sample(picture_beton, source="folder"))  # the same bytes, the same decoder
+
+
+def test_the_same_decoder_gives_the_same_bits(picture_folder, picture_beton):
+    folder = crops_by_sample(picture_folder, source="folder")
+    assert same(folder, crops_by_sample(picture_beton, source="folder"))
+    assert same(folder, crops_by_sample(picture_folder, source="memory"))
 
 
 def test_seed_and_epoch_do_matter(picture_folder):
@@ -66,11 +76,10 @@ def test_seed_and_epoch_do_matter(picture_folder):
     assert not same(base, crops_by_sample(picture_folder, epochs=(0, 1), seed=1))
 
 
-@pytest.mark.parametrize("source", ["folder", "ffcv"])
+@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_any_position_resumes_exactly(picture_beton, source, world_size):
-    if source == "ffcv":
-        pytest.importorskip("ffcv")
+    require(source)
     shared = {"source": source, "threads": 2, "rank": world_size - 1, "world_size": world_size}
     loader = make_loader(picture_beton, RECIPE, 12, **shared)
     full = [[(b.ids, *b.views) for b in loader] for _ in range(3)]  # iterating moves on to the next epoch
@@ -84,10 +93,9 @@ def test_any_position_resumes_exactly(picture_beton, source, world_size):
     loader.close()
 
 
-@pytest.mark.parametrize("source", ["folder", "ffcv"])
+@pytest.mark.parametrize("source", SOURCES)
 def test_leaving_early_leaves_no_threads_behind(picture_beton, source):
-    if source == "ffcv":
-        pytest.importorskip("ffcv")
+    require(source)
     loader = make_loader(picture_beton, RECIPE, 12, source=source, threads=2)
     next(iter(loader))
     before = threading.active_count()
@@ -134,10 +142,9 @@ def test_an_error_in_the_loaders_thread_reaches_the_caller(tmp_path):
         loader.set_position(0, 9)
 
 
-@pytest.mark.parametrize("source", ["folder", "ffcv"])
+@pytest.mark.parametrize("source", SOURCES)
 def test_the_end_of_an_epoch_and_an_empty_share_give_no_batch(picture_beton, source):
-    if source == "ffcv":
-        pytest.importorskip("ffcv")
+    require(source)
     loader = make_loader(picture_beton, RECIPE, 12, source=source, start_batch=5)
     assert list(loader) == [] and len(list(loader)) == 5
     loader.close()

@@ -43,6 +43,17 @@ def test_folder_decodes_what_pillow_decodes(picture_folder):
             assert np.abs(picture.numpy().astype(int) - pillow).max() <= 2
 
 
+@pytest.mark.parametrize("data", ["picture_folder", "picture_beton"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_dali_decodes_the_same_pictures(request, data, threads):
+    pytest.importorskip("nvidia.dali")
+    path = request.getfixturevalue(data)
+    for dali, folder in zip(decode_all(path, "dali", threads=threads), decode_all(path, "folder"), strict=True):
+        assert dali[1:] == folder[1:]
+        for a, b in zip(dali[0], folder[0], strict=True):
+            assert (a.int() - b.int()).abs().float().mean() < 1
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ffcv_decodes_the_same_pictures(picture_folder, picture_beton, threads):
     pytest.importorskip("ffcv")
