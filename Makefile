@@ -10,7 +10,7 @@ export PYTHON
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' Makefile
 
-setup:  ## create .venv with the pinned packages, and FFCV where its libraries are
+setup:  ## create .venv with the pinned packages, FFCV where its libraries are, and DALI
 	@sh tools/setup.sh
 
 demo: setup  ## draw a small data set, learn from it without labels, print how well that went

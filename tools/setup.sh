@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sets up what the Makefile's targets need: .venv, the pinned packages, FFCV. Each step is done once, and one that
+# Sets up what the Makefile's targets need: .venv, the pinned packages, FFCV, DALI. Each step is done once, and one that
 # was interrupted is done again by the next call. Outside .venv only FFCV's system libraries (and, where Debian
 # left it out, Python's venv module) are installed, and only where the user is root.
 set -eu
@@ -88,6 +88,18 @@ install_ffcv() {
     fi
 }
 
+# The tests use DALI's CPU backend. There is no wheel of it for every platform, and nothing else needs it.
+install_dali() {
+    [ "$(cat .venv/.dali 2>/dev/null)" = "$(cat .venv/.packages)" ] && return
+    say "installing DALI"
+    if pip_install -e '.[dali-cuda13]' >.setup/dali.log 2>&1; then
+        cp .venv/.packages .venv/.dali
+    else
+        say "DALI could not be installed; .setup/dali.log says why. Everything but data.source=dali works without it."
+    fi
+}
+
 make_venv
 install_packages
 install_ffcv
+install_dali

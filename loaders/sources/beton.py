@@ -15,6 +15,7 @@ import torch
 from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
 from ffcv.libffcv import imdecode, memcpy
 from ffcv.loader import Loader
+from ffcv.loader.epoch_iterator import EpochIterator
 from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
 from ffcv.pipeline.state import State
@@ -75,16 +76,36 @@ class DecodeOnce(SimpleRGBImageDecoder):
         return decode
 
 
+class _Iterator(EpochIterator):
+    """FFCV's decoding thread; an exception in it reaches the consumer, who would wait for ever otherwise."""
+
+    error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as error:
+            self.error = error
+            self.output_queue.put(None)  # FFCV's mark of the end; the consumer takes what is before it
+
+    def __next__(self):
+        try:
+            return super().__next__()
+        except StopIteration:
+            if self.error is not None:
+                raise self.error from None
+            raise
+
+
 class _OrderedLoader(Loader):
     """FFCV's loader, visiting the sample ids in ``order``; set it and ``batch_size`` before each pass."""
 
-    order: np.ndarray = np.zeros(1, dtype=np.uint64)
+    order: np.ndarray
 
-    def next_traversal_order(self) -> np.ndarray:
-        return self.order
-
-    def __len__(self) -> int:
-        return -(-len(self.order) // self.batch_size)
+    def __iter__(self) -> _Iterator:
+        if self.code is None:
+            self.generate_code()
+        return _Iterator(self, self.order)
 
 
 class BetonSource:

@@ -178,9 +178,65 @@ def test_a_picture_damaged_inside_a_beton_is_replaced(picture_beton, tmp_path):
     listed = tmp_path / "quarantine.txt"
     ffcv = decode_all(damaged, "ffcv", listed=listed)
     folder = decode_all(damaged, "folder")
+    assert [batch[1:] for batch in decode_all(damaged, "memory")] == [batch[1:] for batch in folder]
     assert ffcv[0][4] == folder[0][4] and ffcv[0][4][3] != 7
     assert pictures.names[7] in listed.read_text()
     assert [batch[1:] for batch in ffcv] == [batch[1:] for batch in folder]
+
+
+def test_every_source_sees_the_same_in_a_folder_of_odd_files(tmp_path):
+    pytest.importorskip("nvidia.dali")
+    root = tmp_path / "data"
+    for i in range(400):
+        write_picture(root / f"class{i % 2}" / f"{i:03}.jpg", 30, 40, seed=i)
+    whole = (root / "class0" / "000.jpg").read_bytes()
+    bad = {"010": whole[: len(whole) // 2], "020": b"", "030": b"not a picture", "040": b"<html>404</html>"}
+    for name, data in bad.items():
+        (root / "class0" / f"{name}.jpg").write_bytes(data)
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    Image.fromarray(noise, "CMYK").save(root / "class0" / "050.jpg")
+    (root / "class0" / "060.jpg").write_bytes(png16(40, 30))
+    Image.fromarray(noise[:1, :1, :3]).save(root / "class0" / "070.jpg")
+    Image.new("RGB", (20000, 10), "red").save(root / "class0" / "080.jpg")
+
+    found, lists = {}, {}
+    for source in ("folder", "memory", "dali"):
+        listed = tmp_path / f"{source}.txt"
+        twice = [np.arange(400)[start : start + 40] for start in range(0, 400, 40)] * 2
+        found[source] = decode_all(root, source, twice, listed=listed)
+        lists[source] = sorted(listed.read_text().splitlines())
+    assert len(lists["folder"]) == 4 and all(f"{name}.jpg" in " ".join(lists["folder"]) for name in bad)
+    assert lists["memory"] == lists["dali"] == lists["folder"]
+    for batches in zip(*found.values(), strict=True):
+        for other in batches[1:]:
+            assert other[1:] == batches[0][1:]
+            errors = [(a.int() - b.int()).abs().float().mean() for a, b in zip(other[0], batches[0][0], strict=True)]
+            assert max(errors) < 1
+
+
+@pytest.mark.parametrize("source", ["ffcv", "dali", "memory", "folder"])
+def test_half_of_a_beton_damaged_stops_with_the_list(picture_beton, tmp_path, source):
+    pytest.importorskip({"ffcv": "ffcv", "dali": "nvidia.dali"}.get(source, "torch"))
+    data, pictures = bytearray(picture_beton.read_bytes()), open_pictures(picture_beton)
+    for i in range(0, 60, 2):
+        start, size = int(pictures.pointers[i]), int(pictures.sizes[i])
+        data[start : start + size] = bytes(size)
+    (tmp_path / "half.beton").write_bytes(data)
+    with pytest.raises(UserError, match=r"of the 60 pictures in .* cannot be decoded.*listed\.txt"):
+        decode_all(tmp_path / "half.beton", source, [np.arange(60)], listed=tmp_path / "listed.txt")
+    assert len((tmp_path / "listed.txt").read_text().splitlines()) >= 4
+
+
+def test_an_exception_in_ffcvs_thread_reaches_the_caller(picture_beton, monkeypatch):
+    pytest.importorskip("ffcv")
+    from loaders.sources import beton
+
+    def fail(*_):
+        raise MemoryError("no memory for the next batch")
+
+    monkeypatch.setattr(beton.EpochIterator, "run_pipeline", fail)
+    with pytest.raises(MemoryError, match="next batch"):
+        decode_all(picture_beton, "ffcv")
 
 
 def test_too_many_bad_pictures_stop_with_the_list(damaged_folder, tmp_path):
