@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from fastintl.config import Config, Crops
 from fastintl.distributed import World
@@ -76,13 +77,13 @@ def find(config: Config, split: str) -> Path | None:
     )
 
 
-def training_loader(config: Config, world: World, quarantine: Path) -> Loader:
-    """The multi-crop loader of this rank."""
+def training_loader(config: Config, world: World, quarantine: Path, dtype: torch.dtype) -> Loader:
+    """The multi-crop loader of this rank, its views in ``dtype``."""
     return make_loader(
         find(config, "train"),
         multi_crop(config.crops),
         config.train.batch_size,
-        device=world.device,
+        dtype=dtype,
         seed=config.seed,
         **_shared(config, world, quarantine),
     )
@@ -100,6 +101,7 @@ def _shared(config: Config, world: World, quarantine: Path) -> dict:
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return {
         "source": config.data.source,
+        "device": world.device,
         "rank": world.rank,
         "world_size": world.world_size,
         "threads": config.data.threads or max(1, len(os.sched_getaffinity(0)) // ranks_here),

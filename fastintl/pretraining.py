@@ -41,21 +41,23 @@ class Pretraining:
         self.config, self.world = config, world
         self.folder = RunFolder(config)
         self.checkpoints = Checkpoints(self.folder.checkpoints, config.train.keep_every)
-        self.loader = training_loader(config, world, self.folder.quarantine)
+        self.dtype = autocast_dtype(config.train.precision, world.device)
+        self.loader = training_loader(config, world, self.folder.quarantine, self.dtype)
         self.epoch_steps = len(self.loader)
         self.total_steps = config.train.epochs * self.epoch_steps
+        self.warmup_steps = round(config.optim.warmup_epochs * self.epoch_steps)
+        self.base_lr = optim.scaled_learning_rate(config.optim.lr, config.train.batch_size)
         self.last_step = min(self.total_steps, config.train.max_steps or self.total_steps)
 
         torch.manual_seed(config.seed)
         self.model = self._build_model()
         self.optimizer = optim.build_optimizer(
             self.model.encoder,
-            optim.scaled_learning_rate(config.optim.lr, config.train.batch_size),
+            self.base_lr,
             config.optim.weight_decay,
             config.optim.decay_one_dimensional,
             config.optim.momentum,
         )
-        self.dtype = autocast_dtype(config.train.precision, world.device)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         self.loss = INTLLoss(config.loss.iterations, config.loss.axis, config.loss.trade_off)
         self.finite = torch.ones((), dtype=torch.bool, device=world.device)
@@ -96,10 +98,9 @@ class Pretraining:
 
     def _train_step(self, batch: Batch) -> torch.Tensor:
         """One update; returns the loss, on the device. Nothing here waits for the device."""
-        settings = self.config.optim
-        base = optim.scaled_learning_rate(settings.lr, self.config.train.batch_size)
-        warmup_steps = round(settings.warmup_epochs * self.epoch_steps)
-        self.lr = optim.learning_rate(self.step, self.total_steps, warmup_steps, base, settings.final_fraction)
+        self.lr = optim.learning_rate(
+            self.step, self.total_steps, self.warmup_steps, self.base_lr, self.config.optim.final_fraction
+        )
         optim.set_learning_rate(self.optimizer, self.lr)
         self.model.update_target(optim.ema_momentum(self.step, self.total_steps, self.config.model.ema_momentum))
         with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):

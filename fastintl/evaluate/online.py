@@ -12,6 +12,7 @@ from fastintl.evaluate import knn
 from fastintl.evaluate.features import extract
 from fastintl.run_folder import RunFolder
 from loaders import Loader, UserError
+from loaders.sources import open_pictures
 
 _RAW_SIDE = 32  # raw pixels are compared at this resolution: finer ones only cost memory
 
@@ -68,15 +69,13 @@ class OnlineEvaluation:
 
     def _open_bank(self, folder: RunFolder) -> Loader:
         path = find(self.config, "train")
-        bank = evaluation_loader(self.config, path, self.world, folder.quarantine)
-        if (bank.pictures.labels < 0).any():
+        pictures, held_out = open_pictures(path), self.queries.pictures
+        if (pictures.labels < 0).any():
             raise UserError(f"{path} has pictures without a label, which cannot vote: set data.val=null")
-        classes = bank.pictures.classes, self.queries.pictures.classes
-        if all(classes) and classes[0] != classes[1]:
-            raise UserError(f"{path} and {self.queries.pictures.path} do not have the same classes")
-        count, limit = len(bank.pictures), self.config.eval.bank
+        if pictures.classes and held_out.classes and pictures.classes != held_out.classes:
+            raise UserError(f"{path} and {held_out.path} do not have the same classes")
+        count, limit = len(pictures), self.config.eval.bank
+        samples = None
         if limit is not None and limit < count:
-            bank.close()
-            evenly = np.linspace(0, count, limit, endpoint=False).astype(np.int64)
-            bank = evaluation_loader(self.config, path, self.world, folder.quarantine, samples=evenly)
-        return bank
+            samples = np.linspace(0, count, limit, endpoint=False).astype(np.int64)
+        return evaluation_loader(self.config, path, self.world, folder.quarantine, samples)
