@@ -16,11 +16,10 @@ from nvidia.dali import Pipeline, fn, types
 from nvidia.dali.backend import TensorListCPU, TensorListGPU
 
 from loaders.errors import UserError
-from loaders.picture_reading import BadPicture
 from loaders.quarantine import Quarantine
 from loaders.sources import Pictures
 from loaders.sources.decoded import DecodedBatch, interleaved
-from loaders.sources.jpeg_header import plain_jpeg_size
+from loaders.sources.jpeg_header import plain_jpeg
 from loaders.sources.substitute import decode_or_substitute
 
 _BATCHES_AHEAD = 2
@@ -119,12 +118,8 @@ class DaliSource:
 
     def _encode_one(self, sample: int) -> tuple[np.ndarray, int, int, int]:
         """Bytes that DALI reads, with height, width and the id of the picture that they are."""
-        try:
-            data = self._pictures.encoded(sample)
-        except BadPicture:  # the careful way tells about it
-            return self._encode_pixels(sample)
-        size = plain_jpeg_size(memoryview(data))
-        return (data, *size, sample) if size else self._encode_pixels(sample)
+        found = plain_jpeg(self._pictures, sample)
+        return (*found, sample) if found else self._encode_pixels(sample)
 
     def _encode_pixels(self, sample: int) -> tuple[np.ndarray, int, int, int]:
         sample, picture = decode_or_substitute(self._pictures, sample, self._quarantine)

@@ -28,8 +28,8 @@ def open_source(
 
     Args:
         source: ``"ffcv"`` (FFCV's compiled decoder, ``.beton`` only), ``"dali"`` (NVIDIA's decoder; the GPU's where
-            ``device`` is one), ``"memory"`` (decoded once and kept on ``device``), ``"folder"`` (Python threads) or
-            ``"auto"``: the fastest of those that can run.
+            ``device`` is one), ``"memory"`` (decoded once and kept on ``device``), ``"folder"`` (threads; nvJPEG
+            where ``device`` is a GPU) or ``"auto"``: the fastest of those that can run.
         device: where the crops will be cut.
 
     Returns:
@@ -41,14 +41,20 @@ def open_source(
     if source not in SOURCES:
         raise UserError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}")
     if source != "auto":
-        return _OPENERS[source](pictures, threads, quarantine, device), _WORDS[source]
+        return _OPENERS[source](pictures, threads, quarantine, device), _words(source, device)
     missing = ""
     for candidate in _fastest_first(pictures, device):
         try:
-            return _OPENERS[candidate](pictures, threads, quarantine, device), _WORDS[candidate] + missing
+            return _OPENERS[candidate](pictures, threads, quarantine, device), _words(candidate, device) + missing
         except NotInstalled as error:
             missing = missing or f", since {error}"
     raise AssertionError("the folder source is always installed")
+
+
+def _words(source: str, device: torch.device) -> str:
+    if source == "folder":
+        return "nvJPEG" if device.type == "cuda" else "Python threads"
+    return {"ffcv": "FFCV", "dali": "DALI", "memory": "memory"}[source]
 
 
 def _fastest_first(pictures: Pictures, device: torch.device) -> list[str]:
@@ -92,6 +98,10 @@ def _open_memory(pictures: Pictures, threads: int, quarantine: Quarantine, devic
 
 
 def _open_folder(pictures: Pictures, threads: int, quarantine: Quarantine, device: torch.device) -> Source:
+    if device.type == "cuda":
+        from loaders.sources.nvjpeg import NvjpegSource
+
+        return NvjpegSource(pictures, threads, quarantine, device)
     return FolderSource(pictures, threads, quarantine)
 
 
@@ -101,5 +111,4 @@ _OPENERS: dict[str, Callable[[Pictures, int, Quarantine, torch.device], Source]]
     "memory": _open_memory,
     "folder": _open_folder,
 }
-_WORDS = {"ffcv": "FFCV", "dali": "DALI", "memory": "memory", "folder": "Python threads"}
 SOURCES = ("auto", *_OPENERS)

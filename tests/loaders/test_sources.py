@@ -16,8 +16,10 @@ from loaders.picture_reading import BadPicture
 from loaders.quarantine import Quarantine
 from loaders.sources import open_pictures
 from loaders.sources.decode import decode_picture
+from loaders.sources.nvjpeg import NvjpegSource
 from loaders.sources.opening import open_source
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 IDS = [np.array([3, 1, 59, 7]), np.array([0, 2, 4, 6]), np.array([58, 9])]
 
 
@@ -41,6 +43,17 @@ def test_folder_decodes_what_pillow_decodes(picture_folder):
             assert picture.shape == (height, width, 3) == pillow.shape
             assert names[i].startswith(f"class{label}/")
             assert np.abs(picture.numpy().astype(int) - pillow).max() <= 2
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
+def test_nvjpegs_source(picture_folder, device):
+    pictures = open_pictures(picture_folder)
+    source = NvjpegSource(pictures, 2, Quarantine(pictures.path, 60, 0.05), torch.device(device))
+    for batch, folder in zip(source.batches(IDS), decode_all(picture_folder, "folder"), strict=True):
+        assert (batch.ids.tolist(), batch.labels.tolist()) == (folder[4], folder[3])
+        for a, b in zip(batch.pictures, folder[0], strict=True):
+            assert a.shape == b.shape and (a.cpu().int() - b.int()).abs().float().mean() < 2
+    source.close()
 
 
 @pytest.mark.parametrize("data", ["picture_folder", "picture_beton"])
@@ -206,6 +219,10 @@ def test_every_source_sees_the_same_in_a_folder_of_odd_files(tmp_path):
         found[source] = decode_all(root, source, twice, listed=listed)
         lists[source] = sorted(listed.read_text().splitlines())
     assert len(lists["folder"]) == 4 and all(f"{name}.jpg" in " ".join(lists["folder"]) for name in bad)
+    pictures = open_pictures(root)
+    source = NvjpegSource(pictures, 2, Quarantine(pictures.path, 400, 0.05), torch.device("cpu"))
+    nvjpeg = [batch.ids.tolist() for batch in source.batches([np.arange(400)])]
+    assert nvjpeg[0] == [i for batch in found["folder"][:10] for i in batch[4]]
     assert lists["memory"] == lists["dali"] == lists["folder"]
     for batches in zip(*found.values(), strict=True):
         for other in batches[1:]:

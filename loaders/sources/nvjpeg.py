@@ -1,0 +1,91 @@
+"""Decodes JPEG files on a GPU with nvJPEG, by torchvision: the folder source where the crops are cut on a GPU."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from loaders.quarantine import Quarantine
+from loaders.sources import Pictures
+from loaders.sources.decoded import DecodedBatch
+from loaders.sources.jpeg_header import plain_jpeg
+from loaders.sources.substitute import decode_or_substitute
+
+# (id, an encoded JPEG (bytes,) or decoded pixels (3, H, W), both uint8 on the host)
+_Read = tuple[int, torch.Tensor]
+
+
+class NvjpegSource:
+    """Reads files in threads, one batch ahead, and decodes a batch in one call.
+
+    nvJPEG returns nothing of a batch in which one picture fails. So it gets plain JPEGs only, and a batch that fails
+    all the same is decoded on the host as a whole, as all other pictures are.
+
+    Args:
+        pictures: the data set.
+        threads: reading threads.
+        quarantine: where bad pictures go.
+        device: where the pixels are wanted. On a CPU torchvision decodes with libjpeg-turbo; that is for tests.
+    """
+
+    def __init__(self, pictures: Pictures, threads: int, quarantine: Quarantine, device: torch.device) -> None:
+        self._pictures, self._quarantine, self._device = pictures, quarantine, device
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
+
+    def batches(self, id_batches: list[np.ndarray]) -> Iterator[DecodedBatch]:
+        """Yields the batches in the order given."""
+        ahead = None
+        for ids in id_batches:
+            now, ahead = ahead, [self._pool.submit(self._read, sample) for sample in ids.tolist()]
+            if now is not None:
+                yield self._decode([future.result() for future in now])
+        if ahead is not None:
+            yield self._decode([future.result() for future in ahead])
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, sample: int) -> _Read:
+        found = plain_jpeg(self._pictures, sample)
+        return (sample, torch.from_numpy(found[0])) if found else self._decode_on_host(sample)
+
+    def _decode_on_host(self, sample: int) -> _Read:
+        sample, picture = decode_or_substitute(self._pictures, sample, self._quarantine)
+        return sample, picture.permute(2, 0, 1).contiguous()
+
+    def _decode(self, read: list[_Read]) -> DecodedBatch:
+        try:
+            pictures = self._decode_streams([data for _, data in read])
+        except RuntimeError:
+            read = list(self._pool.map(self._decode_on_host, [sample for sample, _ in read]))
+            pictures = [data.to(self._device, non_blocking=True) for _, data in read]
+        ids = np.array([sample for sample, _ in read], dtype=np.int64)
+        heights, widths = (np.array([picture.shape[axis] for picture in pictures], dtype=np.int64) for axis in (1, 2))
+        sizes = 3 * heights * widths
+        return DecodedBatch(
+            pixels=torch.cat([picture.reshape(-1) for picture in pictures]),
+            offsets=np.cumsum(sizes) - sizes,
+            strides=np.stack([widths, np.ones_like(widths), heights * widths], axis=1),  # one channel after another
+            heights=heights,
+            widths=widths,
+            labels=self._pictures.labels[ids],
+            ids=ids,
+        )
+
+    def _decode_streams(self, data: list[torch.Tensor]) -> list[torch.Tensor]:
+        """(3, H, W) on the device of each JPEG; what is decoded already is copied there."""
+        streams = [item for item in data if item.ndim == 1]
+        decoded: list[torch.Tensor] = []
+        if streams:
+            with warnings.catch_warnings():
+                # torchvision announces torchcodec's decoders in place of its own; the versions here have both.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                warnings.simplefilter("ignore", UserWarning)
+                decoded = decode_jpeg(streams, ImageReadMode.RGB, self._device)
+        rest = iter(decoded)
+        return [next(rest) if item.ndim == 1 else item.to(self._device, non_blocking=True) for item in data]
