@@ -34,6 +34,9 @@ class Data(Options, key="data"):
         "auto", "Reader of the pictures; memory decodes once and keeps the pixels, auto takes the fastest that can run."
     )
     threads: int = option(0, "Decoding threads a rank; 0 divides a machine's cores by its ranks.", least=0)
+    hardware_share: float = option(
+        0.65, "DALI on a GPU: share of the pictures for its JPEG decoder, where it has one.", least=0, most=1
+    )
     max_bad: float = option(0.05, "Share of unreadable pictures at which the run stops.", least=0, most=1)
 
 

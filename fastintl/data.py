@@ -105,6 +105,7 @@ def _shared(config: Config, world: World, quarantine: Path) -> dict:
         "rank": world.rank,
         "world_size": world.world_size,
         "threads": config.data.threads or max(1, len(os.sched_getaffinity(0)) // ranks_here),
+        "hardware_share": config.data.hardware_share,
         "max_bad": config.data.max_bad,
         "quarantine": quarantine,
     }

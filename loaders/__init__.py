@@ -18,6 +18,7 @@ _HOMES = {
     "MultiCrop": "loaders.recipe",
     "CropSpec": "loaders.recipe",
     "CenterCrop": "loaders.recipe",
+    "random_crop_and_flip": "loaders.recipe",
     "UserError": "loaders.errors",
 }
 __all__ = sorted(_HOMES)

@@ -18,7 +18,7 @@ from loaders.multicrop.cpu import CpuCenterCrop, CpuMultiCrop
 from loaders.order import Order
 from loaders.quarantine import Quarantine
 from loaders.recipe import CenterCrop, MultiCrop
-from loaders.sources import Pictures, Source, open_pictures
+from loaders.sources import HARDWARE_SHARE, Pictures, Source, open_pictures
 from loaders.sources.decoded import DecodedBatch, packed
 from loaders.sources.opening import open_source
 from loaders.sources.substitute import decode_or_substitute
@@ -55,6 +55,7 @@ def make_loader(
     rank: int = 0,
     world_size: int = 1,
     threads: int = 0,
+    hardware_share: float = HARDWARE_SHARE,
     samples: Sequence[int] | None = None,
     max_bad: float = 0.05,
     quarantine: str | Path | None = None,
@@ -75,6 +76,7 @@ def make_loader(
         epoch, start_batch: position of the first batch.
         rank, world_size: this process's share of every batch.
         threads: host threads; 0 takes all cores this process may use.
+        hardware_share: of the pictures that DALI decodes on a GPU, for its JPEG decoder, where it has one.
         samples: ids of the samples to use; None uses all.
         max_bad: share of pictures that may fail to decode; past it iterating raises ``UserError`` with the list.
         quarantine: file that lists the pictures that failed.
@@ -85,7 +87,7 @@ def make_loader(
     pictures, device = open_pictures(data), torch.device(device)
     threads = threads or len(os.sched_getaffinity(0))
     quarantine = Quarantine(pictures.path, len(pictures), max_bad, Path(quarantine) if quarantine else None)
-    opened, explanation = open_source(pictures, source, threads, quarantine, device)
+    opened, explanation = open_source(pictures, source, threads, quarantine, device, hardware_share)
     order = Order(
         np.arange(len(pictures)) if samples is None else np.asarray(samples),
         batch_size,

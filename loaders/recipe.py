@@ -80,3 +80,11 @@ class CenterCrop:
     def __post_init__(self) -> None:
         if not 0 < self.size <= self.resize:
             raise UserError(f"the centre crop of {self.size} px does not fit a shorter side of {self.resize} px")
+
+
+def random_crop_and_flip(
+    size: int = 224, mean: tuple[float, float, float] = IMAGENET_MEAN, std: tuple[float, float, float] = IMAGENET_STD
+) -> MultiCrop:
+    """What a linear probe trains on: torchvision's RandomResizedCrop with its defaults, and a flip (bicubic here)."""
+    spec = CropSpec(size, scale=(0.08, 1.0), jitter=0, grayscale=0, blur=0, solarize=0)
+    return MultiCrop((spec,), mean, std)

@@ -14,6 +14,8 @@ from loaders.sources.beton_pictures import BetonPictures
 from loaders.sources.decoded import DecodedBatch
 from loaders.sources.image_folder import ImageFolder
 
+HARDWARE_SHARE = 0.65  # of the pictures, for a GPU's JPEG decoder; the rest goes to its cores. NVIDIA's default
+
 
 class Pictures(Protocol):
     """A data set on disk: encoded pictures with labels. ``BetonPictures`` and ``ImageFolder`` are the two."""

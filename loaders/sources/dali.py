@@ -17,13 +17,12 @@ from nvidia.dali.backend import TensorListCPU, TensorListGPU
 
 from loaders.errors import UserError
 from loaders.quarantine import Quarantine
-from loaders.sources import Pictures
+from loaders.sources import HARDWARE_SHARE, Pictures
 from loaders.sources.decoded import DecodedBatch, interleaved
 from loaders.sources.jpeg_header import plain_jpeg
 from loaders.sources.substitute import decode_or_substitute
 
 _BATCHES_AHEAD = 2
-_HARDWARE_SHARE = 0.65  # of the pictures, for the JPEG decoder that A100 and H100 have beside their cores
 _INPUT = "encoded"
 
 
@@ -49,10 +48,19 @@ class DaliSource:
         threads: DALI's threads.
         quarantine: where bad pictures go.
         device: where the pixels are wanted.
+        hardware_share: of the pictures, for the JPEG decoder that A100 and H100 have beside their cores.
     """
 
-    def __init__(self, pictures: Pictures, threads: int, quarantine: Quarantine, device: torch.device) -> None:
+    def __init__(
+        self,
+        pictures: Pictures,
+        threads: int,
+        quarantine: Quarantine,
+        device: torch.device,
+        hardware_share: float = HARDWARE_SHARE,
+    ) -> None:
         self._pictures, self._threads, self._quarantine, self._device = pictures, threads, quarantine, device
+        self._hardware_share = hardware_share
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="read")
         self._pipeline: Pipeline | None = None
         self._largest_batch = 0
@@ -102,7 +110,7 @@ class DaliSource:
                     output_type=types.RGB,
                     adjust_orientation=False,  # no other decoder here looks at EXIF
                     jpeg_fancy_upsampling=True,  # as libjpeg-turbo
-                    hw_decoder_load=_HARDWARE_SHARE,
+                    hw_decoder_load=self._hardware_share,
                 )
                 pipeline.set_outputs(fn.pad(decoded, fill_value=0))
             pipeline.build()

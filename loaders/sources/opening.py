@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from loaders.beton_file import JPEG
 from loaders.errors import UserError
 from loaders.quarantine import Quarantine
-from loaders.sources import Pictures, Source
+from loaders.sources import HARDWARE_SHARE, Pictures, Source
 from loaders.sources.beton_pictures import BetonPictures
 from loaders.sources.folder import FolderSource
 
@@ -17,12 +18,27 @@ _CPU = torch.device("cpu")
 _MEMORY_LIMIT = 2 << 30  # bytes of pixels up to which "auto" keeps a data set on the GPU
 
 
+@dataclass(frozen=True)
+class _How:
+    """What an opener is told beside the pictures; see ``open_source``."""
+
+    threads: int
+    quarantine: Quarantine
+    device: torch.device
+    hardware_share: float
+
+
 class NotInstalled(UserError):
     """The package that a source is made of does not load."""
 
 
 def open_source(
-    pictures: Pictures, source: str, threads: int, quarantine: Quarantine, device: torch.device = _CPU
+    pictures: Pictures,
+    source: str,
+    threads: int,
+    quarantine: Quarantine,
+    device: torch.device = _CPU,
+    hardware_share: float = HARDWARE_SHARE,
 ) -> tuple[Source, str]:
     """Opens the decoder for a data set.
 
@@ -31,6 +47,7 @@ def open_source(
             ``device`` is one), ``"memory"`` (decoded once and kept on ``device``), ``"folder"`` (threads; nvJPEG
             where ``device`` is a GPU) or ``"auto"``: the fastest of those that can run.
         device: where the crops will be cut.
+        hardware_share: of the pictures that DALI decodes on a GPU, for its JPEG decoder, where it has one.
 
     Returns:
         The source and a few words that say which one it is and why.
@@ -40,12 +57,13 @@ def open_source(
     """
     if source not in SOURCES:
         raise UserError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}")
+    how = _How(threads, quarantine, device, hardware_share)
     if source != "auto":
-        return _OPENERS[source](pictures, threads, quarantine, device), _words(source, device)
+        return _OPENERS[source](pictures, how), _words(source, device)
     missing = ""
     for candidate in _fastest_first(pictures, device):
         try:
-            return _OPENERS[candidate](pictures, threads, quarantine, device), _words(candidate, device) + missing
+            return _OPENERS[candidate](pictures, how), _words(candidate, device) + missing
         except NotInstalled as error:
             missing = missing or f", since {error}"
     raise AssertionError("the folder source is always installed")
@@ -67,7 +85,7 @@ def _fastest_first(pictures: Pictures, device: torch.device) -> list[str]:
     return [*order, "folder"]
 
 
-def _open_ffcv(pictures: Pictures, threads: int, quarantine: Quarantine, device: torch.device) -> Source:
+def _open_ffcv(pictures: Pictures, how: _How) -> Source:
     if not isinstance(pictures, BetonPictures):
         raise UserError(
             f"FFCV reads .beton files, and {pictures.path} is a folder: convert it with tools/write_ffcv.py"
@@ -79,33 +97,33 @@ def _open_ffcv(pictures: Pictures, threads: int, quarantine: Quarantine, device:
         cure = "run make setup, or see the README's installation notes"
         raise NotInstalled(f"FFCV does not load ({error}): {cure}") from error
     torch.set_num_threads(torch_threads)
-    return BetonSource(pictures, threads, quarantine)
+    return BetonSource(pictures, how.threads, how.quarantine)
 
 
-def _open_dali(pictures: Pictures, threads: int, quarantine: Quarantine, device: torch.device) -> Source:
+def _open_dali(pictures: Pictures, how: _How) -> Source:
     try:
         from loaders.sources.dali import DaliSource
     except ImportError as error:
         cure = "pip install -c constraints.txt -e '.[dali-cuda13]', or dali-cuda12 beside a CUDA 12 build of PyTorch"
         raise NotInstalled(f"DALI does not load ({error}): {cure}") from error
-    return DaliSource(pictures, threads, quarantine, device)
+    return DaliSource(pictures, how.threads, how.quarantine, how.device, how.hardware_share)
 
 
-def _open_memory(pictures: Pictures, threads: int, quarantine: Quarantine, device: torch.device) -> Source:
+def _open_memory(pictures: Pictures, how: _How) -> Source:
     from loaders.sources.memory import MemorySource
 
-    return MemorySource(pictures, threads, quarantine, device)
+    return MemorySource(pictures, how.threads, how.quarantine, how.device)
 
 
-def _open_folder(pictures: Pictures, threads: int, quarantine: Quarantine, device: torch.device) -> Source:
-    if device.type == "cuda":
+def _open_folder(pictures: Pictures, how: _How) -> Source:
+    if how.device.type == "cuda":
         from loaders.sources.nvjpeg import NvjpegSource
 
-        return NvjpegSource(pictures, threads, quarantine, device)
-    return FolderSource(pictures, threads, quarantine)
+        return NvjpegSource(pictures, how.threads, how.quarantine, how.device)
+    return FolderSource(pictures, how.threads, how.quarantine)
 
 
-_OPENERS: dict[str, Callable[[Pictures, int, Quarantine, torch.device], Source]] = {
+_OPENERS: dict[str, Callable[[Pictures, _How], Source]] = {
     "ffcv": _open_ffcv,
     "dali": _open_dali,
     "memory": _open_memory,
