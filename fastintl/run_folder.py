@@ -20,6 +20,7 @@ _MAY_DIFFER = (
     "data.val",
     "data.source",
     "data.threads",
+    "data.hardware_share",
     "data.max_bad",
     "train.max_steps",
     "train.device",

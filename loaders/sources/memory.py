@@ -17,7 +17,7 @@ from loaders.sources.decoded import DecodedBatch, interleaved
 from loaders.sources.substitute import decode_or_substitute
 
 # A data set may take this share of the free memory. While it is put together its pixels are there twice.
-_SHARE = 0.45
+SHARE = 0.45
 _CHUNK = 1024  # pictures decoded before they are copied to the device
 
 
@@ -74,7 +74,7 @@ class MemorySource:
 
 def _check_fit(pictures: Pictures, wanted: int, device: torch.device) -> None:
     free = free_bytes(device)
-    if wanted > _SHARE * free:
+    if wanted > SHARE * free:
         raise UserError(
             f"the pixels of {pictures.path} take {wanted / 1e9:.1f} GB, too much for the {free / 1e9:.1f} GB free on "
             f"{device}: choose another source"
