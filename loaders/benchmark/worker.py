@@ -1,0 +1,112 @@
+"""One contender in a process of its own: pinned to its cores, warmed up, then timed whenever it is asked."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from loaders.benchmark.workload import Workload
+
+_AHEAD = 6  # batches that a loader with queues may have made while others were timed
+
+
+@dataclass
+class Contender:
+    """A way to make crops, and what was measured of it.
+
+    Attributes:
+        name: for the table.
+        module, function, arguments: where its iterator comes from; imported in the worker only.
+        cores: how many it runs on.
+        works_ahead: whether it has queues that fill while it is not asked.
+        samples: of every round, pictures a second of wall time, and CPU seconds a picture.
+        error: why it could not run.
+    """
+
+    name: str
+    module: str
+    function: str
+    cores: int
+    arguments: tuple[str, ...] = ()
+    works_ahead: bool = True
+    samples: list[tuple[float, float]] = field(default_factory=list)
+    peak_bytes: int = 0
+    error: str | None = None
+
+
+class Worker:
+    """The process of a contender; ``time_round`` asks it for one round."""
+
+    def __init__(self, contender: Contender, work: Workload) -> None:
+        # A server that has imported torch already forks the workers: importing it takes seconds each time.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch", "torchvision", "numba"])
+        self.contender = contender
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(contender, work, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def wait_until_warm(self) -> None:
+        self._receive()
+
+    def time_round(self, seconds: float) -> None:
+        """Times the contender for about so many seconds and keeps the sample."""
+        if self.contender.error is None:
+            self._pipe.send(seconds)
+            if (answer := self._receive()) is not None:
+                rate, cpu, self.contender.peak_bytes = answer
+                self.contender.samples.append((rate, cpu))
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def _receive(self):
+        try:
+            error, answer = self._pipe.recv()
+        except EOFError:
+            error, answer = "its process died", None
+        self.contender.error = error
+        return answer
+
+
+def _serve(contender: Contender, work: Workload, pipe) -> None:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: contender.cores])
+    try:
+        made = _open(contender, work)
+        _take(made, seconds=0.5, least=1)  # compiles, fills caches
+        pipe.send((None, None))
+        while True:
+            seconds = pipe.recv()
+            if contender.works_ahead:
+                _take(made, seconds=0.0, least=_AHEAD * work.batch_size)
+            start, cpu = time.perf_counter(), time.process_time()
+            count = _take(made, seconds, least=1)
+            wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            pipe.send((None, (count / wall, cpu / count, peak)))
+    except EOFError:
+        pass
+    except Exception as error:  # told to the parent, which leaves the contender out and says why
+        pipe.send((f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", None))
+
+
+def _open(contender: Contender, work: Workload) -> Iterator[int]:
+    import torch
+
+    torch.set_num_threads(contender.cores)
+    return getattr(importlib.import_module(contender.module), contender.function)(work, *contender.arguments)
+
+
+def _take(made: Iterator[int], seconds: float, least: int) -> int:
+    """Takes pictures for so many seconds, and at least so many; returns how many."""
+    count, end = 0, time.perf_counter() + seconds
+    while count < least or time.perf_counter() < end:
+        count += next(made)
+    return count

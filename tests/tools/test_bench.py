@@ -1,0 +1,44 @@
+"""The benchmark runs every contender and writes what it measured; how fast anything is, is no test's business."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def bench(*words: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "tools" / "bench.py", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_every_loader_that_can_run_is_measured(picture_beton, tmp_path):
+    pytest.importorskip("ffcv")
+    pytest.importorskip("nvidia.dali")
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(
+        "crops:\n  sizes: [24, 16]\n  scales: [[0.2, 1.0], [0.1, 0.5]]\n  blur: [1, 1]\n  solarize: [0, 0]\n"
+    )
+    target = tmp_path / "out" / "loader.json"
+    words = ("--rounds", 2, "--seconds", 0.05, "--batch-size", 8, "--rcfg", recipe, "--json", target)
+    run = bench("loader", "--data", picture_beton, *words)
+    assert run.returncode == 0, run.stderr
+    result = json.loads(target.read_text())
+    assert result["pictures"] == 60 and result["views"] == [24, 16] and result["surroundings"]["packages"]["torch"]
+    for contender in result["contenders"]:
+        assert contender["error"] is None, contender
+        assert len(contender["pictures_per_second"]) == 2 and min(contender["pictures_per_second"]) > 0
+        assert contender["name"] in run.stdout
+    names = {contender["name"] for contender in result["contenders"]}
+    assert {"ffcv", "dali", "memory", "folder", "PIL, six pipelines", "DALI native, CPU"} <= names
+    assert all(target["measured"] > 0 for target in result["targets"])
+
+
+def test_what_a_user_gets_wrong_is_one_sentence(tmp_path):
+    for words in (("--data", tmp_path / "none"), ("--data", tmp_path, "--rounds", 0)):
+        run = bench("loader", *words)
+        assert run.returncode == 2 and run.stderr.startswith("error: ") and run.stderr.count("\n") == 1
