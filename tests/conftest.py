@@ -1,12 +1,17 @@
 """A small data set of photographs-like pictures, as a folder and as the same JPEG bytes in a ``.beton``."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from pictures import write_picture
 
 from loaders.convert import convert
 from loaders.datasets.folder import class_tree
+
+if not torch.cuda.is_available():  # Triton's kernels then run in its interpreter; read when triton is first imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SIZES = [(48, 64), (64, 48), (40, 40), (90, 30)]
 
