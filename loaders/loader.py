@@ -96,7 +96,7 @@ def make_loader(
         rank=rank,
         world_size=world_size,
     )
-    engine = _open_engine(recipe, device, dtype, threads)
+    engine = open_engine(recipe, device, dtype, threads)
     loader = Loader(pictures, quarantine, opened, explanation, engine, order, device)
     loader.set_position(epoch, start_batch)
     return loader
@@ -110,7 +110,8 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-def _open_engine(recipe: MultiCrop | CenterCrop, device: torch.device, dtype: torch.dtype, threads: int) -> Engine:
+def open_engine(recipe: MultiCrop | CenterCrop, device: torch.device, dtype: torch.dtype, threads: int) -> Engine:
+    """The engine for a recipe whose views are wanted on ``device``."""
     random = isinstance(recipe, MultiCrop)
     if device.type == "cpu":
         return (CpuMultiCrop if random else CpuCenterCrop)(recipe, threads, dtype)

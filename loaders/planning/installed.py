@@ -1,0 +1,144 @@
+"""Which decoders can run here and what the missing ones need; which other packages are there."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+
+import torch
+
+from loaders.multicrop.device import choose_implementation
+
+_ROOT = Path(__file__).resolve().parents[2]
+# Debian's packages of the libraries that FFCV is built with, by pkg-config's names.
+_LIBRARIES = {"libturbojpeg": "libturbojpeg0-dev", "opencv4": "libopencv-dev"}
+# DALI's builds by the CUDA that they bring.
+_DALI_BUILDS = {11: "nvidia-dali-cuda110", 12: "nvidia-dali-cuda120", 13: "nvidia-dali-cuda130"}
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a source or package can be used here.
+
+    Attributes:
+        name: of the source or package.
+        usable: it loads.
+        about: its version, or why it cannot be used.
+        cure: the command or words that help; empty where nothing is wrong.
+    """
+
+    name: str
+    usable: bool
+    about: str
+    cure: str = ""
+
+
+def sources() -> list[Status]:
+    """The sources of ``loaders.sources.opening``, in the order of its list."""
+    folder = _folder()
+    memory = Status("memory", folder.usable, "nothing to install" if folder.usable else folder.about, folder.cure)
+    return [_ffcv(), _dali(), memory, folder]
+
+
+def packages() -> list[Status]:
+    """Packages besides the decoders: PyTorch, and Triton and wandb, without which training runs too."""
+    cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    return [
+        Status("PyTorch", True, f"{torch.__version__} ({cuda})"),
+        _optional("Triton", "triton", _about_triton()),
+        _optional("wandb", "wandb", "optional, mirrors the metrics"),
+    ]
+
+
+def build_lacks() -> list[str]:
+    """The Debian packages that building FFCV still lacks; the same checks as in ``tools/setup.sh``."""
+    lacks = [] if shutil.which("c++") else ["build-essential"]
+    if not shutil.which("pkg-config"):
+        lacks.append("pkg-config")
+    lacks += [package for library, package in _LIBRARIES.items() if not _pkg_config_knows(library)]
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
+        lacks.append(f"python{sys.version_info.major}.{sys.version_info.minor}-dev")
+    return lacks
+
+
+def dali_build(cuda: str | None) -> str:
+    """DALI's package for a PyTorch built for this CUDA version (None: a PyTorch without CUDA)."""
+    major = int(cuda.split(".")[0]) if cuda else max(_DALI_BUILDS)
+    return _DALI_BUILDS[min(max(major, min(_DALI_BUILDS)), max(_DALI_BUILDS))]
+
+
+def _ffcv() -> Status:
+    version, threads = _version("ffcv"), torch.get_num_threads()
+    try:
+        import_module("loaders.sources.beton")
+        return Status("ffcv", True, f"FFCV {version}")
+    except ImportError as error:
+        reason = f"FFCV {version} is installed but does not load ({error})" if version else "FFCV is not installed"
+    finally:
+        torch.set_num_threads(threads)  # importing FFCV sets it to 1
+    lacks = build_lacks()
+    install = "pip install --no-build-isolation -c constraints.txt -e '.[ffcv]'"
+    if version:  # built against libraries that have gone or changed: build it again
+        install = "pip install --no-build-isolation --no-deps --no-cache-dir --force-reinstall -c constraints.txt ffcv"
+    elif Path(sys.prefix) == _ROOT / ".venv":
+        install = "make setup"
+    if not lacks:
+        return Status("ffcv", False, f"{reason}; all that its build needs is here", install)
+    system = f"sudo apt-get update && sudo apt-get install -y {' '.join(lacks)}"
+    return Status("ffcv", False, f"{reason}; its build lacks {', '.join(lacks)}", f"{system} && {install}")
+
+
+def _dali() -> Status:
+    wanted = dali_build(torch.version.cuda)
+    found = next((build for build in _DALI_BUILDS.values() if _version(build)), None)
+    fits = f"PyTorch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "any build will do on the CPU"
+    try:
+        import_module("loaders.sources.dali")
+        other = "" if not torch.version.cuda or found in (None, wanted) else f"; {fits}: {wanted} fits better"
+        return Status("dali", True, f"DALI {_version(found)}, {found}{other}" if found else "DALI")
+    except ImportError as error:
+        broken = f"{found} is installed but does not load ({error})"
+        reason = broken if found else "DALI is not installed"
+    if wanted == _DALI_BUILDS[11]:
+        return Status("dali", False, f"{reason}; {fits}", f"{wanted} up to 1.50, see the notes in environment.yml")
+    extra = wanted.removeprefix("nvidia-").removesuffix("0")
+    return Status("dali", False, f"{reason}; {fits}", f"pip install -c constraints.txt -e '.[{extra}]'")
+
+
+def _folder() -> Status:
+    try:
+        import_module("loaders.sources.folder")
+        return Status("folder", True, f"simplejpeg {_version('simplejpeg')}, Pillow {_version('pillow')}")
+    except ImportError as error:
+        return Status("folder", False, f"a package is missing ({error})", "pip install -c constraints.txt -e .")
+
+
+def _about_triton() -> str:
+    if not torch.cuda.is_available():
+        return "not used without a GPU"
+    runs = choose_implementation(torch.device("cuda")) == "triton"
+    return "its kernels cut the crops on this GPU" if runs else "not for this GPU: torch operations cut the crops"
+
+
+def _optional(name: str, package: str, about: str) -> Status:
+    version = _version(package)
+    if version:
+        return Status(name, True, f"{version}; {about}")
+    return Status(name, False, f"not installed; {about}", f"pip install -c constraints.txt {package}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _pkg_config_knows(library: str) -> bool:
+    command = ["pkg-config", "--exists", library]
+    return bool(shutil.which("pkg-config")) and subprocess.run(command, capture_output=True).returncode == 0

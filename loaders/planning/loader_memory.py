@@ -1,0 +1,87 @@
+"""The memory that a loader's own buffers take in one rank, by formula; Python and PyTorch themselves come on top."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loaders.planning.data_facts import DataFacts
+from loaders.recipe import MultiCrop
+
+# Batches of views alive at a time: two wait in the loader's queue, one is in hand, one is being made.
+_VIEW_BATCHES = 4
+# FFCV's slots, allocated for as many batches: two wait, one is in hand, one is being decoded.
+_SLOT_BATCHES = 4
+# The folder source: two batches decoded, and the buffer of a third, which leaves a quarter of room.
+_FOLDER_BATCHES = 3.25
+# DALI: two batches scheduled and one in hand, each as it was decoded and padded to one size.
+_DALI_BATCHES = 3
+_DALI_POOLS = 256 << 20  # what DALI keeps besides, whatever the batch; measured
+_FFCV_CODE = 96 << 20  # FFCV's pipeline, compiled; measured
+_CROP_CODE = 32 << 20  # the CPU engine's; measured
+_MEMORY_CHUNK = 1024  # pictures that the memory source decodes before it moves them to the GPU
+# The C library returns larger blocks at once and keeps smaller ones for later: as much again, measured.
+_KEPT_BELOW = 32 << 20
+
+
+@dataclass(frozen=True)
+class LoaderMemory:
+    """Bytes that a rank's loader does not exceed on the host.
+
+    Attributes:
+        pixels: decoded pictures.
+        views: finished crops; none where a GPU cuts them.
+        work: what decoders and threads need besides.
+        kept: freed memory that the C library holds back.
+    """
+
+    pixels: int
+    views: int
+    work: int
+    kept: int
+
+    @property
+    def total(self) -> int:
+        return self.pixels + self.views + self.work + self.kept
+
+
+def loader_memory(
+    source: str, facts: DataFacts, recipe: MultiCrop, pictures: int, threads: int, on_gpu: bool = False
+) -> LoaderMemory:
+    """Bounds the host memory of one rank's training loader.
+
+    Args:
+        source: one of ``loaders.sources.opening``, not ``"auto"``.
+        pictures: in a batch of this rank.
+        threads: of this rank.
+        on_gpu: the crops are cut there.
+    """
+    views = [] if on_gpu else [pictures * spec.size**2 * 3 * 4 for spec in recipe.views]
+    return LoaderMemory(
+        pixels=_pixels(source, facts, pictures, on_gpu),
+        views=_VIEW_BATCHES * sum(views),
+        work=_work(source, facts, recipe, threads, on_gpu),
+        kept=_VIEW_BATCHES * sum(size for size in views if size < _KEPT_BELOW),
+    )
+
+
+def _pixels(source: str, facts: DataFacts, pictures: int, on_gpu: bool) -> int:
+    if source == "ffcv":
+        return _SLOT_BATCHES * pictures * facts.picture_most
+    if source == "memory":  # while it is put together
+        chunk = facts.batch_pixels(min(_MEMORY_CHUNK, facts.pictures))
+        return 2 * chunk if on_gpu else chunk + 2 * facts.decoded
+    if on_gpu:  # the other two decode there, all but a few odd pictures
+        return 0
+    if source == "folder":
+        return int(_FOLDER_BATCHES * facts.batch_pixels(pictures))
+    height, width = facts.largest_size
+    return _DALI_BATCHES * (facts.batch_pixels(pictures) + pictures * height * width * 3)
+
+
+def _work(source: str, facts: DataFacts, recipe: MultiCrop, threads: int, on_gpu: bool) -> int:
+    decoder = {"ffcv": _FFCV_CODE, "dali": _DALI_POOLS}.get(source, 0)
+    if on_gpu:
+        return decoder
+    largest_view = max(spec.size for spec in recipe.views) ** 2 * 3
+    # A thread's: a box copied out of its picture, resized in two passes, and two views in float32.
+    return decoder + _CROP_CODE + threads * (2 * facts.picture_most + 10 * largest_view)

@@ -1,0 +1,128 @@
+"""What a data set asks of this machine: its size, the loader's memory, and the pictures that the cores can feed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loaders.errors import UserError
+from loaders.planning.data_facts import DataFacts, data_facts
+from loaders.planning.loader_memory import LoaderMemory, loader_memory
+from loaders.planning.machine import Machine
+from loaders.planning.rates import crop_rate, decode_rate
+from loaders.quarantine import Quarantine
+from loaders.recipe import MultiCrop
+from loaders.sources import open_pictures
+from loaders.sources.beton_pictures import BetonPictures
+from loaders.sources.memory import SHARE
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """What one source would do.
+
+    Attributes:
+        source: its name.
+        memory: of a rank's loader, bytes.
+        memory_all: of all ranks together.
+        decode_per_core: pictures decoded on the CPU in a second of one core's time, measured; None: nothing to decode.
+        feeds_gpu_crops: estimate of the pictures a second that all cores feed where GPUs cut the crops; None where
+            the host does not decode for them: from memory there is nothing to decode, DALI and the folder source
+            leave it to the GPU.
+        feeds_cpu_crops: the same where the CPU cuts the crops, too.
+    """
+
+    source: str
+    memory: LoaderMemory
+    memory_all: int
+    decode_per_core: float | None
+    feeds_gpu_crops: float | None
+    feeds_cpu_crops: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A data set on this machine.
+
+    Attributes:
+        path: the data set.
+        facts: what it holds.
+        ranks: processes on this machine.
+        pictures: of a batch in one rank.
+        threads: of one rank.
+        on_gpu: the crops are cut on a GPU.
+        fits_page_cache: the stored bytes fit the free memory beside the loaders' buffers, whatever the source.
+        fits_memory: the memory source would take it, in every rank.
+        crops_per_core: decoded pictures whose views one core cuts in a second, measured.
+        undecodable: pictures that could not be decoded while this was measured.
+        sources: the sources that run here and read this data set.
+    """
+
+    path: str
+    facts: DataFacts
+    ranks: int
+    pictures: int
+    threads: int
+    on_gpu: bool
+    fits_page_cache: bool
+    fits_memory: bool
+    crops_per_core: float
+    undecodable: int
+    sources: list[SourcePlan]
+
+
+def make_plan(data: Path, recipe: MultiCrop, batch_size: int, ranks: int, machine: Machine, usable: list[str]) -> Plan:
+    """Looks at a data set and measures, which takes one or two seconds a source.
+
+    Args:
+        data: a ``.beton`` file or a folder ``class/picture``.
+        batch_size: pictures a step, of all ranks together.
+        ranks: on this machine; they share its cores and its memory.
+        usable: the sources that run here.
+
+    Raises:
+        UserError: bad data, or a batch that the ranks cannot share.
+    """
+    if ranks < 1 or batch_size < 1 or batch_size % ranks:
+        raise UserError(f"a batch of {batch_size} pictures cannot be shared evenly by {ranks} ranks")
+    pictures = open_pictures(data)
+    facts, on_gpu, threads = data_facts(pictures), bool(machine.gpus), max(1, machine.cores // ranks)
+    quarantine = Quarantine(pictures.path, len(pictures), max_bad=1.0)
+    crops = crop_rate(pictures, facts, recipe, quarantine)
+    plans = []
+    for source in usable:
+        if source == "ffcv" and not isinstance(pictures, BetonPictures):
+            continue
+        memory = loader_memory(source, facts, recipe, batch_size // ranks, threads, on_gpu)
+        decode = None if source == "memory" else decode_rate(pictures, facts, source, quarantine)
+        plans.append(
+            SourcePlan(
+                source=source,
+                memory=memory,
+                memory_all=memory.total * ranks,
+                decode_per_core=decode,
+                feeds_gpu_crops=machine.cores * decode if source == "ffcv" else None,
+                feeds_cpu_crops=machine.cores / (1 / crops + (1 / decode if decode else 0)),
+            )
+        )
+    buffers = max(plan.memory_all for plan in plans if plan.source != "memory")
+    return Plan(
+        path=str(data),
+        facts=facts,
+        ranks=ranks,
+        pictures=batch_size // ranks,
+        threads=threads,
+        on_gpu=on_gpu,
+        fits_page_cache=facts.stored + buffers <= machine.free,
+        fits_memory=_fits_memory(facts.decoded, machine, ranks),
+        crops_per_core=crops,
+        undecodable=len(quarantine),
+        sources=plans,
+    )
+
+
+def _fits_memory(decoded: int, machine: Machine, ranks: int) -> bool:
+    """Every rank keeps the pixels for itself, on its GPU where it has one."""
+    if machine.gpus:
+        return decoded <= SHARE * min(gpu.free for gpu in machine.gpus)
+    return decoded * ranks <= SHARE * machine.free
