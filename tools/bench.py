@@ -10,7 +10,6 @@ round after round, without start-up and compilation.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from datetime import datetime, timezone
@@ -19,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
+from loaders.json_file import write_json  # noqa: E402
 
 
 @exit_on_user_error
@@ -70,8 +70,7 @@ def bench_loader(arguments: argparse.Namespace) -> None:
             "contenders": bench.as_json(groups),
             "targets": [{"what": t.what, "least": t.least, "measured": t.measured, "holds": t.holds} for t in found],
         }
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(arguments.json, result)
 
 
 def _print(groups, found, bench, cores: int) -> None:

@@ -8,7 +8,6 @@ machine's cores can feed, measured on some of its pictures (a few seconds).
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
+from loaders.json_file import write_json  # noqa: E402
 
 # ResNet-50 at 224 px on one A100 in NVIDIA's PyTorch example, images/s: the assumption behind what GPUs take.
 _A100_IMAGES_PER_SECOND = 2470
@@ -41,11 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     report = examine(given)
     print_report(report)
     if given.json is not None:
-        try:
-            given.json.parent.mkdir(parents=True, exist_ok=True)
-            given.json.write_text(json.dumps(report, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"{given.json} cannot be written: {error.strerror}") from error
+        write_json(given.json, report)
 
 
 def examine(given: argparse.Namespace) -> dict:

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from loaders.errors import UserError, exit_on_user_error  # noqa: E402
+from loaders.errors import exit_on_user_error  # noqa: E402
+from loaders.json_file import write_json  # noqa: E402
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -79,7 +79,7 @@ def main() -> None:
         reports.append(convert(split, target, stored, arguments.threads))
     print_table(reports)
     if arguments.json is not None:
-        write_json(arguments.json, reports)
+        write_json(arguments.json, [dataclasses.asdict(report) for report in reports])
 
 
 def print_table(reports: list) -> None:
@@ -99,14 +99,6 @@ def print_table(reports: list) -> None:
             print(f"{report.file}: {count} classes without a picture keep their numbers: {some}")
         if report.finished_before:
             print(f"{report.file}: was finished before, left as it is")
-
-
-def write_json(path: Path, reports: list) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps([dataclasses.asdict(report) for report in reports], indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":
