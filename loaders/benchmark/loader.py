@@ -21,9 +21,10 @@ _SOURCES = ("ffcv", "dali", "memory", "folder")
 
 @dataclass(frozen=True)
 class Target:
-    """A promise of the project: ``faster`` against ``slower``, as a ratio of their rates.
+    """A promise of the project.
 
     Attributes:
+        what: whose rate is divided by whose.
         least: the ratio that was promised.
         measured: the median over the rounds, None where one of the two could not run.
     """
@@ -47,9 +48,7 @@ def contenders(cores: int, on_gpu: bool) -> list[list[Contender]]:
     ]
     decode = [Contender(PLAIN, _BASELINES, "plain_decode", 1, works_ahead=False)]
     for many in sorted({1, cores}):
-        full += [
-            Contender(source, _OURS, "full_path", many, (source,)) for source in ("ffcv", "dali", "memory", "folder")
-        ]
+        full += [Contender(source, _OURS, "full_path", many, (source,)) for source in _SOURCES]
         decode += [Contender(source, _OURS, "decode_only", many, (source,)) for source in ("ffcv", "dali", "folder")]
     groups = [full, decode]
     if on_gpu:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from loaders.multicrop.device import choose_implementation
+from loaders.sources.opening import import_ffcv_source
 
 _ROOT = Path(__file__).resolve().parents[2]
 # Debian's packages of the libraries that FFCV is built with, by pkg-config's names.
@@ -73,14 +74,12 @@ def dali_build(cuda: str | None) -> str:
 
 
 def _ffcv() -> Status:
-    version, threads = _version("ffcv"), torch.get_num_threads()
+    version = _version("ffcv")
     try:
-        import_module("loaders.sources.beton")
+        import_ffcv_source()
         return Status("ffcv", True, f"FFCV {version}")
     except ImportError as error:
         reason = f"FFCV {version} is installed but does not load ({error})" if version else "FFCV is not installed"
-    finally:
-        torch.set_num_threads(threads)  # importing FFCV sets it to 1
     lacks = build_lacks()
     install = "pip install --no-build-isolation -c constraints.txt -e '.[ffcv]'"
     if version:  # built against libraries that have gone or changed: build it again

@@ -90,14 +90,22 @@ def _open_ffcv(pictures: Pictures, how: _How) -> Source:
         raise UserError(
             f"FFCV reads .beton files, and {pictures.path} is a folder: convert it with tools/write_ffcv.py"
         )
-    torch_threads = torch.get_num_threads()
     try:
-        from loaders.sources.beton import BetonSource  # importing FFCV sets torch's thread count to 1
+        source = import_ffcv_source()
     except ImportError as error:
         cure = "run make setup, or see the README's installation notes"
         raise NotInstalled(f"FFCV does not load ({error}): {cure}") from error
-    torch.set_num_threads(torch_threads)
-    return BetonSource(pictures, how.threads, how.quarantine)
+    return source(pictures, how.threads, how.quarantine)
+
+
+def import_ffcv_source() -> Callable[[Pictures, int, Quarantine], Source]:
+    """``BetonSource``; raises ``ImportError`` where FFCV does not load."""
+    threads = torch.get_num_threads()
+    try:
+        from loaders.sources.beton import BetonSource
+    finally:
+        torch.set_num_threads(threads)  # importing FFCV sets it to 1
+    return BetonSource
 
 
 def _open_dali(pictures: Pictures, how: _How) -> Source:
