@@ -36,7 +36,7 @@ def colour_crop(pixels, size, draw, mean, std, work_space, out):
     """Applies a draw's colour operations, flips and normalises.
 
     Args:
-        pixels: (size * size * 3,) uint8, the resized crop.
+        pixels: (3, size * size) uint8, the resized crop.
         draw: one row of the draws table.
         mean, std: (3,) float32.
         work_space: (2, 3 * s * s) float32 with ``s >= size``.
@@ -69,12 +69,11 @@ def colour_crop(pixels, size, draw, mean, std, work_space, out):
 
 @_compiled
 def _load(pixels, planes):
-    red, green, blue = planes[0], planes[1], planes[2]
     scale = np.float32(1 / 255)
-    for i in range(red.size):
-        red[i] = np.float32(pixels[3 * i]) * scale
-        green[i] = np.float32(pixels[3 * i + 1]) * scale
-        blue[i] = np.float32(pixels[3 * i + 2]) * scale
+    for c in range(3):
+        plane, source = planes[c], pixels[c]
+        for i in range(plane.size):
+            plane[i] = np.float32(source[i]) * scale
 
 
 @_compiled

@@ -60,7 +60,7 @@ class CpuMultiCrop:
                 row = draws[i, view]
                 top, left, height, width = row[TOP : WIDTH + 1].astype(int).tolist()
                 box = picture[top : top + height, left : left + width]
-                pixels = resize(box, (size, size), "bicubic").reshape(-1)
+                pixels = resize(box, (size, size), "bicubic").numpy().reshape(3, -1)
                 colour_crop(pixels, size, row, self._mean, self._std, work_space, crops[view][i].reshape(-1))
 
     def _planes(self) -> np.ndarray:
@@ -95,14 +95,13 @@ class CpuCenterCrop:
         pixels = resize(picture.numpy(), target, "bilinear")
         # torchvision's rounding of the centre.
         top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
-        square = torch.from_numpy(pixels[top : top + size, left : left + size])
-        out.copy_(square).div_(255).sub_(self._mean).div_(self._std)
+        square = pixels[:, top : top + size, left : left + size]
+        out.copy_(square.permute(1, 2, 0)).div_(255).sub_(self._mean).div_(self._std)
 
 
-def resize(picture: np.ndarray, target: tuple[int, int], mode: str) -> np.ndarray:
-    """Antialiased resize of uint8 (H, W, 3) to uint8 (h, w, 3)."""
+def resize(picture: np.ndarray, target: tuple[int, int], mode: str) -> torch.Tensor:
+    """Antialiased resize of uint8 (H, W, 3) to contiguous uint8 (3, h, w)."""
     # torch's vectorised kernel takes contiguous pictures only: copying a box into one is three times faster. NumPy
     # copies it in this thread, where torch would start a team of threads.
     whole = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
-    resized = interpolate(whole, size=target, mode=mode, antialias=True)
-    return resized[0].permute(1, 2, 0).numpy()
+    return interpolate(whole, size=target, mode=mode, antialias=True)[0].contiguous()  # which it is in torch 2.11
