@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from loaders.draws import TOP, WIDTH, draw
 from loaders.multicrop.colour import colour_crop
+from loaders.multicrop.recycled import RecycledArrays
 from loaders.recipe import CenterCrop, MultiCrop
 from loaders.sources.decoded import DecodedBatch
 
@@ -33,6 +34,7 @@ class CpuMultiCrop:
         self._std = np.array(recipe.std, dtype=np.float32)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="crop")
         self._work_space = threading.local()
+        self._memory = RecycledArrays()
 
     def __call__(self, decoded: DecodedBatch, seed: int, epoch: int) -> list[torch.Tensor]:
         """Cuts V normalised views of decoded pictures.
@@ -43,7 +45,7 @@ class CpuMultiCrop:
         draws = draw(self.recipe, seed, epoch, decoded.ids, decoded.heights, decoded.widths)
         pictures = decoded.pictures
         count = len(pictures)
-        crops = [np.empty((count, size, size, 3), dtype=np.float32) for size in self._sizes]
+        crops = [self._memory.take((count, size, size, 3)) for size in self._sizes]
         starts = range(0, count, _PICTURES_PER_TASK)
         # list(): an exception in a thread is raised here.
         list(self._pool.map(lambda start: self._crop_some(pictures, draws, crops, start), starts))
