@@ -9,18 +9,16 @@ from contextlib import closing
 import torch
 
 from fastintl import config as configuration
-from fastintl import distributed, optim, report, summary
-from fastintl.batchnorm import convert_batchnorm
+from fastintl import distributed, report, summary
 from fastintl.checkpoint import Checkpoints, write_atomically
 from fastintl.config import Config
 from fastintl.data import multi_crop, training_loader
 from fastintl.distributed import World
 from fastintl.evaluate.online import OnlineEvaluation
-from fastintl.losses.intl import INTLLoss
-from fastintl.model import Encoder, JointEmbedding, build_backbone, build_projector
 from fastintl.monitor import Clock, MetricsFile, TrainingProgress, open_wandb, read_metrics
 from fastintl.precision import autocast_dtype
 from fastintl.run_folder import RunFolder, refuse_other_settings
+from fastintl.training_step import TrainingStep
 from loaders import Batch, UserError
 
 
@@ -35,39 +33,24 @@ def pretrain(config: Config) -> None:
 
 
 class Pretraining:
-    """One run on this rank. Its state is the model, the optimiser, the scaler and ``step``."""
+    """One run on this rank. Its state is that of ``train_step`` (networks, optimiser, scaler) and ``step``."""
 
     def __init__(self, config: Config, world: World) -> None:
         self.config, self.world = config, world
         self.folder = RunFolder(config)
         self.checkpoints = Checkpoints(self.folder.checkpoints, config.train.keep_every)
-        self.dtype = autocast_dtype(config.train.precision, world.device)
-        self.loader = training_loader(config, world, self.folder.quarantine, self.dtype)
+        dtype = autocast_dtype(config.train.precision, world.device)
+        self.loader = training_loader(config, world, self.folder.quarantine, dtype)
         self.epoch_steps = len(self.loader)
-        self.total_steps = config.train.epochs * self.epoch_steps
-        self.warmup_steps = round(config.optim.warmup_epochs * self.epoch_steps)
-        self.base_lr = optim.scaled_learning_rate(config.optim.lr, config.train.batch_size)
-        self.last_step = min(self.total_steps, config.train.max_steps or self.total_steps)
-
-        torch.manual_seed(config.seed)
-        self.model = self._build_model()
-        self.optimizer = optim.build_optimizer(
-            self.model.encoder,
-            self.base_lr,
-            config.optim.weight_decay,
-            config.optim.decay_one_dimensional,
-            config.optim.momentum,
-        )
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
-        self.loss = INTLLoss(config.loss.iterations, config.loss.axis, config.loss.trade_off)
+        self.train_step = TrainingStep(config, world, self.epoch_steps)
+        self.model = self.train_step.model
+        total_steps = self.train_step.total_steps
+        self.last_step = min(total_steps, config.train.max_steps or total_steps)
         self.finite = torch.ones((), dtype=torch.bool, device=world.device)
         self.clock = Clock()
         self.step, self.wandb_id = 0, None
         resumed = self._resume()
 
-        if config.train.compile == "on" or (config.train.compile == "auto" and world.device.type == "cuda"):
-            self.model.encoder.compile()  # in place: the parameters keep their names
-        self.parallel = distributed.data_parallel(self.model, world)
         self.evaluation = OnlineEvaluation(config, world, self.folder)
         if world.is_main:
             self.folder.create(config)
@@ -85,7 +68,8 @@ class Pretraining:
         while self.step < self.last_step:
             with closing(self._rest_of_epoch()) as batches:
                 for batch in batches:
-                    loss = self._train_step(batch)
+                    loss = self.train_step(batch.views, self.step)
+                    self.finite &= loss.isfinite()
                     self.step += 1
                     if self.step % self.config.log.every == 0 or self.step == self.last_step:
                         self._log(loss)
@@ -95,24 +79,6 @@ class Pretraining:
                         self._save()
             self._end_of_epoch()
         self._finish()
-
-    def _train_step(self, batch: Batch) -> torch.Tensor:
-        """One update; returns the loss, on the device. Nothing here waits for the device."""
-        self.lr = optim.learning_rate(
-            self.step, self.total_steps, self.warmup_steps, self.base_lr, self.config.optim.final_fraction
-        )
-        optim.set_learning_rate(self.optimizer, self.lr)
-        self.model.update_target(optim.ema_momentum(self.step, self.total_steps, self.config.model.ema_momentum))
-        with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            online, target = self.parallel(batch.views)
-        loss = self.loss(*distributed.gather_embeddings(online, target))
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        loss = loss.detach()
-        self.finite &= loss.isfinite()
-        return loss
 
     def close(self) -> None:
         self.progress.close()
@@ -125,13 +91,6 @@ class Pretraining:
 
     # Set-up
 
-    def _build_model(self) -> JointEmbedding:
-        settings = self.config.model
-        backbone = build_backbone(settings.arch, settings.stem, settings.zero_init_residual)
-        encoder = Encoder(backbone, build_projector(backbone.feature_dim, settings.projector))
-        model = JointEmbedding(encoder, settings.ema).to(self.world.device, memory_format=torch.channels_last)
-        return convert_batchnorm(model)
-
     def _resume(self) -> bool:
         """Takes up the newest checkpoint, on every rank; False if there is none."""
         state = self.checkpoints.load_latest()
@@ -143,9 +102,7 @@ class Pretraining:
                 f"{self.folder.path} holds a run of {state['epoch_steps']} steps an epoch, and these pictures give "
                 f"{self.epoch_steps}: they are not the same data set; give this run a name of its own (name=…)"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.train_step.load_state_dict(state)
         self.step, self.wandb_id, self.clock.total = state["step"], state["wandb_id"], state["seconds"]
         return True
 
@@ -160,7 +117,7 @@ class Pretraining:
         self.progress.note(f"held out    {held_out}")
         self.progress.note(
             f"training    {self.config.model.arch}, views of {views} px, batch {self.config.train.batch_size} on "
-            f"{self.world.world_size} x {self.world.device.type} in {str(self.dtype).removeprefix('torch.')}"
+            f"{self.world.world_size} x {self.world.device.type} in {str(self.train_step.dtype).removeprefix('torch.')}"
         )
 
     def _before_training(self) -> None:
@@ -200,7 +157,7 @@ class Pretraining:
                 f"the loss is no longer a number at step {self.step}: the last checkpoint is from before; resume "
                 "with a lower optim.lr under a new name, or train.precision=bf16 or fp32"
             )
-        metrics = {"loss": value, "lr": self.lr, **self.clock.read()}
+        metrics = {"loss": value, "lr": self.train_step.lr, **self.clock.read()}
         self._write(epoch=self._epochs_done(), **metrics)
         pictures_left = (self.last_step - self.step) * self.config.train.batch_size
         seconds_left = pictures_left / metrics["images_per_second"]
@@ -231,9 +188,7 @@ class Pretraining:
         if not self.world.is_main or not self.finite.item():  # a broken state must not push out a good one
             return
         state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.train_step.state_dict(),
             "step": self.step,
             "epoch_steps": self.epoch_steps,
             "seconds": self.clock.total,
