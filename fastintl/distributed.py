@@ -86,7 +86,7 @@ def start(device: str = "auto") -> World:
 def data_parallel(model: nn.Module, world: World) -> nn.Module:
     """DistributedDataParallel around ``model``, or ``model`` itself where there is one rank.
 
-    Buffers are not exchanged: synchronised BatchNorm (``convert_batchnorm``, called before) has the same
+    Buffers are not exchanged: BatchNorm over all ranks (``batchnorm.batch_norm``) has the same
     statistics on every rank anyway.
     """
     if world.world_size == 1:
@@ -119,7 +119,7 @@ def gather_views(z_Vnd: Tensor) -> Tensor:
 
     The result is the input itself where there is one rank.
     """
-    if _world_size() == 1:
+    if world_size() == 1:
         return z_Vnd
     return _GatherViews.apply(z_Vnd)
 
@@ -134,7 +134,7 @@ def gather_embeddings(online_Vnd: Tensor, target_nd: Tensor | None) -> tuple[Ten
     Returns:
         The same over the global batch, (V, N, d) and (N, d) or None.
     """
-    if target_nd is None or _world_size() == 1:
+    if target_nd is None or world_size() == 1:
         return gather_views(online_Vnd), target_nd
     both = gather_views(torch.cat([online_Vnd, target_nd.detach()[None]]))
     return both[:-1], both[-1].detach()
@@ -152,5 +152,6 @@ class _GatherViews(torch.autograd.Function):
         return grad_VNd.chunk(world_size, dim=1)[dist.get_rank()] * world_size
 
 
-def _world_size() -> int:
+def world_size() -> int:
+    """Ranks of this run, 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1

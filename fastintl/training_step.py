@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from fastintl import distributed, optim
-from fastintl.batchnorm import convert_batchnorm
 from fastintl.config import Config, Model
 from fastintl.distributed import World
 from fastintl.losses.intl import INTLLoss
@@ -47,7 +46,6 @@ class TrainingStep:
 
         torch.manual_seed(config.seed)
         self.model = build_model(config.model).to(world.device, memory_format=torch.channels_last)
-        convert_batchnorm(self.model)
         self.optimizer = optim.build_optimizer(
             self.model.encoder,
             self.base_lr,
