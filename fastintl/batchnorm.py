@@ -30,8 +30,11 @@ def batch_norm(norms: Sequence[_BatchNorm], views: Sequence[Tensor]) -> list[Ten
     """
     if world_size() == 1 or not norms[0].training:
         return [norm(view) for norm, view in zip(norms, views, strict=True)]
-    affine = [norm.weight for norm in norms] + [norm.bias for norm in norms]
-    *normalised, mean_VC, var_VC = _SyncBatchNorm.apply([norm.eps for norm in norms], *views, *affine)
+    eps = [norm.eps for norm in norms]
+    # A view may belong to a network without gradient (the EMA target).
+    learns = [view.requires_grad or norm.weight.requires_grad for norm, view in zip(norms, views, strict=True)]
+    weight_VC, bias_VC = torch.stack([norm.weight for norm in norms]), torch.stack([norm.bias for norm in norms])
+    *normalised, mean_VC, var_VC = _SyncBatchNorm.apply(eps, learns, weight_VC, bias_VC, *views)
     with torch.no_grad():
         for norm, view, mean_C, var_C in zip(norms, views, mean_VC, var_VC, strict=True):
             count = view.numel() // view.shape[1] * world_size()
@@ -42,7 +45,7 @@ def batch_norm(norms: Sequence[_BatchNorm], views: Sequence[Tensor]) -> list[Ten
 
 
 class _SyncBatchNorm(torch.autograd.Function):
-    """(V eps, V views, V weights, V biases) -> V normalised views, mean (V, C), biased variance (V, C).
+    """V eps, V learns, weight (V, C), bias (V, C), V views -> V normalised views, mean (V, C), variance (V, C).
 
     With ``x_hat = (x - mean) / std`` and averages over the global batch, the gradient of a view is
     ``weight / std (dy - average(dy) - x_hat average(dy x_hat))`` (Ioffe and Szegedy, arXiv 1502.03167). That of
@@ -50,59 +53,50 @@ class _SyncBatchNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, eps: list[float], *tensors: Tensor):
-        views, weights, biases = _thirds(tensors)
+    def forward(ctx, eps: list[float], learns: list[bool], weight_VC: Tensor, bias_VC: Tensor, *views: Tensor):
         moments = []
         for x in views:
             var_C, mean_C = torch.var_mean(x.float(), _all_but_channels(x), correction=0)
-            # The squares of means and variances of float32 add up and cancel without loss in float64.
+            # Squares of float32 means and variances add up and cancel in float64 without loss.
             mean_C = mean_C.double()
             moments.append(torch.stack([mean_C, var_C + mean_C.square()]))
         mean_VC, square_VC = _average_over_ranks(torch.stack(moments)).unbind(1)
         var_VC = (square_VC - mean_VC.square()).clamp(min=0).float()
         mean_VC = mean_VC.float()
-        outputs = [
-            F.batch_norm(x, mean_VC[i], var_VC[i], weights[i], biases[i], False, 0.0, eps[i])
+        normalised = [
+            F.batch_norm(x, mean_VC[i], var_VC[i], weight_VC[i], bias_VC[i], False, 0.0, eps[i])
             for i, x in enumerate(views)
         ]
-        inverse_std_VC = torch.stack([(var_VC[i] + eps[i]).rsqrt() for i in range(len(views))])
-        ctx.save_for_backward(*views, *weights, mean_VC, inverse_std_VC)
-        # A view of a network without gradient (the EMA target) among others.
-        ctx.learns = [any(ctx.needs_input_grad[1 + i :: len(views)]) for i in range(len(views))]
-        without_gradient = [y for y, learns in zip(outputs, ctx.learns, strict=True) if not learns]
-        ctx.mark_non_differentiable(mean_VC, var_VC, *without_gradient)
-        return *outputs, mean_VC, var_VC
+        inverse_std_VC = torch.stack([(var_C + e).rsqrt() for var_C, e in zip(var_VC, eps, strict=True)])
+        ctx.save_for_backward(weight_VC, mean_VC, inverse_std_VC, *views)
+        ctx.learns = learns
+        fixed = [y for y, learning in zip(normalised, learns, strict=True) if not learning]
+        ctx.mark_non_differentiable(mean_VC, var_VC, *fixed)
+        return *normalised, mean_VC, var_VC
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
-        count = len(ctx.learns)
-        *views_weights, mean_VC, inverse_std_VC = ctx.saved_tensors
-        learning = [i for i in range(count) if ctx.learns[i]]
-        x_hats, sums = {}, []
+        weight_VC, mean_VC, inverse_std_VC, *views = ctx.saved_tensors
+        learning = [i for i, learns in enumerate(ctx.learns) if learns]
+        x_hats, sums_V2C = {}, torch.zeros_like(weight_VC).unsqueeze(1).repeat(1, 2, 1)
         for i in learning:
-            x, dy = views_weights[i].float(), grads[i].float()
-            x_hats[i] = (x - _like(mean_VC[i], x)) * _like(inverse_std_VC[i], x)
-            dims = _all_but_channels(x)
-            sums.append(torch.stack([dy.sum(dims), (dy * x_hats[i]).sum(dims)]))
-        average = _average_over_ranks(torch.stack(sums))
-        gradients: list[Tensor | None] = [None] * (3 * count)
-        for row, i in enumerate(learning):
-            x, weight = views_weights[i], views_weights[count + i]
-            average_dy, average_dy_x_hat = (a / (x.numel() // x.shape[1]) for a in average[row])
-            centred = grads[i].float() - _like(average_dy, x) - x_hats[i] * _like(average_dy_x_hat, x)
-            gradients[i] = (centred * _like(inverse_std_VC[i] * weight, x)).to(x.dtype)
-            gradients[count + i], gradients[2 * count + i] = sums[row][1], sums[row][0]
-        return None, *gradients
+            dy = grads[i].float()
+            x_hats[i] = (views[i].float() - _like(mean_VC[i], dy)) * _like(inverse_std_VC[i], dy)
+            dims = _all_but_channels(dy)
+            sums_V2C[i] = torch.stack([dy.sum(dims), (dy * x_hats[i]).sum(dims)])
+        averages_V2C = _average_over_ranks(sums_V2C.clone())
+        grad_views: list[Tensor | None] = [None] * len(views)
+        for i in learning:
+            dy, count = grads[i].float(), grads[i].numel() // grads[i].shape[1]
+            average_dy, average_dy_x_hat = (_like(average_C / count, dy) for average_C in averages_V2C[i])
+            centred = dy - average_dy - x_hats[i] * average_dy_x_hat
+            grad_views[i] = (centred * _like(inverse_std_VC[i] * weight_VC[i], dy)).to(views[i].dtype)
+        return None, None, sums_V2C[:, 1], sums_V2C[:, 0], *grad_views
 
 
 def _average_over_ranks(x: Tensor) -> Tensor:
     dist.all_reduce(x)
     return x / dist.get_world_size()
-
-
-def _thirds(items: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
-    count = len(items) // 3
-    return items[:count], items[count : 2 * count], items[2 * count :]
 
 
 def _all_but_channels(x: Tensor) -> list[int]:
