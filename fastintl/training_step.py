@@ -43,6 +43,7 @@ class TrainingStep:
         self.total_steps = config.train.epochs * epoch_steps
         self.warmup_steps = round(config.optim.warmup_epochs * epoch_steps)
         self.base_lr = optim.scaled_learning_rate(config.optim.lr, config.train.batch_size)
+        torch.backends.cudnn.benchmark = True  # the sizes of the crops never change
         self.lr = 0.0
         self.embeddings: tuple[Tensor, Tensor | None] | None = None
 
@@ -86,15 +87,19 @@ class TrainingStep:
         if self.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()
         self.model.update_target(optim.ema_momentum(step, self.total_steps, settings.model.ema_momentum))
-        with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            online, target = self.parallel(views)
-        online, target = distributed.gather_embeddings(online, target)
-        loss = self.loss(online, target)
+        loss = self.forward(views)
         self.scaler.scale(loss).backward()
         self.scaler.step(optimizer)
         self.scaler.update()
-        self.embeddings = online.detach(), target
         return loss.detach()
+
+    def forward(self, views: Sequence[Tensor]) -> Tensor:
+        """The loss over the global batch, with gradient, unscaled."""
+        with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            online, target = self.parallel(views)
+        online, target = distributed.gather_embeddings(online, target)
+        self.embeddings = online.detach(), target
+        return self.loss(online, target)
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimiser and scaler, for a checkpoint."""
