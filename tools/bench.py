@@ -50,7 +50,7 @@ def main() -> None:
     step = commands.add_parser("step", help="the training step on synthetic views")
     train = commands.add_parser("train", help="training with the loader, beside the step alone")
     for command, bench in ((step, bench_step), (train, bench_train)):
-        command.add_argument("--rcfg", type=Path, help="recipe (default: the defaults; step without a GPU: a small one)")
+        command.add_argument("--rcfg", type=Path, help="recipe (step without a GPU and --rcfg: a small one)")
         command.add_argument("--json", type=Path, help="write every sample and the surroundings to this file")
         command.add_argument("--rounds", type=int, default=5, help="times that each contender is timed (default: 5)")
         command.add_argument("--steps", type=int, default=10, help="steps of a round (default: 10)")

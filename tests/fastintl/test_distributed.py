@@ -5,7 +5,7 @@ from ddp import run_ranks
 from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 
-from fastintl import INTLLoss
+from fastintl import INTLLoss, lockstep
 from fastintl.batchnorm import batch_norm
 from fastintl.distributed import World, data_parallel, gather_embeddings, gather_views, start
 from fastintl.model import Encoder, JointEmbedding, build_backbone, build_projector
@@ -49,7 +49,8 @@ def all_steps():
 
 
 def everything_on_a_rank():
-    return all_steps(), gathered(), norms_on_ranks(), started()
+    found = all_steps(), gathered(), norms_on_ranks(), collectives(), compressed(), compiled()
+    return *found, started()
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +181,66 @@ def test_start_alone(monkeypatch):
         start("cuda")
 
 
+def count_reductions(views):
+    model = build(with_target=True)
+    norms = sum(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in model.encoder.modules())
+    with torch.profiler.profile() as profile:
+        model(pictures()[:1] * views)[0].square().sum().backward()
+    return norms, sum(event.name == "gloo:all_reduce" for event in profile.events())
+
+
+def collectives():
+    return [count_reductions(views) for views in (2, 4)]
+
+
+def test_the_ranks_meet_twice_a_batchnorm_however_many_views(two_ranks):
+    for rank in two_ranks:
+        for norms, reductions in rank[3]:
+            assert norms > 8 and reductions == 2 * norms
+
+
+def compressed():
+    """The gradients after one step, by format of their exchange, and this rank's own."""
+    share = slice(4 * dist.get_rank(), 4 * dist.get_rank() + 4)
+    found = {}
+    for compress in ("none", "fp16", "bf16"):
+        model = build(with_target=False)
+        parallel = data_parallel(model, World(0, 2, 0, torch.device("cpu")), compress)
+        online, _ = parallel([view[share] for view in pictures()])
+        online.square().sum().backward()
+        found[compress] = torch.cat([p.grad.flatten() for p in model.parameters()])
+    return found
+
+
+@pytest.mark.parametrize("compress, roundoff", [("fp16", 2.0**-11), ("bf16", 2.0**-8)])
+def test_compressed_gradients_are_rounded_and_no_more(two_ranks, compress, roundoff):
+    for rank in two_ranks:
+        exact, found = rank[4]["none"], rank[4][compress]
+        error = (found - exact).norm() / exact.norm()
+        assert 0 < error <= 2 * roundoff  # of the shares and of their sum
+    assert torch.equal(two_ranks[0][4][compress], two_ranks[1][4][compress])
+
+
+def compiled():
+    """Largest relative difference of a gradient through compiled regions; a graph that breaks is an error."""
+    share = slice(4 * dist.get_rank(), 4 * dist.get_rank() + 4)
+    gradients = []
+    for backend in (None, "aot_eager"):
+        model = build(with_target=True)
+        if backend:
+            parts = (lockstep.stem, lockstep.block, lockstep.head)
+            compiled_parts = (torch.compile(f, fullgraph=True, dynamic=False, backend=backend) for f in parts)
+            model.regions = lockstep.Regions(*compiled_parts)
+        online, target = model([view[share] for view in pictures()])
+        (online - target).square().sum().backward()
+        gradients.append([p.grad for p in model.encoder.parameters()])
+    return max(((a - b).norm() / a.norm()).item() for a, b in zip(*gradients, strict=True))
+
+
+def test_the_exchange_of_batchnorm_compiles(two_ranks):
+    assert all(rank[5] <= 1e-4 for rank in two_ranks)
+
+
 def started():
     dist.destroy_process_group()  # run_ranks joined already; join again as training does
     with start("cpu") as world:
@@ -190,4 +251,4 @@ def started():
 
 
 def test_start_with_torchruns_environment(two_ranks):
-    assert [rank[3] for rank in two_ranks] == [(0, 2, 3.0, False), (1, 2, 3.0, False)]
+    assert [rank[-1] for rank in two_ranks] == [(0, 2, 3.0, False), (1, 2, 3.0, False)]
