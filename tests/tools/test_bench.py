@@ -1,6 +1,7 @@
 """The benchmark runs every contender and writes what it measured; how fast anything is, is no test's business."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def bench(*words: object) -> subprocess.CompletedProcess:
+def bench(*words: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     command = [sys.executable, ROOT / "tools" / "bench.py", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **(env or {})})
 
 
 @pytest.mark.slow
@@ -42,3 +43,29 @@ def test_what_a_user_gets_wrong_is_one_sentence(tmp_path):
     for words in (("--data", tmp_path / "none"), ("--data", tmp_path, "--rounds", 0)):
         run = bench("loader", *words)
         assert run.returncode == 2 and run.stderr.startswith("error: ") and run.stderr.count("\n") == 1
+
+
+def test_every_way_to_take_the_step_is_measured(tmp_path):
+    target = tmp_path / "step.json"  # compiling takes minutes and is tested elsewhere
+    run = bench("step", "--rounds", 2, "--steps", 1, "--json", target, env={"TORCHDYNAMO_DISABLE": "1"})
+    assert run.returncode == 0, run.stderr
+    result = json.loads(target.read_text())
+    names = [row["name"] for row in result["contenders"]]
+    assert names[0].startswith("authors' way") and names[-1] == "all together" and len(names) == 6
+    for row in result["contenders"]:
+        assert row["error"] is None and len(row["seconds"]) == 2 and row["first_step_seconds"] > 0, row
+        assert 0 < row["share_of_matrix_rate"] < 1 and row["name"] in run.stdout
+    assert result["flops_of_a_step"] > 0 and len(result["matrix_rates"][0]) == 2
+    assert result["surroundings"]["command"][2] == "step"
+
+
+def test_training_is_timed_beside_the_step_alone(picture_folder, tmp_path):
+    from fastintl.benchmark.step import TINY
+
+    target = tmp_path / "train.json"
+    words = ("--data", picture_folder, "--rounds", 2, "--steps", 2, "--json", target)
+    run = bench("train", *words, *TINY, "train.device=cpu", "data.source=folder")
+    assert run.returncode == 0, run.stderr
+    result = json.loads(target.read_text())
+    assert len(result["images_per_second"]) == 2 and result["ratio"] > 0
+    assert all(0 <= share <= 1 for share in result["data_wait"]) and "waiting for data" in run.stdout
