@@ -29,7 +29,8 @@ def compiled_regions(cuda_graphs: bool) -> lockstep.Regions:
             ``torch.compiler.cudagraph_mark_step_begin()``, and copies what it keeps of the results longer than that.
     """
     _keep_cache_across_restarts()
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS_OF_A_REGION)
+    # The limit's older name, which every torch knows.
+    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _GRAPHS_OF_A_REGION)
     options = {"triton.cudagraphs": cuda_graphs}
     regions = (lockstep.stem, lockstep.block, lockstep.head)
     return lockstep.Regions(*(torch.compile(r, fullgraph=True, dynamic=False, options=options) for r in regions))

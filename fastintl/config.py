@@ -172,7 +172,9 @@ class Train(Options, key="train"):
         "auto", "auto is bf16 on GPUs that have it, fp16 on older ones, fp32 on the CPU."
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto is the GPU where there is one.")
-    compile: Literal["auto", "on", "off"] = option("auto", "Compile the network with torch.compile; auto does on GPUs.")
+    compile: Literal["auto", "on", "off"] = option(
+        "auto", "Compile the network with torch.compile; auto does on GPUs. The code is kept in ~/.cache/fastintl."
+    )
     cuda_graphs: Literal["on", "off"] = option(
         "off", "Replay the compiled network as CUDA graphs: for GPUs with few pictures each, not yet tried on one."
     )

@@ -34,7 +34,8 @@ class TrainingStep:
         dtype: of autocast, float32 for none.
         total_steps: of the run's schedules.
         lr: learning rate of the last step.
-        embeddings: of the last step over the global batch, detached: (V, N, d), and the target's (N, d) or None.
+        embeddings: of the last step over the global batch, detached: (V, N, d), and the target's (N, d) or None;
+            to be read before the next step, which may write where they lie.
     """
 
     def __init__(self, config: Config, world: World, epoch_steps: int) -> None:

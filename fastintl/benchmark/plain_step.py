@@ -47,8 +47,9 @@ class PlainStep:
         self.model = build_model(config.model).to(device, memory_format=memory_format)
         if compiled:
             self.model.regions = compiled_regions(cuda_graphs)
-        groups = optim.parameter_groups(self.model.encoder, config.optim.weight_decay, False)
-        self.optimizer = torch.optim.SGD(groups, lr=config.optim.lr, momentum=config.optim.momentum)
+        settings = config.optim
+        groups = optim.parameter_groups(self.model.encoder, settings.weight_decay, settings.decay_one_dimensional)
+        self.optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.loss = INTLLoss(config.loss.iterations) if our_loss else self.plain_loss
 

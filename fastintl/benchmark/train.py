@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import Tensor
+
 from fastintl.benchmark.step import synchronize, synthetic_views
 from fastintl.config import Config
 from fastintl.data import training_loader
@@ -56,10 +58,7 @@ def end_to_end(config: Config, world: World, rounds: int, steps: int, note: Call
             step = TrainingStep(config, world, len(loader))
             batches = _endless(loader)
             note("first step")
-            start = time.perf_counter()
-            step(next(batches).views, 0)
-            synchronize(world.device)
-            found.first_step_seconds = time.perf_counter() - start
+            found.first_step_seconds = _seconds(world, lambda: step(next(batches).views, 0))
             share = config.train.batch_size // world.world_size
             synthetic = [view[:share] for view in synthetic_views(config, world.device, dtype, channels_last=True)]
             for round_ in range(rounds):
@@ -71,28 +70,44 @@ def end_to_end(config: Config, world: World, rounds: int, steps: int, note: Call
     return found
 
 
-def _round(found: EndToEnd, config: Config, world: World, step, synthetic, batches: Iterator[Batch], steps: int):
-    pictures = steps * config.train.batch_size
-    for i in range(2):  # the second time is timed: the first lets the loader fill its queues and come to rest
-        synchronize(world.device)
-        start = time.perf_counter()
-        for _ in range(steps if i else 1):
+def _round(
+    found: EndToEnd,
+    config: Config,
+    world: World,
+    step: TrainingStep,
+    synthetic: list[Tensor],
+    batches: Iterator[Batch],
+    steps: int,
+) -> None:
+    def alone() -> None:
+        for _ in range(steps):
             step(synthetic, 0)
-        synchronize(world.device)
-    found.synthetic_images_per_second.append(pictures / (time.perf_counter() - start))
-    for _ in range(_AHEAD):
-        step(next(batches).views, 0)
-    synchronize(world.device)
-    start, waited = time.perf_counter(), 0.0
-    for _ in range(steps):
-        asked = time.perf_counter()
-        batch = next(batches)
-        waited += time.perf_counter() - asked
-        step(batch.views, 0)
-    synchronize(world.device)
-    seconds = time.perf_counter() - start
+
+    def with_loader(count: int) -> float:
+        waited = 0.0
+        for _ in range(count):
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - asked
+            step(batch.views, 0)
+        return waited
+
+    pictures = steps * config.train.batch_size
+    step(synthetic, 0)  # meanwhile the loader fills its queues and comes to rest
+    found.synthetic_images_per_second.append(pictures / _seconds(world, alone))
+    with_loader(_AHEAD)
+    waits: list[float] = []
+    seconds = _seconds(world, lambda: waits.append(with_loader(steps)))
     found.images_per_second.append(pictures / seconds)
-    found.data_wait.append(waited / seconds)
+    found.data_wait.append(waits[0] / seconds)
+
+
+def _seconds(world: World, action: Callable[[], object]) -> float:
+    synchronize(world.device)
+    start = time.perf_counter()
+    action()
+    synchronize(world.device)
+    return time.perf_counter() - start
 
 
 def _endless(loader: Loader) -> Iterator[Batch]:
