@@ -6,13 +6,15 @@ import importlib
 import multiprocessing
 import os
 import resource
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from loaders.benchmark.workload import Workload
 
-_AHEAD = 6  # batches that a loader with queues may have made while others were timed
+_AHEAD = 6  # batches that a loader with queues may hold when its round begins
+_LEAVING_SECONDS = 5
 
 
 @dataclass
@@ -40,7 +42,11 @@ class Contender:
 
 
 class Worker:
-    """The process of a contender; ``time_round`` asks it for one round."""
+    """The process of a contender; ``time_round`` asks it for one round.
+
+    It is halted while it is not asked: what loaders do between rounds, filling their queues and spinning for the next
+    task, would be taken from the one that is timed.
+    """
 
     def __init__(self, contender: Contender, work: Workload) -> None:
         # A server that has imported torch already forks the workers: importing it takes seconds each time.
@@ -54,18 +60,29 @@ class Worker:
 
     def wait_until_warm(self) -> None:
         self._receive()
+        self._signal(signal.SIGSTOP)
 
     def time_round(self, seconds: float) -> None:
         """Times the contender for about so many seconds and keeps the sample."""
         if self.contender.error is None:
+            self._signal(signal.SIGCONT)
             self._pipe.send(seconds)
             if (answer := self._receive()) is not None:
                 rate, cpu, self.contender.peak_bytes = answer
                 self.contender.samples.append((rate, cpu))
+            self._signal(signal.SIGSTOP)
 
     def stop(self) -> None:
+        """Ends the process: by itself, so that it gives back its semaphores, else by force."""
+        self._pipe.close()
+        self._signal(signal.SIGCONT)
+        self._process.join(_LEAVING_SECONDS)
         self._process.kill()
         self._process.join()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.is_alive():
+            os.kill(self._process.pid, number)
 
     def _receive(self):
         try:
