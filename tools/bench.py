@@ -91,7 +91,8 @@ def _print(groups, found, bench, cores: int) -> None:
     for target in found:
         measured = "not measured" if target.measured is None else f"{target.measured:.2f}"
         verdict = {True: "holds", False: "MISSED", None: ""}[target.holds]
-        console.print(f"{target.what:48} {measured:>12}   promised {target.least:.2f}   {verdict}")
+        promised = "" if target.least is None else f"promised {target.least:.2f}"
+        console.print(f"{target.what:48} {measured:>12}   {promised:13}   {verdict}")
 
 
 def _note(text: str) -> None:
