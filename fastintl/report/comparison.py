@@ -61,9 +61,7 @@ def _parts(runs: Sequence[RunRecord]) -> Iterator[str]:
     yield page.heading("Learning")
     yield page.cards([panels.loss(runs), panels.accuracy(runs), panels.learning_rate(runs)])
     yield page.heading("Spectrum and speed")
-    speed = [panels.effective_rank(runs), panels.throughput(runs), panels.data_wait(runs)]
-    has_gpu = any(run.last("peak_gpu_memory") for run in runs)
-    yield page.cards([*speed, panels.gpu_memory(runs)] if has_gpu else speed)
+    yield page.cards([panels.effective_rank(runs), panels.throughput(runs), panels.data_wait(runs)])
     yield page.heading("Settings that differ")
     differing = [(key, *row) for key, row in differing_settings(runs)]
     yield page.card("Keys", page.table(differing, names, "keys") if differing else _NOTHING)

@@ -34,7 +34,9 @@ def short_percent(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As 3.2 s, 45 s, 2 min 43 s, 5 h 3 min, 2 d 4 h."""
+    """As 33 ms, 3.2 s, 45 s, 2 min 43 s, 5 h 3 min, 2 d 4 h."""
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
     if seconds < 59.5:
         return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
     units = (("s", 1), ("min", 60), ("h", 3600), ("d", 86400))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fastintl.report import chart
 from fastintl.report.chart import Level, Line
-from fastintl.report.numbers import compact, memory, percent, short_percent
+from fastintl.report.numbers import compact, percent, short_percent
 from fastintl.report.record import RunRecord
 from fastintl.spectrum_watch import collapse_limit
 
@@ -87,7 +87,7 @@ def eigenvalues(run: RunRecord) -> tuple[Panel, Panel]:
     ):
         body = chart.draw(lines, name=title, log=True, labels_at_ends=True, **ends)
         value = run.last(condition)
-        latest = "" if value is None else f"largest : smallest {compact(value)}"
+        latest = "" if value is None else f"condition {compact(value)}"
         panels.append(Panel(title, body, latest, f"{note} Lines are ranks, the 1st the largest eigenvalue."))
     return tuple(panels)
 
@@ -100,10 +100,6 @@ def throughput(runs: Sequence[RunRecord]) -> Panel:
 def data_wait(runs: Sequence[RunRecord]) -> Panel:
     note = "Share of the time spent waiting for pictures."
     return _metric(runs, "data_wait", "Data-wait", note, percent, tick=short_percent, low=0.0)
-
-
-def gpu_memory(runs: Sequence[RunRecord]) -> Panel:
-    return _metric(runs, "peak_gpu_memory", "GPU memory", "The most that tensors took, of rank 0.", memory, low=0.0)
 
 
 def _metric(

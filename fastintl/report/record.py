@@ -22,7 +22,8 @@ class RunRecord:
         label: what the pages call the run; None is the folder's name.
 
     Attributes:
-        config: the resolved configuration: dotted key to value as typed.
+        tree: the resolved configuration, all values as text: also that of another version, with other keys.
+        config: the same, dotted key to value as typed.
         rows: of ``metrics.jsonl``.
         broken: numbers of its lines that cannot be read.
         starts: of ``starts.jsonl``.
@@ -37,7 +38,8 @@ class RunRecord:
             raise UserError(f"{path} is no run: there is no {self.folder.config}; give a folder such as runs/demo")
         self.label = label or path.resolve().name
         text = self.folder.config.read_text(errors="replace")
-        self.config = dict(flat_keys(configfile.parse_yaml(text, str(self.folder.config))))
+        self.tree = configfile.parse_yaml(text, str(self.folder.config)) or {}
+        self.config = dict(flat_keys(self.tree))
         self.rows, self.broken = parse_metrics(self.folder.metrics)
         self.starts = parse_metrics(self.folder.starts)[0]
 

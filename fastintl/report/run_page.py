@@ -12,7 +12,8 @@ from pathlib import Path
 from fastintl import config as configuration
 from fastintl import configfile
 from fastintl.report import page, panels
-from fastintl.report.numbers import compact, duration, memory, percent
+from fastintl.report.numbers import compact, duration, memory, percent, short_percent
+from fastintl.report.panels import Panel
 from fastintl.report.record import RunRecord, flat_keys
 from fastintl.run_folder import write_text
 from fastintl.spectrum_watch import collapse_limit
@@ -44,8 +45,7 @@ def _parts(run: RunRecord) -> Iterator[str]:
     yield page.heading("Spectrum of the embedding")
     yield page.cards([panels.effective_rank([run]), *panels.eigenvalues(run)])
     yield page.heading("Speed")
-    speed = [panels.throughput([run]), panels.data_wait([run])]
-    yield page.cards([*speed, panels.gpu_memory([run])] if run.last("peak_gpu_memory") else speed)
+    yield page.cards([panels.throughput([run]), panels.data_wait([run]), _times(run)])
     yield page.heading("Crops")
     yield page.side_by_side(page.card("The first picture, in six epochs", _crops(run)), _views(run))
     yield page.heading("Configuration and environment")
@@ -87,22 +87,32 @@ def _key_figures(run: RunRecord) -> Iterator[tuple[str, str, str]]:
     if rank is not None and possible:
         before = compact(run.last("effective_rank"))
         yield "Effective rank", f"{compact(rank)} of {possible:.0f}", f"after whitening; {before} before"
-    yield from _speed_figures(run)
-
-
-def _speed_figures(run: RunRecord) -> Iterator[tuple[str, str, str]]:
-    summary = run.summary or {}
-    rate = summary.get("images_per_second") or run.last("images_per_second")
-    waits = run.series("data_wait")[1]
-    if rate:
-        parts = [f"data-wait {percent(sum(waits) / len(waits))}"] if waits else []
-        first = run.last("first_step_seconds")
-        parts += [f"first step apart, {duration(first)}"] if first is not None else []
-        yield "Images/s", compact(rate), ", ".join(parts)
-    if "train_seconds" in summary:
+    if rate := _rate(run):
+        waits = run.series("data_wait")[1]
+        yield "Images/s", compact(rate), f"data-wait {percent(sum(waits) / len(waits))}" if waits else ""
+    if run.summary:
+        summary = run.summary
         yield "Training time", duration(summary["train_seconds"]), f"{summary['steps']:,} steps, without evaluation"
-    if peak := run.last("peak_gpu_memory"):
-        yield "GPU memory", memory(peak), "at most, of rank 0"
+
+
+def _rate(run: RunRecord) -> float | None:
+    """Of the whole run where it is finished, else the newest."""
+    return (run.summary or {}).get("images_per_second") or run.last("images_per_second")
+
+
+def _times(run: RunRecord) -> Panel:
+    batch = float(run.config.get("train.batch_size", 0))
+    first, rate, peak = run.last("first_step_seconds"), _rate(run), run.last("peak_gpu_memory")
+    rows = [("first step", duration(first))] if first is not None else []
+    if rate:
+        rows += [("a step after it", duration(batch / rate)), ("images/s", compact(rate))]
+        if epoch_steps := run.start.get("epoch_steps"):
+            rows.append(("an epoch", duration(epoch_steps * batch / rate)))
+    if run.summary:
+        rows.append(("training", duration(run.summary["train_seconds"])))
+    rows.append(("GPU memory", memory(peak) if peak else "none used"))
+    note = "The first step compiles and warms up. Evaluations do not count."
+    return Panel("Times and memory", page.table(rows, style="number"), "", note)
 
 
 def _crops(run: RunRecord) -> str:
@@ -115,20 +125,13 @@ def _crops(run: RunRecord) -> str:
 
 def _views(run: RunRecord) -> str:
     """What is random about each view."""
-    crops = configuration.from_yaml(run.folder.config.read_text()).crops
-    with_target = run.config.get("model.ema") == "true"
-    rows = [
-        (
-            f"{n}, target" if with_target and n == 0 else str(n),
-            f"{size} px",
-            f"{100 * low:.3g}–{100 * high:.3g} %",
-            f"{100 * blur:.3g} %",
-            f"{100 * solarize:.3g} %",
-        )
-        for n, (size, (low, high), blur, solarize) in enumerate(
-            zip(crops.sizes, crops.scales, crops.blur, crops.solarize, strict=True)
-        )
-    ]
+    crops = run.tree["crops"]
+    columns = (crops["sizes"], crops["scales"], crops["blur"], crops["solarize"])
+    rows = []
+    for n, (size, (low, high), blur, solarize) in enumerate(zip(*columns, strict=True)):
+        view = f"{n}, target" if n == 0 and run.config.get("model.ema") == "true" else str(n)
+        area = f"{100 * float(low):.3g}–{100 * float(high):.3g} %"
+        rows.append((view, f"{size} px", area, short_percent(float(blur)), short_percent(float(solarize))))
     return page.card("Views", page.table(rows, ("view", "side", "area", "blur", "solarise"), "number"))
 
 

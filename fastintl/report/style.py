@@ -33,7 +33,7 @@ h3 { font-size: 14px; margin: 0; font-weight: 600; }
 .alarm { color: var(--alarm); }
 .warning { border-left: 3px solid var(--alarm); padding: 8px 14px; background: var(--card); margin: 0 0 16px; }
 .tiles, .cards { display: grid; gap: 14px; }
-.tiles { grid-template-columns: repeat(auto-fit, minmax(min(210px, 100%), 1fr)); }
+.tiles { grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
 .cards { grid-template-columns: repeat(auto-fill, minmax(min(360px, 100%), 1fr)); }
 .tile, .card { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 14px 16px; }
 .card { min-width: 0; }
@@ -75,6 +75,13 @@ code, pre, .keys td { font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Cons
 pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 summary { cursor: pointer; color: var(--quiet); font-size: 13.5px; padding: 10px 0 4px; }
 .swatch { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 6px; }
+@media (max-width: 480px) {
+  main { padding: 20px 14px 36px; }
+  .tile, .card { padding: 12px; }
+  .tile:last-child:nth-child(odd) { grid-column: 1 / -1; }
+  .tile .value { font-size: 22px; }
+  .note { min-height: 0; }
+}
 """ + "".join(
     f".{name} {{ stroke: var(--{name}); }} .band.{name}, circle.{name}, text.end.{name} {{ fill: var(--{name}); "
     f"stroke: none; }} .swatch.{name} {{ background: var(--{name}); }}\n"
