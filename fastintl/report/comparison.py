@@ -27,7 +27,7 @@ def differing_settings(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]
 def results(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
     """The newest figures of every run, "–" where a run has none; figures that no run has are left out."""
     rows: list[tuple[str, Callable[[RunRecord], object], Callable[[float], str]]] = [
-        ("5-nn accuracy", lambda run: run.last("knn_top1"), percent),
+        (f"{runs[0].config.get('eval.k', 'k')}-nn accuracy", lambda run: run.last("knn_top1"), percent),
         ("untrained", lambda run: run.last("knn_top1_untrained"), percent),
         ("loss", lambda run: run.last("loss"), compact),
         ("effective rank, whitened", lambda run: run.last("effective_rank_whitened"), compact),

@@ -26,7 +26,8 @@ def run(tmp_path) -> Path:
         [sys.executable, "-m", "fastintl.train", "--print-config", *words], cwd=ROOT, capture_output=True, text=True
     )
     (folder / "config.yaml").write_text(config.stdout)
-    (folder / "metrics.jsonl").write_text('{"step": 2, "epoch": 1, "loss": 2.5}\nbroken\n{"step": 4, "epoch": 2, "loss": 2}\n')
+    rows = ['{"step": 2, "epoch": 1, "loss": 2.5}', "broken", '{"step": 4, "epoch": 2, "loss": 2}']
+    (folder / "metrics.jsonl").write_text("\n".join(rows) + "\n")
     return folder
 
 
