@@ -46,6 +46,7 @@ def draw(
     levels: Sequence[Level] = (),
     *,
     name: str,
+    until: float = 0.0,
     log: bool = False,
     low: float | None = None,
     high: float | None = None,
@@ -56,6 +57,7 @@ def draw(
 
     Args:
         name: of the chart, for those who cannot see it.
+        until: the epoch that the x axis reaches at least, so that charts beside each other have one axis.
         log: a logarithmic y axis.
         low: fixes the y axis's lower end; likewise ``high``.
         number: writes a value on the y axis.
@@ -64,7 +66,7 @@ def draw(
     lines = [line for line in lines if line.x]
     if not lines:
         return '<p class="nothing">nothing measured yet</p>'
-    x = Scale.around([value for line in lines for value in line.x], low=0.0, high=max(max(line.x) for line in lines))
+    x = Scale.around([0.0], low=0.0, high=max(until, *(max(line.x) for line in lines)))
     values = [value for line in lines for value in line.y] + [level.y for level in levels]
     y = Scale.around(values, log, low, high)
     canvas = _Canvas(x, y, _LABELLED_RIGHT if labels_at_ends else _RIGHT)

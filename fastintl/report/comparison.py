@@ -33,7 +33,7 @@ def results(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
         ("effective rank, whitened", lambda run: run.last("effective_rank_whitened"), compact),
         ("effective rank before", lambda run: run.last("effective_rank"), compact),
         ("steps", lambda run: run.step, "{:,}".format),
-        ("images/s", lambda run: (run.summary or {}).get("images_per_second"), compact),
+        ("images/s", lambda run: run.images_per_second, compact),
         ("first step", lambda run: run.last("first_step_seconds"), duration),
         ("training time", lambda run: (run.summary or {}).get("train_seconds"), duration),
         ("GPU memory", lambda run: run.last("peak_gpu_memory"), memory),

@@ -55,13 +55,13 @@ def accuracy(runs: Sequence[RunRecord]) -> Panel:
 
 def effective_rank(runs: Sequence[RunRecord]) -> Panel:
     """Of one run before and after whitening, of several after it."""
-    possible = max((run.last("possible_rank") or 0 for run in runs), default=0)
+    ranks = {run.last("possible_rank") for run in runs} - {None}
     levels = []
-    if possible:
-        levels = [
-            Level(f"possible: {possible:.0f}", possible, "level dash1"),
-            Level(f"collapse: {collapse_limit(int(possible)):.3g}", collapse_limit(int(possible)), "level alarm"),
-        ]
+    if len(ranks) == 1:  # runs with other batches have other limits
+        possible = int(ranks.pop())
+        limit = collapse_limit(possible)
+        levels = [Level(f"possible: {possible}", possible, "level dash1")]
+        levels += [Level(f"collapse: below {limit:.3g}", limit, "level alarm")]
     note = "Directions that the embedding fills: exp of the entropy of the eigenvalues' shares."
     if len(runs) > 1:
         return _metric(
@@ -71,7 +71,7 @@ def effective_rank(runs: Sequence[RunRecord]) -> Panel:
         Line("after whitening", *runs[0].series("effective_rank_whitened"), "s0"),
         Line("before", *runs[0].series("effective_rank"), "s1"),
     ]
-    body = chart.draw(lines, levels, name="effective rank", low=0.0)
+    body = chart.draw(lines, levels, name="effective rank", until=_until(runs), low=0.0)
     return Panel("Effective rank", body, _latest(runs, "effective_rank_whitened", compact), note)
 
 
@@ -81,14 +81,14 @@ def eigenvalues(run: RunRecord) -> tuple[Panel, Panel]:
     drawn = [value for line in (*before, *after) for value in line.y if value > 0]
     ends = {"low": min(drawn, default=0.1) / 1.3, "high": 1.3 * max(drawn, default=1.0)}
     panels = []
-    for lines, title, condition, note in (
-        (before, "Eigenvalues before whitening", "condition_number", "Of the covariance, 1 their mean."),
-        (after, "Eigenvalues after whitening", "condition_number_whitened", "Whitening drives them towards 1."),
+    for lines, title, key, note in (
+        (before, "Eigenvalues before whitening", "condition_number", "Of the covariance, in units of their mean"),
+        (after, "Eigenvalues after whitening", "condition_number_whitened", "Whitening drives them towards 1"),
     ):
-        body = chart.draw(lines, name=title, log=True, labels_at_ends=True, **ends)
-        value = run.last(condition)
-        latest = "" if value is None else f"condition {compact(value)}"
-        panels.append(Panel(title, body, latest, f"{note} Lines are ranks, the 1st the largest eigenvalue."))
+        body = chart.draw(lines, name=title, until=_until([run]), log=True, labels_at_ends=True, **ends)
+        condition = run.last(key)
+        told = "" if condition is None else f"; condition number {compact(condition)}"
+        panels.append(Panel(title, body, note=f"{note}{told}. Lines are ranks, the 1st the largest."))
     return tuple(panels)
 
 
@@ -116,9 +116,18 @@ def _metric(
     one: str = "",
 ) -> Panel:
     """A line a run; ``one`` is what a single run's line is called, ``tick`` writes the axis where number does not."""
-    lines = [Line(one or run.label, *run.series(key), f"{colour(i)} {extra}") for i, run in enumerate(runs)]
-    body = chart.draw(lines, levels, name=title, low=low, number=tick or number)
+    labels = [one] if one and len(runs) == 1 else [run.label for run in runs]
+    lines = [
+        Line(label, *run.series(key), f"{colour(i)} {extra}")
+        for i, (label, run) in enumerate(zip(labels, runs, strict=True))
+    ]
+    body = chart.draw(lines, levels, name=title, until=_until(runs), low=low, number=tick or number)
     return Panel(title, body, _latest(runs, key, number), note)
+
+
+def _until(runs: Sequence[RunRecord]) -> float:
+    """The newest epoch of all runs."""
+    return max((row.get("epoch", 0.0) for run in runs for row in run.rows), default=0.0)
 
 
 def _latest(runs: Sequence[RunRecord], key: str, number: Callable[[float], str]) -> str:
@@ -127,15 +136,17 @@ def _latest(runs: Sequence[RunRecord], key: str, number: Callable[[float], str])
 
 
 def _fan(run: RunRecord, which: str) -> list[Line]:
-    """Lines of the eigenvalues of rank 1, 4, 16 and so on, and of the last, over the epochs."""
+    """Lines of the eigenvalues of rank 1, 4, 16 and so on, of the middle and of the last, over the epochs."""
     rows = [row for row in run.rows if "spectrum" in row]
     if not rows:
         return []
     ranks = rows[-1]["spectrum"]["ranks"]
     rows = [row for row in rows if row["spectrum"]["ranks"] == ranks]
-    wanted = [min(ranks, key=lambda rank: abs(rank - 4**k)) for k in range(8) if 4**k < 0.7 * ranks[-1]]
+    last = ranks[-1]
+    wanted = [*(4**k for k in range(8) if 4**k < 0.4 * last), last / 2, last]
+    nearest = dict.fromkeys(min(ranks, key=lambda rank: abs(rank - goal)) for goal in wanted)
     lines = []
-    for n, rank in enumerate([*dict.fromkeys(wanted), ranks[-1]]):
+    for n, rank in enumerate(nearest):
         values = [_eigenvalue(row, which, ranks.index(rank)) for row in rows]
         lines.append(Line(_ordinal(rank), [row["epoch"] for row in rows], values, f"r{min(n, 5)}", shade=True))
     return lines

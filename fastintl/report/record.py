@@ -73,6 +73,11 @@ class RunRecord:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    @property
+    def images_per_second(self) -> float | None:
+        """Of the whole run where it is finished, else the newest."""
+        return (self.summary or {}).get("images_per_second") or self.last("images_per_second")
+
 
 def flat_keys(tree: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """The dotted keys of nested mappings with their values as a user would type them."""

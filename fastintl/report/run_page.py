@@ -87,7 +87,7 @@ def _key_figures(run: RunRecord) -> Iterator[tuple[str, str, str]]:
     if rank is not None and possible:
         before = compact(run.last("effective_rank"))
         yield "Effective rank", f"{compact(rank)} of {possible:.0f}", f"after whitening; {before} before"
-    if rate := _rate(run):
+    if rate := run.images_per_second:
         waits = run.series("data_wait")[1]
         yield "Images/s", compact(rate), f"data-wait {percent(sum(waits) / len(waits))}" if waits else ""
     if run.summary:
@@ -95,14 +95,9 @@ def _key_figures(run: RunRecord) -> Iterator[tuple[str, str, str]]:
         yield "Training time", duration(summary["train_seconds"]), f"{summary['steps']:,} steps, without evaluation"
 
 
-def _rate(run: RunRecord) -> float | None:
-    """Of the whole run where it is finished, else the newest."""
-    return (run.summary or {}).get("images_per_second") or run.last("images_per_second")
-
-
 def _times(run: RunRecord) -> Panel:
     batch = float(run.config.get("train.batch_size", 0))
-    first, rate, peak = run.last("first_step_seconds"), _rate(run), run.last("peak_gpu_memory")
+    first, rate, peak = run.last("first_step_seconds"), run.images_per_second, run.last("peak_gpu_memory")
     rows = [("first step", duration(first))] if first is not None else []
     if rate:
         rows += [("a step after it", duration(batch / rate)), ("images/s", compact(rate))]

@@ -110,7 +110,10 @@ def test_runs_are_compared_by_results_and_differing_settings(folder, tmp_path):
     assert dict(comparison.results(runs))["steps"] == ["24", "24"]
     html = comparison.draw(runs)
     assert needs_nothing(html)
-    assert html.count('class="line s0') == html.count('class="line s1') > 6  # a line a run in every chart and legend
+    charts = len(re.findall("<svg viewBox[^>]*role", html))
+    assert charts == 6
+    for i, run in enumerate(runs):  # a line in every chart, a name in every legend and above both tables
+        assert html.count(f'class="line s{i} ') == 2 * charts and html.count(f">{run.label}<") == charts + 2
     same = comparison.draw([runs[0], RunRecord(folder, "twin")])
     assert "the runs have the same settings" in same
 
