@@ -15,7 +15,8 @@ from loaders.errors import UserError
 
 _log = logging.getLogger("fastintl")
 
-# Seconds that a dead network may hold up the start of a run, and its end: most schedulers kill 30 s after a signal.
+# Seconds that wandb may wait for an answer at the start of a run and at its end. With a server that never answers,
+# wandb 0.31 takes about 15 s more than that to give up, and as much again when the process exits.
 _START_SECONDS, _END_SECONDS = 30.0, 20.0
 
 
