@@ -5,23 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime, timezone
+from typing import Any
 
 import torch
 
 from fastintl import config as configuration
-from fastintl import distributed, optim, report, summary
-from fastintl.batchnorm import convert_batchnorm
+from fastintl import distributed, summary
 from fastintl.checkpoint import Checkpoints, write_atomically
 from fastintl.config import Config
 from fastintl.data import multi_crop, training_loader
 from fastintl.distributed import World
 from fastintl.evaluate.online import OnlineEvaluation
-from fastintl.losses.intl import INTLLoss
-from fastintl.model import Encoder, JointEmbedding, build_backbone, build_projector
-from fastintl.monitor import Clock, MetricsFile, TrainingProgress, open_wandb, read_metrics
+from fastintl.monitor import Clock, MetricsFile, TrainingProgress, gpu_memory, read_metrics
 from fastintl.precision import autocast_dtype
+from fastintl.report.crops import draw_crops
+from fastintl.report.run_page import refresh_report
 from fastintl.run_folder import RunFolder, refuse_other_settings
+from fastintl.spectrum_watch import SpectrumWatch
+from fastintl.training_step import TrainingStep
+from fastintl.wandb_mirror import WandbMirror
 from loaders import Batch, UserError
+from loaders.surroundings import surroundings
 
 
 def pretrain(config: Config) -> None:
@@ -35,45 +40,32 @@ def pretrain(config: Config) -> None:
 
 
 class Pretraining:
-    """One run on this rank. Its state is the model, the optimiser, the scaler and ``step``."""
+    """One run on this rank. Its state is that of ``train_step`` (networks, optimiser, scaler) and ``step``."""
 
     def __init__(self, config: Config, world: World) -> None:
         self.config, self.world = config, world
-        self.folder = RunFolder(config)
+        self.folder = RunFolder.of(config)
         self.checkpoints = Checkpoints(self.folder.checkpoints, config.train.keep_every)
-        self.dtype = autocast_dtype(config.train.precision, world.device)
-        self.loader = training_loader(config, world, self.folder.quarantine, self.dtype)
+        dtype = autocast_dtype(config.train.precision, world.device)
+        self.loader = training_loader(config, world, self.folder.quarantine, dtype)
         self.epoch_steps = len(self.loader)
-        self.total_steps = config.train.epochs * self.epoch_steps
-        self.warmup_steps = round(config.optim.warmup_epochs * self.epoch_steps)
-        self.base_lr = optim.scaled_learning_rate(config.optim.lr, config.train.batch_size)
-        self.last_step = min(self.total_steps, config.train.max_steps or self.total_steps)
-
-        torch.manual_seed(config.seed)
-        self.model = self._build_model()
-        self.optimizer = optim.build_optimizer(
-            self.model.encoder,
-            self.base_lr,
-            config.optim.weight_decay,
-            config.optim.decay_one_dimensional,
-            config.optim.momentum,
-        )
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
-        self.loss = INTLLoss(config.loss.iterations, config.loss.axis, config.loss.trade_off)
+        self.train_step = TrainingStep(config, world, self.epoch_steps)
+        self.model = self.train_step.model
+        total_steps = self.train_step.total_steps
+        self.last_step = min(total_steps, config.train.max_steps or total_steps)
         self.finite = torch.ones((), dtype=torch.bool, device=world.device)
         self.clock = Clock()
         self.step, self.wandb_id = 0, None
         resumed = self._resume()
+        self.first_step = self.step + 1
+        self.spectrum = SpectrumWatch(config)
 
-        if config.train.compile == "on" or (config.train.compile == "auto" and world.device.type == "cuda"):
-            self.model.encoder.compile()  # in place: the parameters keep their names
-        self.parallel = distributed.data_parallel(self.model, world)
         self.evaluation = OnlineEvaluation(config, world, self.folder)
         if world.is_main:
-            self.folder.create(config)
+            self.folder.create(config, self._describe_start())
             self.metrics = MetricsFile(self.folder.metrics, self.step if resumed else -1)
-            self.wandb = open_wandb(config, self.folder, self.wandb_id)
-            self.wandb_id = self.wandb.id if self.wandb else self.wandb_id
+            self.mirror = WandbMirror(config, self.folder, self.wandb_id)
+            self.wandb_id = self.mirror.run_id
         self.progress = TrainingProgress(self.last_step, self.step, shown=world.is_main)
         self.last_save = time.monotonic()
 
@@ -85,8 +77,11 @@ class Pretraining:
         while self.step < self.last_step:
             with closing(self._rest_of_epoch()) as batches:
                 for batch in batches:
-                    loss = self._train_step(batch)
+                    loss = self.train_step(batch.views, self.step)
+                    self.finite &= loss.isfinite()
                     self.step += 1
+                    if self.step == self.first_step:
+                        self._tell_first_step(loss)
                     if self.step % self.config.log.every == 0 or self.step == self.last_step:
                         self._log(loss)
                     if self.step == self.last_step:
@@ -96,41 +91,15 @@ class Pretraining:
             self._end_of_epoch()
         self._finish()
 
-    def _train_step(self, batch: Batch) -> torch.Tensor:
-        """One update; returns the loss, on the device. Nothing here waits for the device."""
-        self.lr = optim.learning_rate(
-            self.step, self.total_steps, self.warmup_steps, self.base_lr, self.config.optim.final_fraction
-        )
-        optim.set_learning_rate(self.optimizer, self.lr)
-        self.model.update_target(optim.ema_momentum(self.step, self.total_steps, self.config.model.ema_momentum))
-        with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            online, target = self.parallel(batch.views)
-        loss = self.loss(*distributed.gather_embeddings(online, target))
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        loss = loss.detach()
-        self.finite &= loss.isfinite()
-        return loss
-
     def close(self) -> None:
         self.progress.close()
         self.loader.close()
         self.evaluation.close()
         if self.world.is_main:
             self.metrics.close()
-            if self.wandb:
-                self.wandb.finish()
+            self.mirror.close()
 
     # Set-up
-
-    def _build_model(self) -> JointEmbedding:
-        settings = self.config.model
-        backbone = build_backbone(settings.arch, settings.stem, settings.zero_init_residual)
-        encoder = Encoder(backbone, build_projector(backbone.feature_dim, settings.projector))
-        model = JointEmbedding(encoder, settings.ema).to(self.world.device, memory_format=torch.channels_last)
-        return convert_batchnorm(model)
 
     def _resume(self) -> bool:
         """Takes up the newest checkpoint, on every rank; False if there is none."""
@@ -143,11 +112,25 @@ class Pretraining:
                 f"{self.folder.path} holds a run of {state['epoch_steps']} steps an epoch, and these pictures give "
                 f"{self.epoch_steps}: they are not the same data set; give this run a name of its own (name=…)"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step, self.wandb_id, self.clock.total = state["step"], state["wandb_id"], state["seconds"]
+        self.train_step.load_state_dict(state)
+        self.clock.load_state_dict(state["clock"])
+        self.step, self.wandb_id = state["step"], state["wandb_id"]
         return True
+
+    def _describe_start(self) -> dict[str, Any]:
+        """A line of ``starts.jsonl``."""
+        return {
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "step": self.step,
+            "last_step": self.last_step,
+            "epoch_steps": self.epoch_steps,
+            "ranks": self.world.world_size,
+            "device": self.world.device.type,
+            "precision": str(self.train_step.dtype).removeprefix("torch."),
+            "source": self.loader.source,
+            "pictures": len(self.loader.pictures),
+            **surroundings(),
+        }
 
     def _announce(self) -> None:
         pictures, held_out = self.loader.pictures, "none, so nothing is evaluated"
@@ -160,13 +143,13 @@ class Pretraining:
         self.progress.note(f"held out    {held_out}")
         self.progress.note(
             f"training    {self.config.model.arch}, views of {views} px, batch {self.config.train.batch_size} on "
-            f"{self.world.world_size} x {self.world.device.type} in {str(self.dtype).removeprefix('torch.')}"
+            f"{self.world.world_size} x {self.world.device.type} in {str(self.train_step.dtype).removeprefix('torch.')}"
         )
 
     def _before_training(self) -> None:
         """Draws the crops and measures the baselines."""
         if self.world.is_main:
-            report.draw_crops(self.loader, multi_crop(self.config.crops), self.folder.crops)
+            draw_crops(self.loader, multi_crop(self.config.crops), self.folder.crops)
         if self.config.eval.baselines and self.evaluation.queries is not None:
             scores = {
                 "knn_top1_chance": self.evaluation.chance,
@@ -192,25 +175,33 @@ class Pretraining:
     def _epochs_done(self) -> float:
         return self.step / self.epoch_steps
 
+    def _tell_first_step(self, loss: torch.Tensor) -> None:
+        """Waits for the device once: what compiles and warms up counts apart."""
+        loss.item()
+        seconds = self.clock.first_step()
+        self._write(epoch=self._epochs_done(), first_step_seconds=seconds)
+        self.progress.note(f"first step  {seconds:.1f} s, with compilation and warm-up; images/s leave it out")
+
     def _log(self, loss: torch.Tensor) -> None:
-        """Reads the loss (the one place that waits for the device), checks it, and tells."""
+        """Reads the loss (the one place that waits for the device again and again), checks it, and tells."""
         value = loss.item()
         if not self.finite.item():
             raise UserError(
                 f"the loss is no longer a number at step {self.step}: the last checkpoint is from before; resume "
                 "with a lower optim.lr under a new name, or train.precision=bf16 or fp32"
             )
-        metrics = {"loss": value, "lr": self.lr, **self.clock.read()}
+        metrics = {"loss": value, "lr": self.train_step.lr, **self.clock.read(), **gpu_memory(self.world.device)}
+        if self.world.is_main and self.spectrum.is_due(self.step, self.step == self.last_step):
+            metrics |= self.spectrum.measure(self.train_step.embeddings[0], self.step)
         self._write(epoch=self._epochs_done(), **metrics)
         pictures_left = (self.last_step - self.step) * self.config.train.batch_size
-        seconds_left = pictures_left / metrics["images_per_second"]
-        self.progress.update(self.step, int(self._epochs_done()), metrics, seconds_left)
+        rate = self.clock.images_per_second
+        self.progress.update(self.step, int(self._epochs_done()), metrics, rate and pictures_left / rate)
 
-    def _write(self, **values: float) -> None:
+    def _write(self, **values: Any) -> None:
         if self.world.is_main:
             self.metrics.write(step=self.step, **values)
-            if self.wandb:
-                self.wandb.log(values, step=self.step)
+            self.mirror.log(values, self.step)
 
     def _minutes_have_passed(self) -> bool:
         minutes = self.config.train.save_minutes
@@ -225,18 +216,18 @@ class Pretraining:
             self.progress.note(f"epoch {epoch:g}  {self.config.eval.k}-nn accuracy {score:.1%}")
         if is_last or epoch % self.config.train.save_every == 0:
             self._save()
+        if self.world.is_main:
+            refresh_report(self.folder.path)
 
     def _save(self) -> None:
         self.last_save = time.monotonic()
         if not self.world.is_main or not self.finite.item():  # a broken state must not push out a good one
             return
         state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.train_step.state_dict(),
             "step": self.step,
             "epoch_steps": self.epoch_steps,
-            "seconds": self.clock.total,
+            "clock": self.clock.state_dict(),
             "wandb_id": self.wandb_id,
             "config": configuration.to_yaml(self.config),
         }
@@ -244,12 +235,12 @@ class Pretraining:
         self.checkpoints.save(state, self.step, epoch if batch == 0 else None)
 
     def _finish(self) -> None:
-        """Leaves the backbone, the summary and the curves in the run folder, and prints the table."""
+        """Leaves the backbone, the summary and the report in the run folder, and prints the table."""
         self.progress.close()
         if not self.world.is_main:
             return
         write_atomically(self.model.encoder.backbone.state_dict(), self.folder.backbone)
-        results = summary.summarise(read_metrics(self.folder.metrics), self.config, self.step, self.clock.total)
+        results = summary.summarise(read_metrics(self.folder.metrics), self.config, self.step, self.clock)
         self.folder.write_summary(results)
-        report.draw_curves(self.folder.metrics, self.folder.curves)
+        refresh_report(self.folder.path)
         summary.print_table(results, self.config, self.folder.path)

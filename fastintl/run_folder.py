@@ -37,11 +37,11 @@ class RunFolder:
     """Names of a run's files.
 
     Args:
-        config: the resolved configuration.
+        path: of the folder.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.path = Path(config.out) / config.name
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
@@ -49,10 +49,19 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self.quarantine = self.path / "quarantine.txt"
         self.crops = self.path / "crops.png"
-        self.curves = self.path / "curves.png"
+        self.starts = self.path / "starts.jsonl"
+        self.report = self.path / "report.html"
 
-    def create(self, config: Config) -> None:
-        """Makes the folder and writes the resolved configuration.
+    @classmethod
+    def of(cls, config: Config) -> RunFolder:
+        """The folder of a run by its configuration."""
+        return cls(Path(config.out) / config.name)
+
+    def create(self, config: Config, start: dict[str, Any]) -> None:
+        """Makes the folder, writes the resolved configuration, and adds a line to ``starts.jsonl``.
+
+        Args:
+            start: what to know of this start: from which step, where, with what.
 
         Raises:
             UserError: the folder cannot be written.
@@ -60,6 +69,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.config, configuration.to_yaml(config))
+            with open(self.starts, "a") as file:
+                file.write(json.dumps(start) + "\n")
         except OSError as error:
             raise UserError(
                 f"the run folder {self.path} cannot be written ({error.strerror}): set out= elsewhere"

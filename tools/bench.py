@@ -42,8 +42,8 @@ def bench_loader(arguments: argparse.Namespace) -> None:
     from fastintl.config import load
     from fastintl.data import multi_crop
     from loaders.benchmark import loader as bench
-    from loaders.benchmark.surroundings import surroundings
     from loaders.sources import open_pictures
+    from loaders.surroundings import surroundings
 
     if arguments.rounds < 1 or arguments.seconds <= 0 or arguments.batch_size < 1:
         raise UserError("--rounds, --seconds and --batch-size must be positive")

@@ -26,8 +26,13 @@ def test_a_run_leaves_its_results(finished):
     assert steps == list(range(2, 25, 2))
     assert {"loss", "lr", "images_per_second", "data_wait", "epoch"} <= rows[-2].keys()
     assert [row["step"] for row in rows if "knn_top1" in row] == [12, 24]
-    for name in ("crops.png", "curves.png"):
-        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    assert [row["step"] for row in rows if "first_step_seconds" in row] == [1]
+    assert [row["step"] for row in rows if "spectrum" in row] == [24]
+    assert (folder / "crops.png").read_bytes().startswith(b"\x89PNG")
+    assert "<b class=\"good\">finished</b> at step 24 of 24" in (folder / "report.html").read_text()
+    start = json.loads((folder / "starts.jsonl").read_text().splitlines()[0])
+    assert (start["step"], start["last_step"], start["ranks"]) == (0, 24, 1)
+    assert start["packages"]["torch"] and start["command"][:3] == ["python", "-m", "fastintl.train"]
     assert len(list((folder / "checkpoints").iterdir())) == 2
     assert "train:\n  epochs: 4\n" in (folder / "config.yaml").read_text()
 

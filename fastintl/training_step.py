@@ -1,0 +1,110 @@
+"""One update of the network: forward, loss, backward, optimiser, at the speed of the hardware.
+
+Shapes: V views, n samples of this rank, N of all ranks, s pixels, d channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastintl import distributed, optim
+from fastintl.batchnorm import convert_batchnorm
+from fastintl.config import Config, Model
+from fastintl.distributed import World
+from fastintl.losses.intl import INTLLoss
+from fastintl.model import Encoder, JointEmbedding, build_backbone, build_projector
+from fastintl.precision import autocast_dtype
+
+
+class TrainingStep:
+    """Calling it trains on one batch. It needs neither a run folder nor a loader.
+
+    Args:
+        config: of the run.
+        world: this rank's place; every rank makes a step of its own.
+        epoch_steps: steps of an epoch, for the schedules.
+
+    Attributes:
+        model: the networks. Weights may be loaded into it at any time (``load_state_dict``).
+        dtype: of autocast, float32 for none.
+        total_steps: of the run's schedules.
+        lr: learning rate of the last step.
+        embeddings: of the last step over the global batch, detached: (V, N, d), and the target's (N, d) or None.
+    """
+
+    def __init__(self, config: Config, world: World, epoch_steps: int) -> None:
+        self.config, self.world = config, world
+        self.dtype = autocast_dtype(config.train.precision, world.device)
+        self.total_steps = config.train.epochs * epoch_steps
+        self.warmup_steps = round(config.optim.warmup_epochs * epoch_steps)
+        self.base_lr = optim.scaled_learning_rate(config.optim.lr, config.train.batch_size)
+        self.lr = 0.0
+        self.embeddings: tuple[Tensor, Tensor | None] | None = None
+
+        torch.manual_seed(config.seed)
+        self.model = build_model(config.model).to(world.device, memory_format=torch.channels_last)
+        convert_batchnorm(self.model)
+        self.optimizer = optim.build_optimizer(
+            self.model.encoder,
+            self.base_lr,
+            config.optim.weight_decay,
+            config.optim.decay_one_dimensional,
+            config.optim.momentum,
+        )
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
+        self.loss = INTLLoss(config.loss.iterations, config.loss.axis, config.loss.trade_off)
+        if config.train.compile == "on" or (config.train.compile == "auto" and world.device.type == "cuda"):
+            self.model.encoder.compile()  # in place: the parameters keep their names
+        self.parallel = distributed.data_parallel(self.model, world)
+
+    def __call__(self, views: Sequence[Tensor], step: int) -> Tensor:
+        """Trains on one batch; nothing here waits for the device.
+
+        Args:
+            views: V tensors (n, 3, s, s) on the device, channels_last, each with its own s.
+            step: of the schedules, 0 .. total_steps - 1.
+
+        Returns:
+            The loss over the global batch, a detached scalar on the device.
+        """
+        optimizer, settings = self.optimizer, self.config
+        self.lr = optim.learning_rate(
+            step, self.total_steps, self.warmup_steps, self.base_lr, settings.optim.final_fraction
+        )
+        optim.set_learning_rate(optimizer, self.lr)
+        self.model.update_target(optim.ema_momentum(step, self.total_steps, settings.model.ema_momentum))
+        with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            online, target = self.parallel(views)
+        online, target = distributed.gather_embeddings(online, target)
+        loss = self.loss(online, target)
+        optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        self.embeddings = online.detach(), target
+        return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimiser and scaler, for a checkpoint."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up a ``state_dict``; other entries of ``state`` are left alone."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def build_model(settings: Model) -> JointEmbedding:
+    """The networks of a configuration, freshly initialised."""
+    backbone = build_backbone(settings.arch, settings.stem, settings.zero_init_residual)
+    encoder = Encoder(backbone, build_projector(backbone.feature_dim, settings.projector))
+    return JointEmbedding(encoder, settings.ema)
