@@ -1,53 +1,17 @@
-"""What a run tells: ``metrics.jsonl`` (the truth), a mirror at wandb, and progress on the terminal."""
+"""What a run tells beside ``metrics.jsonl``: a mirror at wandb, and progress on the terminal."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import sys
 import time
-from pathlib import Path
-from typing import Any
+from contextlib import suppress
 
 from fastintl.config import Config
 from fastintl.run_folder import RunFolder
 from loaders.errors import UserError
 
 _PLAIN_SECONDS = 10.0
-
-
-class MetricsFile:
-    """``metrics.jsonl``: one JSON object a line, each with a ``step``.
-
-    Args:
-        path: the file.
-        step: where the run resumes; what a killed run wrote after it is dropped, for it will be written again.
-    """
-
-    def __init__(self, path: Path, step: int) -> None:
-        lines = [json.dumps(row) for row in read_metrics(path) if row["step"] <= step]
-        temporary = path.with_name(f".{path.name}.writing")
-        temporary.write_text("".join(f"{line}\n" for line in lines))
-        os.replace(temporary, path)
-        self._file = open(path, "a", buffering=1)
-
-    def write(self, **values: Any) -> None:
-        self._file.write(json.dumps(values) + "\n")
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``metrics.jsonl``; a last line that a kill cut short is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
 
 
 def open_wandb(config: Config, folder: RunFolder, run_id: str | None):
@@ -152,7 +116,7 @@ class TrainingProgress:
             self._bar.update(self._task, completed=step, description=text)
         elif now - self._last_line >= _PLAIN_SECONDS or step == self._total:
             self._last_line = now
-            print(f"step {step}/{self._total}  {text}  {seconds_left / 60:.1f} min left", file=sys.stderr, flush=True)
+            _print(f"step {step}/{self._total}  {text}  {seconds_left / 60:.1f} min left")
 
     def note(self, text: str) -> None:
         """Prints a line above the bar."""
@@ -161,8 +125,13 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.console.print(text, highlight=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            _print(text)
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def _print(text: str) -> None:
+    with suppress(OSError):  # stderr may be a log file on a disk that is full
+        print(text, file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastintl.monitor import read_metrics
+from fastintl.metrics_file import read_metrics
 from loaders import Loader, MultiCrop
 
 _ROWS = 6

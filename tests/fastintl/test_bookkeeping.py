@@ -7,7 +7,8 @@ import torch
 
 from fastintl import config as configuration
 from fastintl.checkpoint import Checkpoints
-from fastintl.monitor import Clock, MetricsFile, read_metrics
+from fastintl.metrics_file import MetricsFile, read_metrics
+from fastintl.monitor import Clock
 from fastintl.run_folder import refuse_other_settings
 from fastintl.summary import summarise
 from loaders.errors import UserError
@@ -41,9 +42,8 @@ def test_resuming_drops_what_will_be_written_again_and_a_line_cut_short(tmp_path
     path = tmp_path / "metrics.jsonl"
     rows = [{"step": step, "loss": 1.0} for step in (0, 2, 4, 6)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 8, "lo')
-    metrics = MetricsFile(path, step=4)
+    metrics = MetricsFile(path, step=4, warn=pytest.fail)
     metrics.write(step=6, loss=2.0)
-    metrics.close()
     assert read_metrics(path) == [*rows[:3], {"step": 6, "loss": 2.0}]
 
 
