@@ -1,58 +1,15 @@
-"""What a run tells: ``metrics.jsonl`` (the truth) and progress on the terminal."""
+"""How fast a run is, and its progress on the terminal."""
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import torch
 
 _PLAIN_SECONDS = 10.0
-
-
-class MetricsFile:
-    """``metrics.jsonl``: one JSON object a line, each with a ``step``.
-
-    Args:
-        path: the file.
-        step: where the run resumes; what a killed run wrote after it is dropped, for it will be written again.
-    """
-
-    def __init__(self, path: Path, step: int) -> None:
-        lines = [json.dumps(row) for row in read_metrics(path) if row["step"] <= step]
-        temporary = path.with_name(f".{path.name}.writing")
-        temporary.write_text("".join(f"{line}\n" for line in lines))
-        os.replace(temporary, path)
-        self._file = open(path, "a", buffering=1)
-
-    def write(self, **values: Any) -> None:
-        self._file.write(json.dumps(values) + "\n")
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``metrics.jsonl``; a line that cannot be read, such as one that a kill cut short, is left out."""
-    return parse_metrics(path)[0]
-
-
-def parse_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The rows of a ``metrics.jsonl``, and the numbers (from 1) of the lines that cannot be read."""
-    rows, broken = [], []
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            row["step"] + 0  # every row is an object with a step
-            rows.append(row)
-        except (ValueError, TypeError, KeyError):
-            broken.append(number)
-    return rows, broken
 
 
 class Clock:
@@ -163,7 +120,7 @@ class TrainingProgress:
         elif now - self._last_line >= _PLAIN_SECONDS or step == self._total:
             self._last_line = now
             left = "" if seconds_left is None else f"  {seconds_left / 60:.1f} min left"
-            print(f"step {step}/{self._total}  {text}{left}", file=sys.stderr, flush=True)
+            _print(f"step {step}/{self._total}  {text}{left}")
 
     def note(self, text: str) -> None:
         """Prints a line above the bar."""
@@ -172,7 +129,7 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.console.print(text, highlight=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            _print(text)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -186,3 +143,8 @@ def _sentence(epoch: int, metrics: dict[str, Any]) -> str:
     if "peak_gpu_memory" in metrics:
         parts.append(f"GPU {metrics['peak_gpu_memory'] / 2**30:.1f} GiB")
     return "  ".join(parts)
+
+
+def _print(text: str) -> None:
+    with suppress(OSError):  # stderr may be a log file on a disk that is full
+        print(text, file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class RunFolder:
         self.backbone = self.path / "backbone.pt"
         self.summary = self.path / "summary.json"
         self.quarantine = self.path / "quarantine.txt"
+        self.nonfinite = self.path / "nonfinite.json"
         self.crops = self.path / "crops.png"
         self.starts = self.path / "starts.jsonl"
         self.report = self.path / "report.html"
@@ -102,7 +104,16 @@ def refuse_other_settings(config: Config, saved: str, folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a whole file or nothing."""
+    """Writes a whole file or nothing.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastintl import configfile
-from fastintl.monitor import parse_metrics
+from fastintl.metrics_file import parse_metrics
 from fastintl.run_folder import RunFolder
 from loaders.errors import UserError
 

@@ -7,7 +7,8 @@ import torch
 
 from fastintl import config as configuration
 from fastintl.checkpoint import Checkpoints
-from fastintl.monitor import Clock, MetricsFile, parse_metrics, read_metrics
+from fastintl.metrics_file import MetricsFile, parse_metrics, read_metrics
+from fastintl.monitor import Clock
 from fastintl.run_folder import refuse_other_settings
 from fastintl.summary import summarise
 from loaders.errors import UserError
@@ -43,9 +44,8 @@ def test_resuming_drops_what_will_be_written_again_and_a_line_cut_short(tmp_path
     lines = [json.dumps(row) for row in rows]
     path.write_text("\n".join([*lines[:1], "not a row", "[1]", *lines[1:], '{"step": 8, "lo']))
     assert parse_metrics(path) == (rows, [2, 3, 7])
-    metrics = MetricsFile(path, step=4)
+    metrics = MetricsFile(path, step=4, warn=pytest.fail)
     metrics.write(step=6, loss=2.0)
-    metrics.close()
     assert read_metrics(path) == [*rows[:3], {"step": 6, "loss": 2.0}]
 
 
