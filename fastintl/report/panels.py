@@ -12,6 +12,7 @@ from fastintl.report.record import RunRecord
 from fastintl.spectrum_watch import collapse_limit
 
 _COLOURS = 8
+_SMALLEST_DRAWN = 1e-10  # eigenvalue: further down there is only rounding
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def eigenvalues(run: RunRecord) -> tuple[Panel, Panel]:
     """The spectrum over the epochs before and after whitening, on one scale."""
     before, after = _fan(run, "before"), _fan(run, "after")
     drawn = [value for line in (*before, *after) for value in line.y if value > 0]
-    ends = {"low": min(drawn, default=0.1) / 1.3, "high": 1.3 * max(drawn, default=1.0)}
+    low = max(min(drawn, default=0.1) / 1.3, _SMALLEST_DRAWN)
+    ends = {"low": low, "high": 1.3 * max(drawn, default=1.0)}
     panels = []
     for lines, title, key, note in (
         (before, "Eigenvalues before whitening", "condition_number", "Of the covariance, in units of their mean"),
