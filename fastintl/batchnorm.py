@@ -1,105 +1,108 @@
-"""Synchronised BatchNorm on GPUs and on CPUs.
+"""BatchNorm of several views at once: each view by its own statistics, those of all ranks in one exchange.
 
-Shapes: C channels; x is (N, C) or (N, C, H, W).
+Shapes: V views, C channels; a view is (n, C) or (n, C, s, s), the same n on every rank.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fastintl.distributed import gather
+from fastintl.distributed import world_size
 
 
-def convert_batchnorm(module: nn.Module) -> nn.Module:
-    """Replaces every BatchNorm by one whose statistics are over all ranks; state-dict keys stay.
+def batch_norm(norms: Sequence[_BatchNorm], views: Sequence[Tensor]) -> list[Tensor]:
+    """Normalises each view by a torch BatchNorm, in training over the samples of all ranks.
 
-    NCCL ranks get ``torch.nn.SyncBatchNorm``, which refuses CPU tensors; gloo ranks get ``CPUSyncBatchNorm``.
-    With one rank the module is returned as it is. Call it after the process group is up and before DDP.
+    The numbers are those of one process that calls ``norms[0](views[0]), norms[1](views[1]), ...`` on the global
+    batch, running statistics included, which take up the views in that order. ``torch.nn.SyncBatchNorm`` waits
+    for the other ranks once a view, forward and backward; here the views wait together: one all-reduce each way.
+    It is made of plain torch operations, so ``torch.compile`` fuses it with what stands before and after.
+
+    Args:
+        norms: one a view, often the same one; with affine parameters, running statistics and a momentum.
+        views: one a norm; their heights and widths may differ.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return module
-    if dist.get_backend() == "nccl":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    if isinstance(module, _BatchNorm):
-        return CPUSyncBatchNorm.like(module)
-    for name, child in module.named_children():
-        setattr(module, name, convert_batchnorm(child))
-    return module
-
-
-class CPUSyncBatchNorm(_BatchNorm):
-    """BatchNorm over the samples of all ranks for the gloo back end; in eval mode an ordinary BatchNorm."""
-
-    @classmethod
-    def like(cls, norm: _BatchNorm) -> CPUSyncBatchNorm:
-        """A copy that shares the parameters and statistics of ``norm``."""
-        new = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-        new._parameters, new._buffers = norm._parameters, norm._buffers
-        new.train(norm.training)
-        return new
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        if x.dim() < 2:
-            raise ValueError(f"BatchNorm takes (N, C) or (N, C, ...), got {tuple(x.shape)}")
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        self._check_input_dim(x)
-        y, mean_C, var_C, count = _SyncBatchNorm.apply(x, self.weight, self.bias, self.eps)
-        if self.track_running_stats:
-            self._track(mean_C, var_C * (count / (count - 1)))
-        return y
-
-    @torch.no_grad()
-    def _track(self, mean_C: Tensor, unbiased_var_C: Tensor) -> None:
-        self.num_batches_tracked += 1
-        factor = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean_C.to(self.running_mean.dtype), factor)
-        self.running_var.lerp_(unbiased_var_C.to(self.running_var.dtype), factor)
+    if world_size() == 1 or not norms[0].training:
+        return [norm(view) for norm, view in zip(norms, views, strict=True)]
+    eps = [norm.eps for norm in norms]
+    # A view may belong to a network without gradient (the EMA target).
+    learns = [view.requires_grad or norm.weight.requires_grad for norm, view in zip(norms, views, strict=True)]
+    weight_VC, bias_VC = torch.stack([norm.weight for norm in norms]), torch.stack([norm.bias for norm in norms])
+    *normalised, mean_VC, var_VC = _SyncBatchNorm.apply(eps, learns, weight_VC, bias_VC, *views)
+    with torch.no_grad():
+        for norm, view, mean_C, var_C in zip(norms, views, mean_VC, var_VC, strict=True):
+            count = view.numel() // view.shape[1] * world_size()
+            norm.num_batches_tracked.add_(1)
+            norm.running_mean.lerp_(mean_C, norm.momentum)
+            norm.running_var.lerp_(var_C * (count / (count - 1)), norm.momentum)
+    return normalised
 
 
 class _SyncBatchNorm(torch.autograd.Function):
-    """One collective each way. Statistics travel and combine in float64."""
+    """V eps, V learns, weight (V, C), bias (V, C), V views -> V normalised views, mean (V, C), variance (V, C).
+
+    With ``x_hat = (x - mean) / std`` and averages over the global batch, the gradient of a view is
+    ``weight / std (dy - average(dy) - x_hat average(dy x_hat))`` (Ioffe and Szegedy, arXiv 1502.03167). That of
+    weight and bias is this rank's share, which DistributedDataParallel averages.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float):
-        dims = [i for i in range(x.dim()) if i != 1]
-        local_var, local_mean = torch.var_mean(x, dims, correction=0)
-        count = torch.full_like(local_mean, x.numel() // x.shape[1], dtype=torch.float64)
-        local = torch.stack([count, local_mean.double(), local_var.double()])
-        count, mean, var = gather(local).unbind(1)  # (W, C) each
-        total = count.sum(0)
-        if total[0] < 2:
-            raise ValueError(f"BatchNorm in training mode needs two or more values a channel, got {tuple(x.shape)}")
-        global_mean = (count * mean).sum(0) / total
-        global_var = (count * (var + (mean - global_mean).square())).sum(0) / total
-        mean_C, var_C, total = global_mean.to(x.dtype), global_var.to(x.dtype), float(total[0])
-        ctx.save_for_backward(x, weight, mean_C, (var_C + eps).rsqrt())
-        ctx.total = total
-        ctx.mark_non_differentiable(mean_C, var_C)
-        return F.batch_norm(x, mean_C, var_C, weight, bias, False, 0.0, eps), mean_C, var_C, total
+    def forward(ctx, eps: list[float], learns: list[bool], weight_VC: Tensor, bias_VC: Tensor, *views: Tensor):
+        moments = []
+        for x in views:
+            var_C, mean_C = torch.var_mean(x.float(), _all_but_channels(x), correction=0)
+            # Squares of float32 means and variances add up and cancel in float64 without loss.
+            mean_C = mean_C.double()
+            moments.append(torch.stack([mean_C, var_C + mean_C.square()]))
+        mean_VC, square_VC = _average_over_ranks(torch.stack(moments)).unbind(1)
+        var_VC = (square_VC - mean_VC.square()).clamp(min=0).float()
+        mean_VC = mean_VC.float()
+        normalised = [
+            F.batch_norm(x, mean_VC[i], var_VC[i], weight_VC[i], bias_VC[i], False, 0.0, eps[i])
+            for i, x in enumerate(views)
+        ]
+        inverse_std_VC = torch.stack([(var_C + e).rsqrt() for var_C, e in zip(var_VC, eps, strict=True)])
+        ctx.save_for_backward(weight_VC, mean_VC, inverse_std_VC, *views)
+        ctx.learns = learns
+        fixed = [y for y, learning in zip(normalised, learns, strict=True) if not learning]
+        ctx.mark_non_differentiable(mean_VC, var_VC, *fixed)
+        return *normalised, mean_VC, var_VC
 
     @staticmethod
-    def backward(ctx, grad_y: Tensor, *_):
-        x, weight, mean_C, inverse_std_C = ctx.saved_tensors
-        dims = [i for i in range(x.dim()) if i != 1]
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        x_hat = (x - mean_C.view(shape)) * inverse_std_C.view(shape)
-        # The affine parameters get this rank's share (DDP averages it); the input needs all ranks' sums.
-        grad_bias, grad_weight = grad_y.sum(dims), (grad_y * x_hat).sum(dims)
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            sums = torch.stack([grad_bias, grad_weight]).double()
-            dist.all_reduce(sums)
-            mean_grad, mean_grad_x_hat = (sums / ctx.total).to(x.dtype)
-            scale = inverse_std_C if weight is None else inverse_std_C * weight
-            grad_x = (grad_y - mean_grad.view(shape)).sub_(x_hat.mul_(mean_grad_x_hat.view(shape)))
-            grad_x.mul_(scale.view(shape))
-        if weight is None:
-            return grad_x, None, None, None
-        return grad_x, grad_weight, grad_bias, None
+    def backward(ctx, *grads: Tensor):
+        weight_VC, mean_VC, inverse_std_VC, *views = ctx.saved_tensors
+        learning = [i for i, learns in enumerate(ctx.learns) if learns]
+        x_hats, sums_V2C = {}, torch.zeros_like(weight_VC).unsqueeze(1).repeat(1, 2, 1)
+        for i in learning:
+            dy = grads[i].float()
+            x_hats[i] = (views[i].float() - _like(mean_VC[i], dy)) * _like(inverse_std_VC[i], dy)
+            dims = _all_but_channels(dy)
+            sums_V2C[i] = torch.stack([dy.sum(dims), (dy * x_hats[i]).sum(dims)])
+        averages_V2C = _average_over_ranks(sums_V2C.clone())
+        grad_views: list[Tensor | None] = [None] * len(views)
+        for i in learning:
+            dy, count = grads[i].float(), grads[i].numel() // grads[i].shape[1]
+            average_dy, average_dy_x_hat = (_like(average_C / count, dy) for average_C in averages_V2C[i])
+            centred = dy - average_dy - x_hats[i] * average_dy_x_hat
+            grad_views[i] = (centred * _like(inverse_std_VC[i] * weight_VC[i], dy)).to(views[i].dtype)
+        return None, None, sums_V2C[:, 1], sums_V2C[:, 0], *grad_views
+
+
+def _average_over_ranks(x: Tensor) -> Tensor:
+    dist.all_reduce(x)
+    return x / dist.get_world_size()
+
+
+def _all_but_channels(x: Tensor) -> list[int]:
+    return [0, *range(2, x.dim())]
+
+
+def _like(values_C: Tensor, x: Tensor) -> Tensor:
+    """Shaped to broadcast over everything but the channels of ``x``."""
+    return values_C.view(1, -1, *[1] * (x.dim() - 2))

@@ -173,9 +173,20 @@ class Train(Options, key="train"):
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto is the GPU where there is one.")
     compile: Literal["auto", "on", "off"] = option("auto", "Compile the network with torch.compile; auto does on GPUs.")
+    cuda_graphs: Literal["on", "off"] = option(
+        "off", "Replay the compiled network as CUDA graphs: for GPUs with few pictures each, not yet tried on one."
+    )
+    compress_gradients: Literal["none", "fp16", "bf16"] = option(
+        "none", "Format in which the ranks exchange gradients; fp16 and bf16 halve the bytes, and round."
+    )
     save_minutes: float = option(15.0, "Save the state whenever so many minutes have passed; 0 never does.", least=0)
     save_every: int = option(1, "Save the state every so many epochs, and at the end.", least=1)
     keep_every: int = option(0, "Also keep the state of every so many epochs for good; 0 keeps the last two.", least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cuda_graphs == "on" and self.compile == "off":
+            raise UserError("train.cuda_graphs=on replays what was compiled: it needs train.compile=on or auto")
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from loaders.errors import UserError
+
+_COMPRESSION = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,15 @@ def start(device: str = "auto") -> World:
     return World(rank, world_size, local_rank, here)
 
 
-def data_parallel(model: nn.Module, world: World) -> nn.Module:
+def data_parallel(model: nn.Module, world: World, compress: str = "none") -> nn.Module:
     """DistributedDataParallel around ``model``, or ``model`` itself where there is one rank.
 
-    Buffers are not exchanged: synchronised BatchNorm (``convert_batchnorm``, called before) has the same
+    Buffers are not exchanged: BatchNorm over all ranks (``batchnorm.batch_norm``) has the same
     statistics on every rank anyway.
+
+    Args:
+        compress: format in which gradients travel, ``"none"`` (their own), ``"fp16"`` or ``"bf16"``; each rank's
+            share is rounded once before the sum and the sum at every addition.
     """
     if world.world_size == 1:
         return model
@@ -95,7 +102,10 @@ def data_parallel(model: nn.Module, world: World) -> nn.Module:
     no_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     device_ids = [world.device] if world.device.type == "cuda" else None
     options = {"device_ids": device_ids, "gradient_as_bucket_view": True, no_buffers: False}
-    return DistributedDataParallel(model, **options)
+    parallel = DistributedDataParallel(model, **options)
+    if compress != "none":
+        parallel.register_comm_hook(None, _COMPRESSION[compress])
+    return parallel
 
 
 def gather(x: Tensor) -> Tensor:
@@ -119,7 +129,7 @@ def gather_views(z_Vnd: Tensor) -> Tensor:
 
     The result is the input itself where there is one rank.
     """
-    if _world_size() == 1:
+    if world_size() == 1:
         return z_Vnd
     return _GatherViews.apply(z_Vnd)
 
@@ -134,7 +144,7 @@ def gather_embeddings(online_Vnd: Tensor, target_nd: Tensor | None) -> tuple[Ten
     Returns:
         The same over the global batch, (V, N, d) and (N, d) or None.
     """
-    if target_nd is None or _world_size() == 1:
+    if target_nd is None or world_size() == 1:
         return gather_views(online_Vnd), target_nd
     both = gather_views(torch.cat([online_Vnd, target_nd.detach()[None]]))
     return both[:-1], both[-1].detach()
@@ -152,5 +162,6 @@ class _GatherViews(torch.autograd.Function):
         return grad_VNd.chunk(world_size, dim=1)[dist.get_rank()] * world_size
 
 
-def _world_size() -> int:
+def world_size() -> int:
+    """Ranks of this run, 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from fastintl import lockstep
 from loaders.errors import UserError
 
 ARCHITECTURES = (
@@ -112,8 +113,9 @@ class JointEmbedding(nn.Module):
     """The encoder and, if asked for, its target: a copy that follows by exponential moving average (EMA).
 
     The target has BatchNorm statistics of its own and normalises by its batch in training, like the encoder.
-    All views pass in one ``forward``, which is what DistributedDataParallel needs; each view is a batch of
-    its own to BatchNorm, as in the authors' code.
+    All views pass in one ``forward``, which is what DistributedDataParallel needs, through the layers in
+    lockstep; each view is a batch of its own to BatchNorm, as in the authors' code, with the statistics of all
+    ranks. ``regions`` may be replaced by compiled ones.
 
     State-dict keys: ``encoder.backbone.*``, ``encoder.projector.*``, and the same under ``target``.
     """
@@ -122,6 +124,7 @@ class JointEmbedding(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.target = copy.deepcopy(encoder).requires_grad_(False) if with_target else None
+        self.regions = lockstep.Regions()
 
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Args:
@@ -131,11 +134,11 @@ class JointEmbedding(nn.Module):
             With target: the encoder's embeddings of views 1..V-1, (V - 1, B, d), and the target's of view 0,
             (B, d), without gradient. Without: the encoder's of all views, (V, B, d), and None.
         """
+        encoders = [self.encoder] * len(views)
         if self.target is None:
-            return torch.stack([self.encoder(view) for view in views]), None
-        with torch.no_grad():
-            target = self.target(views[0])
-        return torch.stack([self.encoder(view) for view in views[1:]]), target
+            return torch.stack(lockstep.embed(encoders, views, self.regions)), None
+        target, *online = lockstep.embed([self.target, *encoders[1:]], views, self.regions)
+        return torch.stack(online), target
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:

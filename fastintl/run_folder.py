@@ -26,6 +26,7 @@ _MAY_DIFFER = (
     "train.max_steps",
     "train.device",
     "train.compile",
+    "train.cuda_graphs",
     "train.save_minutes",
     "train.save_every",
     "train.keep_every",

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from fastintl import distributed, optim
-from fastintl.batchnorm import convert_batchnorm
+from fastintl.compilation import compiled_regions
 from fastintl.config import Config, Model
 from fastintl.distributed import World
 from fastintl.losses.intl import INTLLoss
 from fastintl.model import Encoder, JointEmbedding, build_backbone, build_projector
 from fastintl.precision import autocast_dtype
+from loaders.errors import UserError
 
 
 class TrainingStep:
@@ -42,12 +43,12 @@ class TrainingStep:
         self.total_steps = config.train.epochs * epoch_steps
         self.warmup_steps = round(config.optim.warmup_epochs * epoch_steps)
         self.base_lr = optim.scaled_learning_rate(config.optim.lr, config.train.batch_size)
+        torch.backends.cudnn.benchmark = True  # the sizes of the crops never change
         self.lr = 0.0
         self.embeddings: tuple[Tensor, Tensor | None] | None = None
 
         torch.manual_seed(config.seed)
         self.model = build_model(config.model).to(world.device, memory_format=torch.channels_last)
-        convert_batchnorm(self.model)
         self.optimizer = optim.build_optimizer(
             self.model.encoder,
             self.base_lr,
@@ -57,9 +58,15 @@ class TrainingStep:
         )
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         self.loss = INTLLoss(config.loss.iterations, config.loss.axis, config.loss.trade_off)
+        self.cuda_graphs = config.train.cuda_graphs == "on"
+        if self.cuda_graphs and (world.device.type != "cuda" or world.world_size > 1):
+            raise UserError(
+                "train.cuda_graphs=on needs a GPU, and one rank, for the ranks meet in the middle of what a graph "
+                "would replay: set train.cuda_graphs=off"
+            )
         if config.train.compile == "on" or (config.train.compile == "auto" and world.device.type == "cuda"):
-            self.model.encoder.compile()  # in place: the parameters keep their names
-        self.parallel = distributed.data_parallel(self.model, world)
+            self.model.regions = compiled_regions(self.cuda_graphs)
+        self.parallel = distributed.data_parallel(self.model, world, config.train.compress_gradients)
 
     def __call__(self, views: Sequence[Tensor], step: int) -> Tensor:
         """Trains on one batch; nothing here waits for the device.
@@ -76,17 +83,23 @@ class TrainingStep:
             step, self.total_steps, self.warmup_steps, self.base_lr, settings.optim.final_fraction
         )
         optim.set_learning_rate(optimizer, self.lr)
+        optimizer.zero_grad(set_to_none=True)  # before the forward pass, whose activations then have the room
+        if self.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         self.model.update_target(optim.ema_momentum(step, self.total_steps, settings.model.ema_momentum))
-        with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            online, target = self.parallel(views)
-        online, target = distributed.gather_embeddings(online, target)
-        loss = self.loss(online, target)
-        optimizer.zero_grad(set_to_none=True)
+        loss = self.forward(views)
         self.scaler.scale(loss).backward()
         self.scaler.step(optimizer)
         self.scaler.update()
-        self.embeddings = online.detach(), target
         return loss.detach()
+
+    def forward(self, views: Sequence[Tensor]) -> Tensor:
+        """The loss over the global batch, with gradient, unscaled."""
+        with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            online, target = self.parallel(views)
+        online, target = distributed.gather_embeddings(online, target)
+        self.embeddings = online.detach(), target
+        return self.loss(online, target)
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimiser and scaler, for a checkpoint."""

@@ -1,10 +1,24 @@
 """Measures speed, always as ratios within one run.
 
     python tools/bench.py loader --data data/imagenet_val.beton --json out.json
+    python tools/bench.py step --json out.json
+    python tools/bench.py train --rcfg rcfgs/demo.yaml data.root=data/demo --json out.json
 
 loader: images/s from pictures on disk to normalised crops, for every source that can run here, beside other ways
 of making the same crops. Each contender has a process of its own, on one core and on all; they are timed in turn,
 round after round, without start-up and compilation.
+
+step: the training step on synthetic views: the authors' way, each of our changes to it alone, and all together; a
+small network without a GPU. On a GPU, each at the whole recipe and at what one rank of eight has of it:
+
+    python tools/bench.py step --rcfg rcfgs/ep100.yaml --json step_256.json
+    python tools/bench.py step --rcfg rcfgs/ep100.yaml train.batch_size=32 --json step_32.json
+
+train: training with the loader beside the same step on synthetic views, and the share of the time spent waiting for
+pictures; under torchrun on several GPUs:
+
+    python tools/bench.py train --rcfg rcfgs/ep100.yaml data.root=/path/to/imagenet --json train.json
+    torchrun --nproc-per-node 8 tools/bench.py train --rcfg rcfgs/ep100.yaml data.root=/path/to/imagenet
 """
 
 from __future__ import annotations
@@ -32,8 +46,22 @@ def main() -> None:
     loader.add_argument("--rounds", type=int, default=5, help="times that each contender is timed (default: 5)")
     loader.add_argument("--seconds", type=float, default=1.5, help="length of a round (default: 1.5)")
     loader.add_argument("--batch-size", type=int, default=32, help="pictures in a batch (default: 32)")
+    loader.set_defaults(bench=bench_loader)
+    step = commands.add_parser("step", help="the training step on synthetic views")
+    train = commands.add_parser("train", help="training with the loader, beside the step alone")
+    for command, bench in ((step, bench_step), (train, bench_train)):
+        command.add_argument("--rcfg", type=Path, help="recipe (step without a GPU and --rcfg: a small one)")
+        command.add_argument("--json", type=Path, help="write every sample and the surroundings to this file")
+        command.add_argument("--rounds", type=int, default=5, help="times that each contender is timed (default: 5)")
+        command.add_argument("--steps", type=int, default=10, help="steps of a round (default: 10)")
+        command.add_argument("overrides", nargs="*", metavar="key=value", help="overrides a key of the recipe")
+        command.set_defaults(bench=bench)
+    train.add_argument("--data", type=Path, help="short for data.train=")
     arguments = parser.parse_args()
-    bench_loader(arguments)
+    for name in ("rounds", "steps"):
+        if getattr(arguments, name, 1) < 1:
+            raise UserError(f"--{name} must be positive")
+    arguments.bench(arguments)
 
 
 def bench_loader(arguments: argparse.Namespace) -> None:
@@ -45,23 +73,20 @@ def bench_loader(arguments: argparse.Namespace) -> None:
     from loaders.sources import open_pictures
     from loaders.surroundings import surroundings
 
-    if arguments.rounds < 1 or arguments.seconds <= 0 or arguments.batch_size < 1:
-        raise UserError("--rounds, --seconds and --batch-size must be positive")
+    if arguments.seconds <= 0 or arguments.batch_size < 1:
+        raise UserError("--seconds and --batch-size must be positive")
     pictures = open_pictures(arguments.data)
     recipe = multi_crop(load(arguments.rcfg, []).crops)
     cores, on_gpu = len(os.sched_getaffinity(0)), torch.cuda.is_available()
     groups = bench.contenders(cores, on_gpu)
-    note = _note if sys.stderr.isatty() else _say_nothing
     device = "cuda" if on_gpu else "cpu"
-    with bench.workload(arguments.data, recipe, arguments.batch_size, device, note) as work:
-        bench.compare(work, groups, arguments.rounds, arguments.seconds, note)
+    with bench.workload(arguments.data, recipe, arguments.batch_size, device, _note) as work:
+        bench.compare(work, groups, arguments.rounds, arguments.seconds, _note)
     found = bench.targets(*groups[:2], cores)
     _print(groups, found, bench, cores)
     if arguments.json:
         result = {
-            "benchmark": "loader",
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "surroundings": surroundings(),
+            **_origin("loader"),
             "pictures": len(pictures),
             "views": [spec.size for spec in recipe.views],
             "rounds": arguments.rounds,
@@ -95,12 +120,81 @@ def _print(groups, found, bench, cores: int) -> None:
         console.print(f"{target.what:48} {measured:>12}   {promised:13}   {verdict}")
 
 
+def bench_step(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from fastintl.benchmark import step as bench
+    from fastintl.config import load, to_yaml
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    small = bench.TINY if device.type == "cpu" and arguments.rcfg is None else ()
+    config = load(arguments.rcfg, [*small, *arguments.overrides])
+    torch.backends.cudnn.benchmark = True
+    groups, flops = bench.contenders(config, device), bench.step_flops(config)
+    rates = [bench.compare(group, config, device, arguments.rounds, arguments.steps, _note) for group in groups]
+    batch, model = config.train.batch_size, config.model
+    rows = bench.as_json(groups, flops, rates, batch)
+    _print_steps(rows, f"{model.arch}, batch {batch}, views {' '.join(map(str, config.crops.sizes))}, {device.type}")
+    if arguments.json:
+        sizes = {"rounds": arguments.rounds, "steps": arguments.steps, "flops_of_a_step": flops, "matrix_rates": rates}
+        write_json(arguments.json, {**_origin("step"), **sizes, "config": to_yaml(config), "contenders": rows})
+
+
+def _print_steps(rows: list[dict], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=120, highlight=False)
+    columns = ("step", "ms", "images/s", "times the first", "of the matrix rate", "peak memory", "first step")
+    for number in sorted({row["group"] for row in rows}):
+        table = Table(*columns, title=title)
+        for row in (row for row in rows if row["group"] == number and row["median_seconds"]):
+            memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e9:.1f} GB"
+            times = (f"{1000 * row['median_seconds']:,.1f}", f"{row['images_per_second']:,.0f}")
+            ratios = (f"{row.get('times_the_baseline') or 0:.2f}", f"{row['share_of_matrix_rate']:.1%}")
+            table.add_row(row["name"], *times, *ratios, memory, f"{row['first_step_seconds']:.1f} s")
+        console.print(table)
+    for row in rows:
+        if row["error"]:
+            console.print(f"left out: {row['name']}: {row['error']}")
+
+
+def bench_train(arguments: argparse.Namespace) -> None:
+    from dataclasses import asdict
+    from statistics import median
+
+    from fastintl import distributed
+    from fastintl.benchmark.train import end_to_end
+    from fastintl.config import load, to_yaml
+
+    data = [f"data.train={arguments.data}"] if arguments.data else []
+    config = load(arguments.rcfg, [*data, *arguments.overrides])
+    with distributed.start(config.train.device) as world:
+        found = end_to_end(config, world, arguments.rounds, arguments.steps, _note)
+        if not world.is_main:
+            return
+        print(f"with the loader   {median(found.images_per_second):>10,.1f} images/s   ({found.source})")
+        print(f"synthetic views   {median(found.synthetic_images_per_second):>10,.1f} images/s")
+        print(f"ratio             {found.ratio:>10.3f}")
+        print(f"waiting for data  {median(found.data_wait):>10.1%}")
+        print(f"first step        {found.first_step_seconds:>10.1f} s")
+        if arguments.json:
+            sizes = {"rounds": arguments.rounds, "steps": arguments.steps, "ranks": world.world_size}
+            result = {**_origin("train"), **sizes, "config": to_yaml(config), **asdict(found), "ratio": found.ratio}
+            write_json(arguments.json, result)
+
+
+def _origin(benchmark: str) -> dict:
+    """What every result file begins with."""
+    from loaders.benchmark.surroundings import surroundings
+
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {"benchmark": benchmark, "date": date, "surroundings": surroundings()}
+
+
 def _note(text: str) -> None:
-    print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def _say_nothing(text: str) -> None:
-    pass
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from ddp import run_ranks
 from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 
-from fastintl import INTLLoss
-from fastintl.batchnorm import CPUSyncBatchNorm, convert_batchnorm
+from fastintl import INTLLoss, lockstep
+from fastintl.batchnorm import batch_norm
 from fastintl.distributed import World, data_parallel, gather_embeddings, gather_views, start
 from fastintl.model import Encoder, JointEmbedding, build_backbone, build_projector
 from loaders.errors import UserError
@@ -34,7 +34,7 @@ def one_step(share, axis, with_target):
     """Loss, parameter gradients and BatchNorm statistics after one step on this rank's share of the batch."""
     model = build(with_target)
     world_size = dist.get_world_size() if dist.is_initialized() else 1
-    parallel = data_parallel(convert_batchnorm(model), World(0, world_size, 0, torch.device("cpu")))
+    parallel = data_parallel(model, World(0, world_size, 0, torch.device("cpu")))
     online, target = parallel([view[share] for view in pictures()])
     loss = INTLLoss(axis=axis)(*gather_embeddings(online, target))
     loss.backward()
@@ -49,7 +49,8 @@ def all_steps():
 
 
 def everything_on_a_rank():
-    return all_steps(), gathered(), norms_on_ranks(), started()
+    found = all_steps(), gathered(), norms_on_ranks(), collectives(), compressed(), compiled()
+    return *found, started()
 
 
 @pytest.fixture(scope="module")
@@ -98,64 +99,62 @@ def test_gather_alone_is_the_identity():
     assert gather_embeddings(z, z[0])[0] is z and gather_embeddings(z, None)[1] is None
 
 
-def norm_on_ranks(norm, x, splits):
-    """What a BatchNorm gives and holds after three batches on unequal shares and one without gradient."""
-    norm = convert_batchnorm(norm)
-    assert isinstance(norm, CPUSyncBatchNorm)
-    share = x.split(splits)[dist.get_rank()].clone().requires_grad_()
-    for _ in range(2):
-        norm(share)
-    y = norm(share)
-    y.pow(3).sum().backward()
-    with torch.no_grad():
-        norm(share * 2)
-    evaluated = norm.eval()(share)
-    return y.detach(), share.grad, norm.state_dict(), evaluated.detach(), [p.grad for p in norm.parameters()]
-
-
 def norms():
+    """BatchNorms of three views, the first of a network of its own, and their batches of unlike sizes."""
     torch.manual_seed(0)
-    cases = [
-        (nn.BatchNorm1d(5), (7, 5)),
-        (nn.BatchNorm2d(5, momentum=None), (7, 5, 3, 4)),
-        (nn.BatchNorm2d(5, eps=1e-3, affine=False), (7, 5, 3, 4)),
-    ]
-    for norm, _ in cases[:2]:
+    target, online = nn.BatchNorm2d(5, eps=1e-3).requires_grad_(False), nn.BatchNorm2d(5, momentum=0.3)
+    for norm in (target, online):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
     # A mean that the difference of two sums of squares would suffer from.
-    return [(norm, torch.randn(shape) * 2 + 50) for norm, shape in cases]
+    views = [torch.randn(8, 5, side, side + 1) * 2 + 50 for side in (3, 4, 2)]
+    return [target, online, online], views
+
+
+def weighted_sum(ys):
+    return sum((y.pow(3) * (i + 1)).sum() for i, y in enumerate(ys))
 
 
 def norms_on_ranks():
-    return [norm_on_ranks(norm, x, [3, 4]) for norm, x in norms()]
+    """What the views give and leave after two steps and one without gradient."""
+    norms_, views = norms()
+    share = [view.chunk(2)[dist.get_rank()].clone().requires_grad_(i > 0) for i, view in enumerate(views)]
+    batch_norm(norms_, share)
+    ys = batch_norm(norms_, share)
+    assert [y.requires_grad for y in ys] == [False, True, True]
+    weighted_sum(ys).backward()
+    with torch.no_grad():
+        batch_norm(norms_, [2 * x for x in share])
+    evaluated = batch_norm([norm.eval() for norm in norms_], share)
+    states, parameters = [norm.state_dict() for norm in norms_], list(norms_[1].parameters())
+    ys, evaluated = [y.detach() for y in ys], [y.detach() for y in evaluated]
+    return ys, [x.grad for x in share[1:]], states, evaluated, [p.grad for p in parameters]
 
 
-def test_batchnorm_on_unequal_shares(two_ranks):
-    cases = zip(norms(), zip(*(rank[2] for rank in two_ranks), strict=True), strict=True)
-    for (norm, x), ranks in cases:
-        alone, whole = norm.double(), x.double().requires_grad_()
-        for _ in range(3):
-            y = alone(whole)
-        y.pow(3).sum().backward()
-        with torch.no_grad():
-            alone(whole * 2)
-        torch.testing.assert_close(torch.cat([r[0] for r in ranks]).double(), y.detach(), rtol=1e-5, atol=2e-5)
-        gradient = torch.cat([r[1] for r in ranks]).double()
-        torch.testing.assert_close(gradient, whole.grad, rtol=1e-4, atol=1e-4)
-        for rank in ranks:
-            assert rank[2].keys() == alone.state_dict().keys()
-            for name, value in alone.state_dict().items():
-                torch.testing.assert_close(rank[2][name].to(value.dtype), value, rtol=1e-5, atol=1e-6)
-        evaluated = torch.cat([r[3] for r in ranks]).double()
-        torch.testing.assert_close(evaluated, alone.eval()(whole).detach(), rtol=1e-5, atol=2e-5)
-        for i, p in enumerate(alone.parameters()):
-            torch.testing.assert_close(sum(r[4][i] for r in ranks).double(), p.grad, rtol=1e-4, atol=1e-4)
-
-
-def test_batchnorm_is_left_alone_on_one_rank():
-    model = nn.Sequential(nn.BatchNorm1d(3))
-    assert convert_batchnorm(model) is model and type(model[0]) is nn.BatchNorm1d
+def test_batchnorm_of_all_views_and_ranks_is_torchs_of_each_view_in_turn(two_ranks):
+    ranks = [rank[2] for rank in two_ranks]
+    norms_, views = norms()
+    norms_ = [norms_[0].double(), norms_[1].double(), norms_[1]]
+    views = [view.double().requires_grad_(i > 0) for i, view in enumerate(views)]
+    for scale in (1, 1, 2):
+        ys = [norm(scale * view) for norm, view in zip(norms_, views, strict=True)]
+        if scale == 1:
+            expected = ys
+    weighted_sum(expected).backward()
+    for i, y in enumerate(expected):
+        torch.testing.assert_close(torch.cat([r[0][i] for r in ranks]).double(), y.detach(), rtol=1e-5, atol=2e-5)
+    for i, view in enumerate(views[1:]):
+        gradient = torch.cat([r[1][i] for r in ranks]).double()
+        torch.testing.assert_close(gradient, view.grad, rtol=1e-4, atol=2e-4)
+    for norm, *states in zip(norms_, *(r[2] for r in ranks), strict=True):
+        for name, value in norm.state_dict().items():
+            for state in states:
+                torch.testing.assert_close(state[name].to(value.dtype), value, rtol=1e-5, atol=1e-6)
+    for i, (norm, view) in enumerate(zip(norms_, views, strict=True)):
+        evaluated = torch.cat([r[3][i] for r in ranks]).double()
+        torch.testing.assert_close(evaluated, norm.eval()(view).detach(), rtol=1e-5, atol=2e-5)
+    for i, p in enumerate(norms_[1].parameters()):
+        torch.testing.assert_close(sum(r[4][i] for r in ranks).double(), p.grad, rtol=1e-4, atol=1e-4)
 
 
 def fail_on_rank_one():
@@ -182,6 +181,66 @@ def test_start_alone(monkeypatch):
         start("cuda")
 
 
+def count_reductions(views):
+    model = build(with_target=True)
+    norms = sum(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in model.encoder.modules())
+    with torch.profiler.profile() as profile:
+        model(pictures()[:1] * views)[0].square().sum().backward()
+    return norms, sum(event.name == "gloo:all_reduce" for event in profile.events())
+
+
+def collectives():
+    return [count_reductions(views) for views in (2, 4)]
+
+
+def test_the_ranks_meet_twice_a_batchnorm_however_many_views(two_ranks):
+    for rank in two_ranks:
+        for norms, reductions in rank[3]:
+            assert norms > 8 and reductions == 2 * norms
+
+
+def compressed():
+    """The gradients after one step, by format of their exchange, and this rank's own."""
+    share = slice(4 * dist.get_rank(), 4 * dist.get_rank() + 4)
+    found = {}
+    for compress in ("none", "fp16", "bf16"):
+        model = build(with_target=False)
+        parallel = data_parallel(model, World(0, 2, 0, torch.device("cpu")), compress)
+        online, _ = parallel([view[share] for view in pictures()])
+        online.square().sum().backward()
+        found[compress] = torch.cat([p.grad.flatten() for p in model.parameters()])
+    return found
+
+
+@pytest.mark.parametrize("compress, roundoff", [("fp16", 2.0**-11), ("bf16", 2.0**-8)])
+def test_compressed_gradients_are_rounded_and_no_more(two_ranks, compress, roundoff):
+    for rank in two_ranks:
+        exact, found = rank[4]["none"], rank[4][compress]
+        error = (found - exact).norm() / exact.norm()
+        assert 0 < error <= 2 * roundoff  # of the shares and of their sum
+    assert torch.equal(two_ranks[0][4][compress], two_ranks[1][4][compress])
+
+
+def compiled():
+    """A residual block, eager and as one compiled graph: outputs, gradients and statistics of both."""
+    found = []
+    run = torch.compile(lockstep.block, fullgraph=True, dynamic=False, backend="aot_eager")
+    for function in (lockstep.block, run):
+        block = build(with_target=False).encoder.backbone.layer2[0]
+        generator = torch.Generator().manual_seed(dist.get_rank())
+        xs = [torch.randn(4, 32, side, side, generator=generator) for side in (8, 6)]
+        ys = function([block, block], xs)
+        weighted_sum(ys).backward()
+        gradients = [p.grad for p in block.parameters()]
+        found.append([*(y.detach() for y in ys), *gradients, *block.state_dict().values()])
+    return found
+
+
+def test_the_exchange_of_batchnorm_compiles(two_ranks):
+    for rank in two_ranks:
+        torch.testing.assert_close(*rank[5], rtol=1e-4, atol=1e-4)
+
+
 def started():
     dist.destroy_process_group()  # run_ranks joined already; join again as training does
     with start("cpu") as world:
@@ -192,4 +251,4 @@ def started():
 
 
 def test_start_with_torchruns_environment(two_ranks):
-    assert [rank[3] for rank in two_ranks] == [(0, 2, 3.0, False), (1, 2, 3.0, False)]
+    assert [rank[-1] for rank in two_ranks] == [(0, 2, 3.0, False), (1, 2, 3.0, False)]

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import torchvision
@@ -73,6 +75,20 @@ def test_views_without_target_are_batches_of_their_own():
     for i, view in enumerate(views):
         torch.testing.assert_close(online[i], fresh.encoder(view))
     torch.testing.assert_close(dict(model.named_buffers()), dict(fresh.named_buffers()))
+
+
+def test_lockstep_is_torchvisions_forward_pass():
+    torch.manual_seed(0)
+    encoder = Encoder(build_backbone("resnet50", zero_init_residual=False), build_projector(2048, (16, 8)))
+    model = JointEmbedding(copy.deepcopy(encoder), False)
+    views = [torch.randn(4, 3, s, s) for s in (32, 48)]
+    online, _ = model(views)
+    expected = torch.stack([encoder(view) for view in views])
+    torch.testing.assert_close(online, expected, rtol=1e-4, atol=1e-4)
+    online.square().sum().backward()
+    expected.square().sum().backward()
+    for (name, p), q in zip(model.encoder.named_parameters(), encoder.parameters(), strict=True):
+        assert (p.grad - q.grad).norm() <= 1e-3 * q.grad.norm(), name
 
 
 def test_target_sees_view_zero_alone():

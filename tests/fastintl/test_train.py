@@ -101,10 +101,6 @@ def test_the_backbone_loads_into_torchvision(pictures, tmp_path):
     [
         {"model__ema": "false", "loss__axis": "batch"},
         {"train__precision": "bf16"},
-        pytest.param(
-            {"train__compile": "on", "train__max_steps": 2},
-            marks=pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler"),
-        ),
         {"log__wandb": "offline"},
         {"eval__bank": 20, "train__keep_every": 1},
     ],
@@ -119,6 +115,21 @@ def test_settings_that_a_cpu_can_show(pictures, tmp_path, changes):
     assert bool(state["wandb_id"]) == ("log__wandb" in changes)
     kept = tmp_path / "run" / "checkpoints" / "epoch_0001.pt"
     assert kept.exists() == ("train__keep_every" in changes)
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_trains_like_an_eager_one(pictures, tmp_path):
+    states = []
+    for compile in ("on", "off"):
+        result = train(tmp_path / compile, pictures, train__compile=compile, train__max_steps=2)
+        assert result.returncode == 0, result.stderr
+        states.append(last_state(tmp_path / compile))
+    compiled, eager = states
+    assert compiled["model"].keys() == eager["model"].keys()
+    assert_close(compiled, eager, 1e-4)
+    for i, state in eager["optimizer"]["state"].items():  # the momenta are the gradients of both steps
+        momentum = compiled["optimizer"]["state"][i]["momentum_buffer"]
+        assert (momentum - state["momentum_buffer"]).norm() <= 1e-3 * state["momentum_buffer"].norm()
 
 
 def refused(result: subprocess.CompletedProcess, *words: str) -> None:
