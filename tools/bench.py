@@ -71,7 +71,6 @@ def bench_loader(arguments: argparse.Namespace) -> None:
     from fastintl.data import multi_crop
     from loaders.benchmark import loader as bench
     from loaders.sources import open_pictures
-    from loaders.surroundings import surroundings
 
     if arguments.seconds <= 0 or arguments.batch_size < 1:
         raise UserError("--seconds and --batch-size must be positive")
@@ -186,7 +185,7 @@ def bench_train(arguments: argparse.Namespace) -> None:
 
 def _origin(benchmark: str) -> dict:
     """What every result file begins with."""
-    from loaders.benchmark.surroundings import surroundings
+    from loaders.surroundings import surroundings
 
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return {"benchmark": benchmark, "date": date, "surroundings": surroundings()}
