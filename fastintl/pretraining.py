@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -193,8 +194,9 @@ class Pretraining:
     def _log(self) -> None:
         """Reads what the guard saw (the one place that waits for the device), and tells."""
         seen = self.guard.check(self.step)
-        metrics = {"loss": seen.loss, "gradient_norm": seen.gradient_norm, "lr": self.train_step.lr}
-        metrics |= self.clock.read()
+        metrics = {"loss": seen.loss, "lr": self.train_step.lr, **self.clock.read()}
+        if math.isfinite(seen.gradient_norm):  # it is not where fp16 overflowed, and JSON has no infinity
+            metrics["gradient_norm"] = seen.gradient_norm
         if self.train_step.scaler.is_enabled():
             metrics |= {"skipped_steps": seen.skipped_steps, "loss_scale": seen.loss_scale}
         self._write(epoch=self._epochs_done(), **metrics)
