@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -200,8 +201,10 @@ class Pretraining:
     def _log(self) -> None:
         """Reads what the guard saw (the one place that waits for the device again and again), and tells."""
         seen = self.guard.check(self.step)
-        metrics: dict[str, Any] = {"loss": seen.loss, "gradient_norm": seen.gradient_norm, "lr": self.train_step.lr}
+        metrics: dict[str, Any] = {"loss": seen.loss, "lr": self.train_step.lr}
         metrics |= self.clock.read() | gpu_memory(self.world.device)
+        if math.isfinite(seen.gradient_norm):  # it is not where fp16 overflowed, and JSON has no infinity
+            metrics["gradient_norm"] = seen.gradient_norm
         if self.train_step.scaler.is_enabled():
             metrics |= {"skipped_steps": seen.skipped_steps, "loss_scale": seen.loss_scale}
         if self.world.is_main and self.spectrum.is_due(self.step, self.step == self.last_step):
