@@ -19,6 +19,11 @@ pictures; under torchrun on several GPUs:
 
     python tools/bench.py train --rcfg rcfgs/ep100.yaml data.root=/path/to/imagenet --json train.json
     torchrun --nproc-per-node 8 tools/bench.py train --rcfg rcfgs/ep100.yaml data.root=/path/to/imagenet
+
+ranks: how often several ranks meet in a step's BatchNorms and how long the step takes, with all views in lockstep and
+view by view:
+
+    torchrun --nproc-per-node 2 tools/bench.py ranks --json ranks.json
 """
 
 from __future__ import annotations
@@ -49,8 +54,9 @@ def main() -> None:
     loader.set_defaults(bench=bench_loader)
     step = commands.add_parser("step", help="the training step on synthetic views")
     train = commands.add_parser("train", help="training with the loader, beside the step alone")
-    for command, bench in ((step, bench_step), (train, bench_train)):
-        command.add_argument("--rcfg", type=Path, help="recipe (step without a GPU and --rcfg: a small one)")
+    ranks = commands.add_parser("ranks", help="the ranks' meetings in BatchNorm, under torchrun")
+    for command, bench in ((step, bench_step), (train, bench_train), (ranks, bench_ranks)):
+        command.add_argument("--rcfg", type=Path, help="recipe (step and ranks without one, on a CPU: a small one)")
         command.add_argument("--json", type=Path, help="write every sample and the surroundings to this file")
         command.add_argument("--rounds", type=int, default=5, help="times that each contender is timed (default: 5)")
         command.add_argument("--steps", type=int, default=10, help="steps of a round (default: 10)")
@@ -123,11 +129,10 @@ def bench_step(arguments: argparse.Namespace) -> None:
     import torch
 
     from fastintl.benchmark import step as bench
-    from fastintl.config import load, to_yaml
+    from fastintl.config import to_yaml
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    small = bench.TINY if device.type == "cpu" and arguments.rcfg is None else ()
-    config = load(arguments.rcfg, [*small, *arguments.overrides])
+    config = _recipe_or_small_one(arguments, device.type)
     torch.backends.cudnn.benchmark = True
     groups, flops = bench.contenders(config, device), bench.step_flops(config)
     rates = [bench.compare(group, config, device, arguments.rounds, arguments.steps, _note) for group in groups]
@@ -181,6 +186,33 @@ def bench_train(arguments: argparse.Namespace) -> None:
             sizes = {"rounds": arguments.rounds, "steps": arguments.steps, "ranks": world.world_size}
             result = {**_origin("train"), **sizes, "config": to_yaml(config), **asdict(found), "ratio": found.ratio}
             write_json(arguments.json, result)
+
+
+def bench_ranks(arguments: argparse.Namespace) -> None:
+    from statistics import median
+
+    from fastintl import distributed
+    from fastintl.benchmark.ranks import compare_ranks
+    from fastintl.config import to_yaml
+
+    with distributed.start() as world:
+        config = _recipe_or_small_one(arguments, world.device.type)
+        found = compare_ranks(config, world, arguments.rounds, arguments.steps)
+        if not world.is_main:
+            return
+        for name, way in found.items():
+            print(f"{name:14}{way['collectives']:>6} all-reduces   {1000 * median(way['seconds']):>10,.1f} ms a step")
+        if arguments.json:
+            sizes = {"rounds": arguments.rounds, "steps": arguments.steps, "ranks": world.world_size}
+            write_json(arguments.json, {**_origin("ranks"), **sizes, "config": to_yaml(config), "ways": found})
+
+
+def _recipe_or_small_one(arguments: argparse.Namespace, device: str):
+    from fastintl.benchmark.step import TINY
+    from fastintl.config import load
+
+    small = TINY if device == "cpu" and arguments.rcfg is None else ()
+    return load(arguments.rcfg, [*small, *arguments.overrides])
 
 
 def _origin(benchmark: str) -> dict:

@@ -18,15 +18,16 @@ from fastintl.distributed import World
 from fastintl.precision import autocast_dtype
 from fastintl.training_step import TrainingStep, build_model
 
-# Without a GPU and without a recipe: ResNet-18, three small crops, eight pictures.
+# Without a GPU and without a recipe: the demo's network on three small crops, sixteen pictures.
 TINY = (
-    "model.arch=resnet18",
-    "model.projector=[512,512,512]",
-    "crops.sizes=[64,64,48]",
+    "model.arch=resnet8",
+    "model.stem=small",
+    "model.projector=[256,256,256]",
+    "crops.sizes=[40,40,24]",
     "crops.scales=[[0.2,1],[0.2,1],[0.1,0.5]]",
     "crops.blur=[0,0,0]",
     "crops.solarize=[0,0,0]",
-    "train.batch_size=8",
+    "train.batch_size=16",
 )
 _WARM_UP_STEPS = 3
 _SCHEDULE_STEPS = 1000  # of the synthetic epoch: the first steps of a warm-up, whose learning rate moves nothing far
