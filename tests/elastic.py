@@ -2,8 +2,9 @@
 
     python tests/elastic.py
 
-prints what happens, and the agents' own words, and checks that the run ends with the weights of a run that nothing
-interrupted. Exit status 1 if it does not.
+prints what happens, and the agents' own words, and checks the weights at the end. Where the number of ranks stays,
+they must equal those of a run that nothing interrupted, bit for bit. Where it changes, sums are rounded in another
+order: then they must be about as near to them as those of one rank that nothing interrupted. It raises otherwise.
 """
 
 from __future__ import annotations
@@ -19,18 +20,17 @@ from pathlib import Path
 
 from processes import kill, wait_for, workers
 from training import (
-    assert_close,
     assert_identical,
     command,
+    distance,
     last_state,
     saved_step,
     start,
     write_pictures,
 )
 
-# A low learning rate, since a high one amplifies a rounding: one rank adds up in another order than two.
-LONG = {"train__epochs": 100, "train__save_minutes": 1e-6, "eval__every": 0, "optim__lr": 0.005}
-_TOLERANCE = 1e-3
+# A low learning rate, since a high one amplifies a rounding from step to step.
+LONG = {"train__epochs": 100, "train__save_minutes": 1e-6, "eval__every": 0, "optim__lr": 0.0005}
 
 
 def free_port() -> int:
@@ -64,9 +64,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = write_pictures(folder / "pictures")
-        say("two ranks that nothing interrupts")
-        whole = start(command(folder / "whole", data, 2, **LONG), folder / "whole.log")
-        assert whole.wait() == 0, (folder / "whole.log").read_text()
+        say("two ranks, then one, that nothing interrupts")
+        for name, ranks in (("whole", 2), ("alone", 1)):
+            log = folder / f"{name}.log"
+            assert start(command(folder / name, data, ranks, **LONG), log).wait() == 0, log.read_text()
         lose_workers(folder, data)
         lose_an_agent(folder, data)
 
@@ -87,7 +88,7 @@ def lose_workers(folder: Path, data: Path) -> None:
 
 
 def lose_an_agent(folder: Path, data: Path) -> None:
-    """The world shrinks to one rank and grows again: the same weights to the tolerance of summation."""
+    """The world shrinks to one rank and grows again."""
     out, port = folder / "agents", free_port()
     agents = [start_agent(i, out, data, port, folder / f"agent{i}.log", "1:2", **LONG) for i in range(2)]
     wait_for_steps(out, 20, agents[0])
@@ -99,8 +100,11 @@ def lose_an_agent(folder: Path, data: Path) -> None:
     statuses = [agent.wait(300) for agent in agents]
     tell_logs(folder)
     assert statuses == [0, 0], statuses
-    assert_close(last_state(folder / "whole"), last_state(out), _TOLERANCE)
-    say(f"both agents ended with status 0 at step {saved_step(out)}: weights agree to {_TOLERANCE:g}")
+    whole, alone, state = (last_state(folder / name) for name in ("whole", "alone", "agents"))
+    usual, here = distance(whole, alone), distance(whole, state)
+    say(f"both agents ended with status 0 at step {saved_step(out)}: weights within {here:.1e} of those of two ranks")
+    say(f"that nothing interrupted; one rank that nothing interrupted comes within {usual:.1e} of them")
+    assert here < 2 * usual
 
 
 def tell_logs(folder: Path) -> None:

@@ -101,8 +101,18 @@ def assert_identical(first: dict, second: dict) -> None:
 
 
 def assert_close(first: dict, second: dict, tolerance: float) -> None:
-    """Compares the models of two checkpoints: each tensor's difference relative to its norm (or to 0.01)."""
+    """Compares the models of two checkpoints."""
     assert first["step"] == second["step"]
     for key in first["model"] | second["model"]:
-        a, b = first["model"][key].double(), second["model"][key].double()
-        assert (a - b).norm() <= tolerance * max(a.norm(), 0.01), key
+        assert _difference(first, second, key) <= tolerance, key
+
+
+def distance(first: dict, second: dict) -> float:
+    """The largest difference of a tensor in the models of two checkpoints."""
+    return max(_difference(first, second, key) for key in first["model"] | second["model"])
+
+
+def _difference(first: dict, second: dict, key: str) -> float:
+    """Of a tensor, relative to its norm (or to 0.01)."""
+    a, b = first["model"][key].double(), second["model"][key].double()
+    return ((a - b).norm() / max(a.norm(), 0.01)).item()
