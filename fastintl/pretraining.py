@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 from torch import Tensor
 
 from fastintl import config as configuration
-from fastintl import distributed, summary
+from fastintl import distributed
 from fastintl.agreement import Agreement
-from fastintl.checkpoint import Checkpoints, remove_temporaries, write_atomically
+from fastintl.checkpoint import Checkpoints, remove_temporaries
 from fastintl.config import Config
 from fastintl.data import multi_crop, training_loader
 from fastintl.distributed import World
@@ -24,9 +23,10 @@ from fastintl.metrics_file import MetricsFile
 from fastintl.monitor import Clock, TrainingProgress, gpu_memory
 from fastintl.nonfinite import BrokenStep, StepGuard, explain
 from fastintl.precision import autocast_dtype
-from fastintl.preemption import REQUEUE_STATUS, Preemption
+from fastintl.preemption import Preemption
 from fastintl.report.crops import draw_crops
 from fastintl.report.run_page import refresh_report
+from fastintl.run_end import leave_results, stop_for_requeue
 from fastintl.run_folder import RunFolder, refuse_other_settings
 from fastintl.run_lock import lock_run
 from fastintl.run_start import announcement, describe_start
@@ -90,7 +90,7 @@ class Pretraining:
             self._train()
         except BrokenStep as broken:
             self.agreement.fail(explain(broken, self.train_step, self.loader, self.folder.nonfinite))
-        self._finish()
+        leave_results(self)
 
     def _train(self) -> None:
         if self.step == 0:
@@ -111,9 +111,9 @@ class Pretraining:
                         if self.step == self.last_step:
                             break
                         if self.preemption.agreed():
-                            self._stop()
+                            stop_for_requeue(self)
                         if self.save_points.due():
-                            self._save()
+                            self.save()
                 self._end_of_epoch()
 
     def close(self) -> None:
@@ -225,9 +225,9 @@ class Pretraining:
         is_last, epoch = self.step == self.last_step, self._epochs_done()
         evaluates = self.evaluation.is_due(epoch, is_last)
         if is_last or evaluates or epoch % self.config.train.save_every == 0:
-            self._save()
+            self.save()
         if self.preemption.agreed_at_once() and (evaluates or not is_last):
-            self._stop()
+            stop_for_requeue(self)
         if evaluates:
             self._evaluate()
         if self.world.is_main:
@@ -247,7 +247,7 @@ class Pretraining:
         )
         return self.agreement.largest(int(missing)) > 0
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """Writes the state, on the first rank; never a broken one over a good one."""
         if self.world.is_main and not self.guard.is_held():
             epoch, batch = divmod(self.step, self.epoch_steps)
@@ -263,42 +263,6 @@ class Pretraining:
             "wandb_id": self.wandb_id,
             "config": configuration.to_yaml(self.config),
         }
-
-    # The ends of a run
-
-    def _finish(self) -> None:
-        """Leaves the backbone, the summary and the report in the run folder, and prints the table."""
-        self.progress.close()
-        if not self.world.is_main:
-            return
-        results = summary.summarise(self.metrics.rows(), self.config, self.step, self.clock)
-        problem = None
-        try:
-            write_atomically(self.model.encoder.backbone.state_dict(), self.folder.backbone)
-            self.folder.write_summary(results)
-        except OSError as error:
-            problem = error.strerror
-        refresh_report(self.folder.path)
-        summary.print_table(results, self.config, self.folder.path)
-        self.save_points.require(self.step)
-        if problem:
-            raise UserError(
-                f"the results could not be written to {self.folder.path} ({problem}): make room there and start the "
-                "same command again"
-            )
-
-    def _stop(self) -> NoReturn:
-        """Saves and asks for another start, on all ranks at the same step."""
-        self.guard.check(self.step)
-        self._save()
-        self.agreement.wait()  # torchrun ends all ranks once one has left: nobody leaves before the save
-        if self.world.is_main:
-            self.save_points.require(self.step)
-        self.progress.note(
-            f"stopped by a signal at step {self.step}, which is saved: the same command goes on from there "
-            f"(exit status {REQUEUE_STATUS})"
-        )
-        sys.exit(REQUEUE_STATUS)
 
     def _warn(self, sentence: str) -> None:
         self.progress.note(f"warning: {sentence}")
