@@ -9,8 +9,8 @@ import importlib
 
 __version__ = "0.1.0"
 
-_HOME = {"INTLLoss": "fastintl.losses.intl"}
-__all__ = ["INTLLoss", "__version__"]
+_HOME = {"INTLLoss": "fastintl.losses.intl", "load_backbone": "fastintl.backbone_files"}
+__all__ = [*_HOME, "__version__"]
 
 
 def __getattr__(name: str):

@@ -68,7 +68,9 @@ class _SyncBatchNorm(torch.autograd.Function):
             for i, x in enumerate(views)
         ]
         inverse_std_VC = torch.stack([(var_C + e).rsqrt() for var_C, e in zip(var_VC, eps, strict=True)])
-        ctx.save_for_backward(weight_VC, mean_VC, inverse_std_VC, *views)
+        # Without a gradient's need for it, the target's view is not kept.
+        kept = [x for x, learning in zip(views, learns, strict=True) if learning]
+        ctx.save_for_backward(weight_VC, mean_VC, inverse_std_VC, *kept)
         ctx.learns = learns
         fixed = [y for y, learning in zip(normalised, learns, strict=True) if not learning]
         ctx.mark_non_differentiable(mean_VC, var_VC, *fixed)
@@ -76,8 +78,9 @@ class _SyncBatchNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
-        weight_VC, mean_VC, inverse_std_VC, *views = ctx.saved_tensors
+        weight_VC, mean_VC, inverse_std_VC, *kept = ctx.saved_tensors
         learning = [i for i, learns in enumerate(ctx.learns) if learns]
+        views = dict(zip(learning, kept, strict=True))
         x_hats, sums_V2C = {}, torch.zeros_like(weight_VC).unsqueeze(1).repeat(1, 2, 1)
         for i in learning:
             dy = grads[i].float()
@@ -85,7 +88,7 @@ class _SyncBatchNorm(torch.autograd.Function):
             dims = _all_but_channels(dy)
             sums_V2C[i] = torch.stack([dy.sum(dims), (dy * x_hats[i]).sum(dims)])
         averages_V2C = _average_over_ranks(sums_V2C.clone())
-        grad_views: list[Tensor | None] = [None] * len(views)
+        grad_views: list[Tensor | None] = [None] * len(ctx.learns)
         for i in learning:
             dy, count = grads[i].float(), grads[i].numel() // grads[i].shape[1]
             average_dy, average_dy_x_hat = (_like(average_C / count, dy) for average_C in averages_V2C[i])

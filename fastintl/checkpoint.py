@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ _KEEP_LAST = 2
 
 class Checkpoints:
     """The folder of a run's checkpoints: ``step_XXXXXXXX.pt``, and ``epoch_XXXX.pt`` for those kept for good.
+
+    A kill at any moment leaves whole files only, the newest among them, and perhaps a temporary one.
 
     Args:
         folder: created if missing.
@@ -30,17 +34,22 @@ class Checkpoints:
         Args:
             state: tensors and plain values; loads with ``weights_only=True``.
             epoch: the epoch just completed, if the step ends one.
+
+        Raises:
+            OSError: it cannot be written. The older files are as they were.
         """
         path = self.folder / f"step_{step:08d}.pt"
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(state, path)
-        if epoch is not None and self.keep_every and epoch % self.keep_every == 0:
-            kept = self.folder / f"epoch_{epoch:04d}.pt"
-            kept.unlink(missing_ok=True)
-            os.link(path, kept)
+        kept = epoch is not None and self.keep_every > 0 and epoch % self.keep_every == 0
+        write_atomically(state, path, also=self.folder / f"epoch_{epoch:04d}.pt" if kept else None)
         for old in self._steps()[:-_KEEP_LAST]:
-            old.unlink()
+            old.unlink(missing_ok=True)
         return path
+
+    def latest(self) -> Path | None:
+        """The newest file."""
+        steps = self._steps()
+        return steps[-1] if steps else None
 
     def load_latest(self) -> dict[str, Any] | None:
         """The newest state on the CPU, None if there is none.
@@ -61,19 +70,76 @@ class Checkpoints:
         return sorted(self.folder.glob("step_*.pt"))
 
 
-def write_atomically(state: Any, path: Path) -> None:
-    """``torch.save`` under a temporary name, flushed to disk, then renamed: a crash leaves the old file or the new."""
-    temporary = path.with_name(f".{path.name}.writing")
-    with open(temporary, "wb") as file:
+def write_atomically(state: Any, path: Path, also: Path | None = None) -> None:
+    """``torch.save`` under a temporary name, flushed to disk, then renamed: a crash leaves the old file or the new.
+
+    Args:
+        also: a second name for the same file, in the same folder. It is there before ``path`` is, so that whoever
+            finds ``path`` finds both.
+
+    Raises:
+        OSError: it cannot be written; the temporary file is gone again.
+    """
+    temporary = _temporary(path)
+    try:
+        _write_to_disk(state, temporary)
+        if also is not None:
+            _copy(temporary, also)
+        os.replace(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        # torch's own message covers up the system's.
+        raise _system_error(error) or error from None
+    _flush_folder(path.parent)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Removes what a killed process left half written in ``folder``."""
+    for path in folder.glob(".*.writing"):
+        path.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.writing")
+
+
+def _write_to_disk(state: Any, path: Path) -> None:
+    with open(path, "wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def _copy(whole: Path, path: Path) -> None:
+    """A second name for a whole file; a second copy on a file system without hard links."""
+    temporary = _temporary(path)
+    temporary.unlink(missing_ok=True)
     try:
-        os.fsync(folder)  # the rename itself
+        try:
+            os.link(whole, temporary)
+        except OSError:
+            shutil.copyfile(whole, temporary)
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _flush_folder(path: Path) -> None:
+    """Writes a folder's new names to disk."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
 
 
 def _first_line(error: Exception) -> str:

@@ -216,6 +216,9 @@ class Log(Options, key="log"):
     """what is written during the run; metrics.jsonl always is."""
 
     every: int = option(10, "A line of metrics every so many steps.", least=1)
+    spectrum_every: int = option(
+        100, "Measure the embedding's spectrum on a log step every so many steps, and at the end; 0 never.", least=0
+    )
     wandb: Literal["off", "offline", "online"] = option("off", "Mirror the metrics to Weights & Biases.")
     wandb_project: str = option("fastintl", "Project of the mirror.")
 

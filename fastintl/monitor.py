@@ -1,88 +1,29 @@
-"""What a run tells: ``metrics.jsonl`` (the truth), a mirror at wandb, and progress on the terminal."""
+"""How fast a run is, and its progress on the terminal."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
 import sys
 import time
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
-from fastintl.config import Config
-from fastintl.run_folder import RunFolder
-from loaders.errors import UserError
+import torch
 
 _PLAIN_SECONDS = 10.0
-
-
-class MetricsFile:
-    """``metrics.jsonl``: one JSON object a line, each with a ``step``.
-
-    Args:
-        path: the file.
-        step: where the run resumes; what a killed run wrote after it is dropped, for it will be written again.
-    """
-
-    def __init__(self, path: Path, step: int) -> None:
-        lines = [json.dumps(row) for row in read_metrics(path) if row["step"] <= step]
-        temporary = path.with_name(f".{path.name}.writing")
-        temporary.write_text("".join(f"{line}\n" for line in lines))
-        os.replace(temporary, path)
-        self._file = open(path, "a", buffering=1)
-
-    def write(self, **values: Any) -> None:
-        self._file.write(json.dumps(values) + "\n")
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``metrics.jsonl``; a last line that a kill cut short is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
-
-
-def open_wandb(config: Config, folder: RunFolder, run_id: str | None):
-    """A wandb run, which continues ``run_id`` if there is one; None if the mirror is off.
-
-    Raises:
-        UserError: wandb is not installed.
-    """
-    if config.log.wandb == "off":
-        return None
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError(f"log.wandb={config.log.wandb} needs wandb: pip install wandb, or set log.wandb=off") from error
-    return wandb.init(
-        project=config.log.wandb_project,
-        name=config.name,
-        dir=folder.path,
-        id=run_id,
-        resume="allow",
-        mode=config.log.wandb,
-        config=dataclasses.asdict(config),
-        save_code=False,
-    )
 
 
 class Clock:
     """Time spent training, and the pictures and the waiting in it. It runs inside ``with``, so not in evaluations.
 
+    The first step after a start compiles and warms up: ``total`` has it, the throughput leaves it out.
+
     Attributes:
-        total: seconds so far; set it to continue an earlier run's.
+        total: seconds so far, over all restarts.
     """
 
     def __init__(self) -> None:
         self.total = 0.0
+        self._steady_seconds, self._steady_pictures = 0.0, 0
         self._seconds, self._pictures, self._waited = 0.0, 0, 0.0
 
     def __enter__(self) -> Clock:
@@ -97,19 +38,48 @@ class Clock:
         self._pictures += pictures
         self._waited += waited
 
-    def read(self) -> dict[str, float]:
-        """Pictures per second and the share of the time spent waiting, since the last reading."""
+    def first_step(self) -> float:
+        """Ends the first step; returns its seconds."""
         self._advance()
+        seconds = self._seconds
+        self._seconds, self._pictures, self._waited = 0.0, 0, 0.0
+        return seconds
+
+    def read(self) -> dict[str, float]:
+        """Pictures per second and the share of the time spent waiting, since the last reading; empty without steps."""
+        self._advance()
+        if not self._pictures:
+            return {}
         seconds = max(self._seconds, 1e-9)
         reading = {"images_per_second": self._pictures / seconds, "data_wait": self._waited / seconds}
+        self._steady_seconds += seconds
+        self._steady_pictures += self._pictures
         self._seconds, self._pictures, self._waited = 0.0, 0, 0.0
         return reading
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Throughput of the whole run, without first steps; None if there were no others."""
+        return self._steady_pictures / self._steady_seconds if self._steady_pictures else None
+
+    def state_dict(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
+        return {"total": self.total, "seconds": self._steady_seconds, "pictures": self._steady_pictures}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Continues an earlier run's times."""
+        self.total, self._steady_seconds, self._steady_pictures = state["total"], state["seconds"], state["pictures"]
 
     def _advance(self) -> None:
         now = time.perf_counter()
         self.total += now - self._start
         self._seconds += now - self._start
         self._start = now
+
+
+def gpu_memory(device: torch.device) -> dict[str, int]:
+    """The most GPU memory that tensors have taken so far, in bytes; empty on a CPU."""
+    return {"peak_gpu_memory": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
 
 
 class TrainingProgress:
@@ -139,20 +109,18 @@ class TrainingProgress:
             self._bar.start()
             self._task = self._bar.add_task("training", total=total, completed=step)
 
-    def update(self, step: int, epoch: int, metrics: dict[str, float], seconds_left: float) -> None:
-        """Shows the newest metrics of a log step."""
+    def update(self, step: int, epoch: int, metrics: dict[str, Any], seconds_left: float | None) -> None:
+        """Shows the newest metrics of a log step; None where the time left is not known yet."""
         if not self._shown:
             return
-        text = (
-            f"epoch {epoch}  loss {metrics['loss']:.4f}  lr {metrics['lr']:.4f}  "
-            f"{metrics['images_per_second']:,.0f} images/s  data-wait {metrics['data_wait']:.0%}"
-        )
+        text = _sentence(epoch, metrics)
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=text)
         elif now - self._last_line >= _PLAIN_SECONDS or step == self._total:
             self._last_line = now
-            print(f"step {step}/{self._total}  {text}  {seconds_left / 60:.1f} min left", file=sys.stderr, flush=True)
+            left = "" if seconds_left is None else f"  {seconds_left / 60:.1f} min left"
+            _print(f"step {step}/{self._total}  {text}{left}")
 
     def note(self, text: str) -> None:
         """Prints a line above the bar."""
@@ -161,8 +129,22 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.console.print(text, highlight=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            _print(text)
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def _sentence(epoch: int, metrics: dict[str, Any]) -> str:
+    parts = [f"epoch {epoch}", f"loss {metrics['loss']:.4f}", f"lr {metrics['lr']:.4f}"]
+    if "images_per_second" in metrics:
+        parts += [f"{metrics['images_per_second']:,.0f} images/s", f"data-wait {metrics['data_wait']:.0%}"]
+    if "peak_gpu_memory" in metrics:
+        parts.append(f"GPU {metrics['peak_gpu_memory'] / 2**30:.1f} GiB")
+    return "  ".join(parts)
+
+
+def _print(text: str) -> None:
+    with suppress(OSError):  # stderr may be a log file on a disk that is full
+        print(text, file=sys.stderr, flush=True)

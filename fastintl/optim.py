@@ -29,10 +29,17 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_one_dimensiona
 def build_optimizer(
     model: nn.Module, lr: float, weight_decay: float, decay_one_dimensional: bool, momentum: float = 0.9
 ) -> torch.optim.SGD:
-    """SGD with momentum over ``parameter_groups``: one fused kernel on a GPU, foreach on a CPU."""
+    """SGD with momentum over ``parameter_groups``, as one fused kernel, which can leave an update out (``found_inf``).
+
+    The momenta are zeros from the start, as the first update would find them. Left to itself the fused kernel makes
+    them in its first update, and keeps uninitialised memory as momenta if that update is left out.
+    """
     groups = parameter_groups(model, weight_decay, decay_one_dimensional)
-    on_gpu = next(model.parameters()).is_cuda
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=on_gpu, foreach=not on_gpu)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
+    if momentum:
+        for parameter in (p for group in groups for p in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

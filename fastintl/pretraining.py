@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any, TextIO
 
-import torch
+from torch import Tensor
 
 from fastintl import config as configuration
-from fastintl import distributed, report, summary
-from fastintl.checkpoint import Checkpoints, write_atomically
+from fastintl import distributed
+from fastintl.agreement import Agreement
+from fastintl.checkpoint import Checkpoints, remove_temporaries
 from fastintl.config import Config
 from fastintl.data import multi_crop, training_loader
 from fastintl.distributed import World
+from fastintl.elastic import require_restartable
 from fastintl.evaluate.online import OnlineEvaluation
-from fastintl.monitor import Clock, MetricsFile, TrainingProgress, open_wandb, read_metrics
+from fastintl.metrics_file import MetricsFile
+from fastintl.monitor import Clock, TrainingProgress, gpu_memory
+from fastintl.nonfinite import BrokenStep, StepGuard, explain
 from fastintl.precision import autocast_dtype
+from fastintl.preemption import Preemption
+from fastintl.report.crops import draw_crops
+from fastintl.report.run_page import refresh_report
+from fastintl.run_end import leave_results, stop_for_requeue
 from fastintl.run_folder import RunFolder, refuse_other_settings
+from fastintl.run_lock import lock_run
+from fastintl.run_start import announcement, describe_start
+from fastintl.save_points import SavePoints
+from fastintl.spectrum_watch import SpectrumWatch
 from fastintl.training_step import TrainingStep
+from fastintl.wandb_mirror import WandbMirror
 from loaders import Batch, UserError
 
 
@@ -28,6 +43,7 @@ def pretrain(config: Config) -> None:
     Raises:
         UserError: bad data or settings, or a loss that is no longer a number.
     """
+    require_restartable()
     with distributed.start(config.train.device) as world, closing(Pretraining(config, world)) as run:
         run.fit()
 
@@ -37,7 +53,7 @@ class Pretraining:
 
     def __init__(self, config: Config, world: World) -> None:
         self.config, self.world = config, world
-        self.folder = RunFolder(config)
+        self.folder = RunFolder.of(config)
         self.checkpoints = Checkpoints(self.folder.checkpoints, config.train.keep_every)
         dtype = autocast_dtype(config.train.precision, world.device)
         self.loader = training_loader(config, world, self.folder.quarantine, dtype)
@@ -46,54 +62,89 @@ class Pretraining:
         self.model = self.train_step.model
         total_steps = self.train_step.total_steps
         self.last_step = min(total_steps, config.train.max_steps or total_steps)
-        self.finite = torch.ones((), dtype=torch.bool, device=world.device)
+        self.agreement = Agreement(world)
+        self.guard = StepGuard(self.train_step, self.agreement, window=config.log.every)
+        self.preemption = Preemption(self.agreement)
         self.clock = Clock()
         self.step, self.wandb_id = 0, None
+        self.lock = self._take_folder()
         resumed = self._resume()
+        self.first_step = self.step + 1
+        self.spectrum = SpectrumWatch(config)
 
         self.evaluation = OnlineEvaluation(config, world, self.folder)
-        if world.is_main:
-            self.folder.create(config)
-            self.metrics = MetricsFile(self.folder.metrics, self.step if resumed else -1)
-            self.wandb = open_wandb(config, self.folder, self.wandb_id)
-            self.wandb_id = self.wandb.id if self.wandb else self.wandb_id
         self.progress = TrainingProgress(self.last_step, self.step, shown=world.is_main)
-        self.last_save = time.monotonic()
+        if world.is_main:
+            self.folder.create(config, describe_start(self))
+            self.metrics = MetricsFile(self.folder.metrics, self.step if resumed else -1, self._warn)
+            self.mirror = WandbMirror(config, self.folder, self.wandb_id)
+            self.wandb_id = self.mirror.run_id
+        saved = self.step if resumed else None
+        self.save_points = SavePoints(self.checkpoints, config.train.save_minutes, saved, self._warn)
 
     def fit(self) -> None:
         """Trains to the end and leaves the results in the run folder."""
-        self._announce()
+        for line in announcement(self):
+            self.progress.note(line)
+        try:
+            self._train()
+        except BrokenStep as broken:
+            self.agreement.fail(explain(broken, self.train_step, self.loader, self.folder.nonfinite))
+        leave_results(self)
+
+    def _train(self) -> None:
         if self.step == 0:
             self._before_training()
-        while self.step < self.last_step:
-            with closing(self._rest_of_epoch()) as batches:
-                for batch in batches:
-                    loss = self.train_step(batch.views, self.step)
-                    self.finite &= loss.isfinite()
-                    self.step += 1
-                    if self.step % self.config.log.every == 0 or self.step == self.last_step:
-                        self._log(loss)
-                    if self.step == self.last_step:
-                        break
-                    if self._minutes_have_passed():
-                        self._save()
-            self._end_of_epoch()
-        self._finish()
+        elif self._evaluation_was_cut_off():
+            self._evaluate()
+        with self.preemption:
+            while self.step < self.last_step:
+                with closing(self._rest_of_epoch()) as batches:
+                    for batch in batches:
+                        loss = self.train_step(batch.views, self.step)
+                        self.guard.see(loss)
+                        self.step += 1
+                        if self.step == self.first_step:
+                            self._tell_first_step(loss)
+                        if self.step % self.config.log.every == 0 or self.step == self.last_step:
+                            self._log()
+                        if self.step == self.last_step:
+                            break
+                        if self.preemption.agreed():
+                            stop_for_requeue(self)
+                        if self.save_points.due():
+                            self.save()
+                self._end_of_epoch()
 
     def close(self) -> None:
         self.progress.close()
         self.loader.close()
         self.evaluation.close()
         if self.world.is_main:
-            self.metrics.close()
-            if self.wandb:
-                self.wandb.finish()
+            self.mirror.close()
+        if self.lock:
+            self.lock.close()
 
     # Set-up
+
+    def _take_folder(self) -> TextIO | None:
+        """Waits until no other process writes the run's folder, and removes what a killed one left half written."""
+        lock = None
+        if self.world.is_main:
+            lock = lock_run(self.folder.path)
+            remove_temporaries(self.folder.path)
+            remove_temporaries(self.folder.checkpoints)
+        self.agreement.wait()  # the other ranks read nothing before
+        return lock
 
     def _resume(self) -> bool:
         """Takes up the newest checkpoint, on every rank; False if there is none."""
         state = self.checkpoints.load_latest()
+        if not self.agreement.same(state["step"] if state else -1):
+            raise UserError(
+                f"the ranks do not find the same checkpoint in {self.folder.checkpoints}: set out= to a folder that "
+                "all nodes share"
+            )
         if state is None:
             return False
         refuse_other_settings(self.config, state["config"], self.folder.path)
@@ -103,27 +154,18 @@ class Pretraining:
                 f"{self.epoch_steps}: they are not the same data set; give this run a name of its own (name=…)"
             )
         self.train_step.load_state_dict(state)
-        self.step, self.wandb_id, self.clock.total = state["step"], state["wandb_id"], state["seconds"]
+        self.guard.skipped_steps = state["skipped_steps"]
+        self.clock.load_state_dict(state["clock"])
+        self.step, self.wandb_id = state["step"], state["wandb_id"]
         return True
-
-    def _announce(self) -> None:
-        pictures, held_out = self.loader.pictures, "none, so nothing is evaluated"
-        if self.evaluation.queries is not None:
-            queries = self.evaluation.queries.pictures
-            held_out = f"{len(queries):,} in {queries.path}"
-        views = " ".join(str(size) for size in self.config.crops.sizes)
-        self.progress.note(f"run         {self.folder.path}" + (f", resumed at step {self.step}" if self.step else ""))
-        self.progress.note(f"pictures    {len(pictures):,} in {pictures.path}, decoded by {self.loader.source}")
-        self.progress.note(f"held out    {held_out}")
-        self.progress.note(
-            f"training    {self.config.model.arch}, views of {views} px, batch {self.config.train.batch_size} on "
-            f"{self.world.world_size} x {self.world.device.type} in {str(self.train_step.dtype).removeprefix('torch.')}"
-        )
 
     def _before_training(self) -> None:
         """Draws the crops and measures the baselines."""
         if self.world.is_main:
-            report.draw_crops(self.loader, multi_crop(self.config.crops), self.folder.crops)
+            try:
+                draw_crops(self.loader, multi_crop(self.config.crops), self.folder.crops)
+            except OSError as error:
+                self._warn(f"{self.folder.crops} could not be written ({error.strerror})")
         if self.config.eval.baselines and self.evaluation.queries is not None:
             scores = {
                 "knn_top1_chance": self.evaluation.chance,
@@ -149,62 +191,78 @@ class Pretraining:
     def _epochs_done(self) -> float:
         return self.step / self.epoch_steps
 
-    def _log(self, loss: torch.Tensor) -> None:
-        """Reads the loss (the one place that waits for the device), checks it, and tells."""
-        value = loss.item()
-        if not self.finite.item():
-            raise UserError(
-                f"the loss is no longer a number at step {self.step}: the last checkpoint is from before; resume "
-                "with a lower optim.lr under a new name, or train.precision=bf16 or fp32"
-            )
-        metrics = {"loss": value, "lr": self.train_step.lr, **self.clock.read()}
+    def _tell_first_step(self, loss: Tensor) -> None:
+        """Waits for the device once: what compiles and warms up counts apart."""
+        loss.item()
+        seconds = self.clock.first_step()
+        self._write(epoch=self._epochs_done(), first_step_seconds=seconds)
+        self.progress.note(f"first step  {seconds:.1f} s, with compilation and warm-up; images/s leave it out")
+
+    def _log(self) -> None:
+        """Reads what the guard saw (the one place that waits for the device again and again), and tells."""
+        seen = self.guard.check(self.step)
+        metrics: dict[str, Any] = {"loss": seen.loss, "lr": self.train_step.lr}
+        metrics |= self.clock.read() | gpu_memory(self.world.device)
+        if math.isfinite(seen.gradient_norm):  # it is not where fp16 overflowed, and JSON has no infinity
+            metrics["gradient_norm"] = seen.gradient_norm
+        if self.train_step.scaler.is_enabled():
+            metrics |= {"skipped_steps": seen.skipped_steps, "loss_scale": seen.loss_scale}
+        if self.world.is_main and self.spectrum.is_due(self.step, self.step == self.last_step):
+            metrics |= self.spectrum.measure(self.train_step.embeddings[0], self.step)
         self._write(epoch=self._epochs_done(), **metrics)
         pictures_left = (self.last_step - self.step) * self.config.train.batch_size
-        seconds_left = pictures_left / metrics["images_per_second"]
-        self.progress.update(self.step, int(self._epochs_done()), metrics, seconds_left)
+        rate = self.clock.images_per_second
+        self.progress.update(self.step, int(self._epochs_done()), metrics, rate and pictures_left / rate)
 
-    def _write(self, **values: float) -> None:
+    def _write(self, **values: Any) -> None:
         if self.world.is_main:
             self.metrics.write(step=self.step, **values)
-            if self.wandb:
-                self.wandb.log(values, step=self.step)
-
-    def _minutes_have_passed(self) -> bool:
-        minutes = self.config.train.save_minutes
-        return minutes > 0 and time.monotonic() - self.last_save >= 60 * minutes
+            self.mirror.log(values, self.step)
 
     def _end_of_epoch(self) -> None:
-        """Evaluates and saves where it is due: in this order, so that a run killed in between evaluates again."""
+        """Saves and evaluates where it is due: in this order, so that a long evaluation puts no step at risk."""
+        self.guard.check(self.step)
         is_last, epoch = self.step == self.last_step, self._epochs_done()
-        if self.evaluation.is_due(epoch, is_last):
-            score = self.evaluation.knn_top1(self.model.encoder.backbone)
-            self._write(epoch=epoch, knn_top1=score)
-            self.progress.note(f"epoch {epoch:g}  {self.config.eval.k}-nn accuracy {score:.1%}")
-        if is_last or epoch % self.config.train.save_every == 0:
-            self._save()
+        evaluates = self.evaluation.is_due(epoch, is_last)
+        if is_last or evaluates or epoch % self.config.train.save_every == 0:
+            self.save()
+        if self.preemption.agreed_at_once() and (evaluates or not is_last):
+            stop_for_requeue(self)
+        if evaluates:
+            self._evaluate()
+        if self.world.is_main:
+            refresh_report(self.folder.path)
 
-    def _save(self) -> None:
-        self.last_save = time.monotonic()
-        if not self.world.is_main or not self.finite.item():  # a broken state must not push out a good one
-            return
-        state = {
+    def _evaluate(self) -> None:
+        score, epoch = self.evaluation.knn_top1(self.model.encoder.backbone), self._epochs_done()
+        self._write(epoch=epoch, knn_top1=score)
+        self.progress.note(f"epoch {epoch:g}  {self.config.eval.k}-nn accuracy {score:.1%}")
+
+    def _evaluation_was_cut_off(self) -> bool:
+        """Whether the state resumed from is due for an evaluation that the run before did not come to."""
+        if not self.evaluation.is_due(self._epochs_done(), self.step == self.last_step):
+            return False
+        missing = self.world.is_main and not any(
+            row["step"] == self.step and "knn_top1" in row for row in self.metrics.rows()
+        )
+        return self.agreement.largest(int(missing)) > 0
+
+    def save(self) -> None:
+        """Writes the state, on the first rank; never a broken one over a good one."""
+        if self.world.is_main and not self.guard.is_held():
+            epoch, batch = divmod(self.step, self.epoch_steps)
+            self.save_points.save(self._state, self.step, epoch if batch == 0 else None)
+
+    def _state(self) -> dict[str, Any]:
+        return {
             **self.train_step.state_dict(),
             "step": self.step,
             "epoch_steps": self.epoch_steps,
-            "seconds": self.clock.total,
+            "clock": self.clock.state_dict(),
+            "skipped_steps": self.guard.skipped_steps,
             "wandb_id": self.wandb_id,
             "config": configuration.to_yaml(self.config),
         }
-        epoch, batch = divmod(self.step, self.epoch_steps)
-        self.checkpoints.save(state, self.step, epoch if batch == 0 else None)
 
-    def _finish(self) -> None:
-        """Leaves the backbone, the summary and the curves in the run folder, and prints the table."""
-        self.progress.close()
-        if not self.world.is_main:
-            return
-        write_atomically(self.model.encoder.backbone.state_dict(), self.folder.backbone)
-        results = summary.summarise(read_metrics(self.folder.metrics), self.config, self.step, self.clock.total)
-        self.folder.write_summary(results)
-        report.draw_curves(self.folder.metrics, self.folder.curves)
-        summary.print_table(results, self.config, self.folder.path)
+    def _warn(self, sentence: str) -> None:
+        self.progress.note(f"warning: {sentence}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +39,32 @@ class RunFolder:
     """Names of a run's files.
 
     Args:
-        config: the resolved configuration.
+        path: of the folder.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.path = Path(config.out) / config.name
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.backbone = self.path / "backbone.pt"
         self.summary = self.path / "summary.json"
         self.quarantine = self.path / "quarantine.txt"
+        self.nonfinite = self.path / "nonfinite.json"
         self.crops = self.path / "crops.png"
-        self.curves = self.path / "curves.png"
+        self.starts = self.path / "starts.jsonl"
+        self.report = self.path / "report.html"
 
-    def create(self, config: Config) -> None:
-        """Makes the folder and writes the resolved configuration.
+    @classmethod
+    def of(cls, config: Config) -> RunFolder:
+        """The folder of a run by its configuration."""
+        return cls(Path(config.out) / config.name)
+
+    def create(self, config: Config, start: dict[str, Any]) -> None:
+        """Makes the folder, writes the resolved configuration, and adds a line to ``starts.jsonl``.
+
+        Args:
+            start: what to know of this start: from which step, where, with what.
 
         Raises:
             UserError: the folder cannot be written.
@@ -61,6 +72,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.config, configuration.to_yaml(config))
+            with open(self.starts, "a") as file:
+                file.write(json.dumps(start) + "\n")
         except OSError as error:
             raise UserError(
                 f"the run folder {self.path} cannot be written ({error.strerror}): set out= elsewhere"
@@ -92,7 +105,16 @@ def refuse_other_settings(config: Config, saved: str, folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a whole file or nothing."""
+    """Writes a whole file or nothing.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise

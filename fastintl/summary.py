@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastintl.config import Config
+from fastintl.monitor import Clock
 
 _ROWS = {
     "chance": "chance",
@@ -15,16 +16,17 @@ _ROWS = {
 }
 
 
-def summarise(metrics: list[dict[str, Any]], config: Config, step: int, seconds: float) -> dict[str, Any]:
+def summarise(metrics: list[dict[str, Any]], config: Config, step: int, clock: Clock) -> dict[str, Any]:
     """The results in the rows of ``metrics.jsonl``.
 
     Args:
         metrics: the rows.
         step: steps done.
-        seconds: spent training, over all restarts, without evaluation.
+        clock: the time spent training.
 
     Returns:
-        ``name``, ``steps``, ``train_seconds``, ``images_per_second``, ``loss`` (of the last log step) and
+        ``name``, ``steps``, ``train_seconds`` (over all restarts, without evaluation), ``images_per_second`` (without
+        the first step after a start; None where there was no other), ``loss`` (of the last log step) and
         ``knn_top1``: accuracies as fractions, of what was measured.
     """
     last = {key: value for row in metrics for key, value in row.items()}
@@ -34,8 +36,8 @@ def summarise(metrics: list[dict[str, Any]], config: Config, step: int, seconds:
     return {
         "name": config.name,
         "steps": step,
-        "train_seconds": round(seconds, 1),
-        "images_per_second": round(step * config.train.batch_size / max(seconds, 1e-9), 1),
+        "train_seconds": round(clock.total, 1),
+        "images_per_second": clock.images_per_second and round(clock.images_per_second, 1),
         "loss": last.get("loss"),
         "knn_top1": scores,
     }
@@ -54,8 +56,8 @@ def print_table(summary: dict[str, Any], config: Config, folder: Path) -> None:
         for name, score in summary["knn_top1"].items():
             table.add_row(_ROWS[name], f"{score:.1%}", style="bold" if name == "trained" else None)
         console.print(table)
+    rate = summary["images_per_second"]
+    speed = f", {rate:,.0f} images/s" if rate else ""
     console.print(
-        f"{summary['steps']:,} steps in {summary['train_seconds']:,.0f} s, "
-        f"{summary['images_per_second']:,.0f} images/s; results in {folder}",
-        soft_wrap=True,
+        f"{summary['steps']:,} steps in {summary['train_seconds']:,.0f} s{speed}; results in {folder}", soft_wrap=True
     )

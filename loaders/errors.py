@@ -6,6 +6,8 @@ import functools
 import sys
 from collections.abc import Callable
 
+USER_ERROR_STATUS = 2
+
 
 class UserError(Exception):
     """Wrong input or surroundings. Its text is one sentence for the user and is shown without a traceback."""
@@ -20,7 +22,7 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
             main(*args, **kwargs)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            sys.exit(USER_ERROR_STATUS)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)

@@ -53,11 +53,14 @@ class Quarantine:
     def _write(self, line: str) -> None:
         if self.path is None:
             return
-        # Another rank, or the run before a restart, may have listed it.
-        known = self.path.read_text().splitlines() if self.path.exists() else []
-        if line not in known:
-            with open(self.path, "a") as file:
-                file.write(line + "\n")
+        try:
+            # Another rank, or the run before a restart, may have listed it.
+            known = self.path.read_text().splitlines() if self.path.exists() else []
+            if line not in known:
+                with open(self.path, "a") as file:
+                    file.write(line + "\n")
+        except OSError as error:  # the list is not worth the run
+            _log.warning("%s cannot be written (%s)", self.path, error.strerror)
 
     def _too_many(self) -> str:
         listed = (

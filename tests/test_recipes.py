@@ -62,11 +62,17 @@ def test_header_states_command_hardware_and_result(path):
     lines = path.read_text().splitlines()
     header = "\n".join(lines[: lines.index("")])
     assert all(line.startswith("#") for line in header.splitlines())
-    for word in ("Planned for:", "Expected:", "Source:"):
-        assert word in header
+    fields = [line[2:].split(":")[0] for line in lines if line.startswith(("# P", "# E", "# S", "# G"))]
+    assert fields == ["Planned for", "Expected", "Source", "GPU-hours"]
     assert (f"rcfgs/{path.name}" if path.stem in PUBLISHED else f"make {path.stem}") in header
     if path.stem in PUBLISHED:
         assert f"{PUBLISHED[path.stem][3]} %" in header
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_estimate_of_gpu_hours_counts_all_pictures_of_all_epochs(name):
+    pictures = 1_281_167 // 256 * 256 * PUBLISHED[name][0]  # the last, incomplete batch of an epoch is dropped
+    assert f" {pictures / 1e6:,.0f} million pictures / 3600 s / " in (RCFGS / f"{name}.yaml").read_text()
 
 
 def test_every_published_recipe_is_there():

@@ -49,12 +49,25 @@ def write_pictures(root: Path) -> Path:
     return root
 
 
-def command(out: Path, data: Path | None, ranks: int = 1, **changes) -> list[str]:
-    """The command line of a small run in ``out/run``; ``changes`` are keys with ``__`` for the dot."""
+def command(out: Path, data: Path | None, ranks: int = 1, launcher: tuple[str, ...] = (), **changes) -> list[str]:
+    """The command line of a small run in ``out/run``.
+
+    Args:
+        launcher: options of torchrun in place of those for ``ranks`` on this machine.
+        changes: keys with ``__`` for the dot.
+    """
     keys = {**SMALL, "out": out, **({"data.root": data} if data else {})}
     keys |= {key.replace("__", "."): value for key, value in changes.items()}
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    return [sys.executable, *launcher, "-m", "fastintl.train", *(f"{key}={value}" for key, value in keys.items())]
+    if ranks > 1 and not launcher:
+        launcher = ("--standalone", "--nproc-per-node", str(ranks))
+    torchrun = ["-m", "torch.distributed.run", *launcher] if launcher else []
+    return [sys.executable, *torchrun, "-m", "fastintl.train", *(f"{key}={value}" for key, value in keys.items())]
+
+
+def start(arguments: list[str], output: Path, **variables: str) -> subprocess.Popen:
+    """Starts a ``command`` whose output goes to a file; ``variables`` are added to its environment."""
+    with open(output, "w") as file:
+        return subprocess.Popen(arguments, env={**environment(), **variables}, cwd=ROOT, stdout=file, stderr=file)
 
 
 def environment() -> dict[str, str]:
@@ -67,6 +80,11 @@ def train(out: Path, data: Path | None, ranks: int = 1, **changes) -> subprocess
     return subprocess.run(
         command(out, data, ranks, **changes), env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300
     )
+
+
+def saved_step(out: Path) -> int:
+    """The step of the newest checkpoint of ``out/run``; 0 if there is none."""
+    return max((int(path.stem[5:]) for path in (out / "run" / "checkpoints").glob("step_*.pt")), default=0)
 
 
 def last_state(out: Path) -> dict:
@@ -83,8 +101,18 @@ def assert_identical(first: dict, second: dict) -> None:
 
 
 def assert_close(first: dict, second: dict, tolerance: float) -> None:
-    """Compares the models of two checkpoints: each tensor's difference relative to its norm (or to 0.01)."""
+    """Compares the models of two checkpoints."""
     assert first["step"] == second["step"]
     for key in first["model"] | second["model"]:
-        a, b = first["model"][key].double(), second["model"][key].double()
-        assert (a - b).norm() <= tolerance * max(a.norm(), 0.01), key
+        assert _difference(first, second, key) <= tolerance, key
+
+
+def distance(first: dict, second: dict) -> float:
+    """The largest difference of a tensor in the models of two checkpoints."""
+    return max(_difference(first, second, key) for key in first["model"] | second["model"])
+
+
+def _difference(first: dict, second: dict, key: str) -> float:
+    """Of a tensor, relative to its norm (or to 0.01)."""
+    a, b = first["model"][key].double(), second["model"][key].double()
+    return ((a - b).norm() / max(a.norm(), 0.01)).item()

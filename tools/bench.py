@@ -121,7 +121,8 @@ def _print(groups, found, bench, cores: int) -> None:
     for target in found:
         measured = "not measured" if target.measured is None else f"{target.measured:.2f}"
         verdict = {True: "holds", False: "MISSED", None: ""}[target.holds]
-        console.print(f"{target.what:48} {measured:>12}   promised {target.least:.2f}   {verdict}")
+        promised = "" if target.least is None else f"promised {target.least:.2f}"
+        console.print(f"{target.what:48} {measured:>12}   {promised:13}   {verdict}")
 
 
 def bench_step(arguments: argparse.Namespace) -> None:
@@ -216,7 +217,7 @@ def _recipe_or_small_one(arguments: argparse.Namespace, device: str):
 
 def _origin(benchmark: str) -> dict:
     """What every result file begins with."""
-    from loaders.benchmark.surroundings import surroundings
+    from loaders.surroundings import surroundings
 
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return {"benchmark": benchmark, "date": date, "surroundings": surroundings()}

@@ -158,7 +158,7 @@ def through(source: str, pictures, recipe, samples: list[int], seed: int, epoch:
 
 def to_levels(view, recipe):
     """Undoes the normalisation: (3, s, s) to (s, s, 3) in [0, 255]."""
-    from fastintl.report import to_pixels
+    from fastintl.report.crops import to_pixels
 
     return to_pixels(view, recipe) * 255
 

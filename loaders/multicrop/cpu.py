@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,12 +12,11 @@ import torch
 from torch.nn.functional import interpolate
 
 from loaders.draws import TOP, WIDTH, draw
+from loaders.multicrop.blur import row_stride
 from loaders.multicrop.colour import colour_crop
 from loaders.multicrop.recycled import RecycledArrays
 from loaders.recipe import CenterCrop, MultiCrop
 from loaders.sources.decoded import DecodedBatch
-
-_PICTURES_PER_TASK = 4  # small crops take microseconds: a task a picture would spend more on the queue
 
 
 class CpuMultiCrop:
@@ -32,6 +33,7 @@ class CpuMultiCrop:
         self._sizes = [spec.size for spec in recipe.views]
         self._mean = np.array(recipe.mean, dtype=np.float32)
         self._std = np.array(recipe.std, dtype=np.float32)
+        self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="crop")
         self._work_space = threading.local()
         self._memory = RecycledArrays()
@@ -44,32 +46,38 @@ class CpuMultiCrop:
         """
         draws = draw(self.recipe, seed, epoch, decoded.ids, decoded.heights, decoded.widths)
         pictures = decoded.pictures
-        count = len(pictures)
-        crops = [self._memory.take((count, size, size, 3)) for size in self._sizes]
-        starts = range(0, count, _PICTURES_PER_TASK)
+        crops = [self._memory.take((len(pictures), size, size, 3)) for size in self._sizes]
+        # One iterator for all threads: each takes the next picture when it is done with one, so they end together.
+        # A task a picture would spend more on the pool's queue than a small crop takes.
+        todo = iter(range(len(pictures)))
         # list(): an exception in a thread is raised here.
-        list(self._pool.map(lambda start: self._crop_some(pictures, draws, crops, start), starts))
+        list(self._pool.map(lambda _: self._crop_rest(pictures, draws, crops, todo), range(self._threads)))
         return [torch.from_numpy(view).permute(0, 3, 1, 2).to(self._dtype) for view in crops]
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _crop_some(self, pictures: list[torch.Tensor], draws: np.ndarray, crops: list[np.ndarray], start: int) -> None:
-        work_space = self._planes()
-        for i in range(start, min(start + _PICTURES_PER_TASK, len(pictures))):
+    def _crop_rest(
+        self, pictures: list[torch.Tensor], draws: np.ndarray, crops: list[np.ndarray], todo: Iterator[int]
+    ) -> None:
+        planes, padded = self._buffers()
+        for i in todo:
             picture = pictures[i].numpy()
             for view, size in enumerate(self._sizes):
                 row = draws[i, view]
                 top, left, height, width = row[TOP : WIDTH + 1].astype(int).tolist()
                 box = picture[top : top + height, left : left + width]
-                pixels = resize(box, (size, size), "bicubic").numpy().reshape(3, -1)
-                colour_crop(pixels, size, row, self._mean, self._std, work_space, crops[view][i].reshape(-1))
+                pixels = resize(box, (size, size), "bicubic").reshape(3, -1)
+                colour_crop(pixels, size, row, self._mean, self._std, planes, padded, crops[view][i].reshape(-1))
 
-    def _planes(self) -> np.ndarray:
-        """Each thread's own work space, as large as the largest view."""
-        if not hasattr(self._work_space, "planes"):
-            self._work_space.planes = np.empty((2, 3 * max(self._sizes) ** 2), dtype=np.float32)
-        return self._work_space.planes
+    def _buffers(self) -> tuple[np.ndarray, np.ndarray]:
+        """Each thread's own work space, large enough for any view: its planes, and one plane with a margin to blur."""
+        if not hasattr(self._work_space, "buffers"):
+            side = max(self._sizes)
+            radius = max(math.ceil(3 * spec.blur_sigma[1]) for spec in self.recipe.views)
+            lengths = 3 * side**2, (side + 2 * radius) * row_stride(side, radius)
+            self._work_space.buffers = tuple(np.empty(length, dtype=np.float32) for length in lengths)
+        return self._work_space.buffers
 
 
 class CpuCenterCrop:
@@ -94,16 +102,18 @@ class CpuCenterCrop:
         height, width = picture.shape[:2]
         short, size = self.recipe.resize, self.recipe.size
         target = (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
-        pixels = resize(picture.numpy(), target, "bilinear")
+        pixels = torch.from_numpy(resize(picture.numpy(), target, "bilinear"))
         # torchvision's rounding of the centre.
         top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
         square = pixels[:, top : top + size, left : left + size]
         out.copy_(square.permute(1, 2, 0)).div_(255).sub_(self._mean).div_(self._std)
 
 
-def resize(picture: np.ndarray, target: tuple[int, int], mode: str) -> torch.Tensor:
+def resize(picture: np.ndarray, target: tuple[int, int], mode: str) -> np.ndarray:
     """Antialiased resize of uint8 (H, W, 3) to contiguous uint8 (3, h, w)."""
     # torch's vectorised kernel takes contiguous pictures only: copying a box into one is three times faster. NumPy
-    # copies it in this thread, where torch would start a team of threads.
-    whole = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
-    return interpolate(whole, size=target, mode=mode, antialias=True)[0].contiguous()  # which it is in torch 2.11
+    # copies it in this thread, where torch would start a team of threads. The axes are turned in NumPy too: every
+    # operation of torch lets go of the interpreter's lock, and getting it back takes longer than these.
+    whole = torch.from_numpy(np.ascontiguousarray(picture).transpose(2, 0, 1)[None])
+    resized = interpolate(whole, size=target, mode=mode, antialias=True).numpy()[0]
+    return np.ascontiguousarray(resized)  # which it is already in torch 2.11 and later

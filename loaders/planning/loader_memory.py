@@ -11,8 +11,9 @@ from loaders.recipe import MultiCrop
 _VIEW_BATCHES = 4
 # FFCV's slots, allocated for as many batches: two wait, one is in hand, one is being decoded.
 _SLOT_BATCHES = 4
-# The folder source: two batches decoded, and the buffer of a third, which leaves a quarter of room.
-_FOLDER_BATCHES = 3.25
+# The folder source: two arenas, each with a quarter of room, and the first two batches, which were decoded beside them
+# into memory that the C library keeps.
+_FOLDER_BATCHES = 4.5
 # DALI: two batches scheduled and one in hand, each as it was decoded and padded to one size.
 _DALI_BATCHES = 3
 _DALI_POOLS = 256 << 20  # what DALI keeps besides, whatever the batch; measured

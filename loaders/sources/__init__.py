@@ -11,6 +11,7 @@ import torch
 
 from loaders.errors import UserError
 from loaders.sources.beton_pictures import BetonPictures
+from loaders.sources.decode import Allocate, fresh
 from loaders.sources.decoded import DecodedBatch
 from loaders.sources.image_folder import ImageFolder
 
@@ -30,8 +31,8 @@ class Pictures(Protocol):
     def encoded(self, index: int) -> np.ndarray:
         """The picture as it is stored, uint8 (bytes,); raises ``BadPicture``."""
 
-    def decode(self, index: int) -> torch.Tensor:
-        """(H, W, 3) uint8 RGB; raises ``BadPicture``."""
+    def decode(self, index: int, allocate: Allocate = fresh) -> torch.Tensor:
+        """(H, W, 3) uint8 RGB, in room that ``allocate`` gives; raises ``BadPicture``."""
 
 
 class Source(Protocol):

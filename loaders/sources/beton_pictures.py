@@ -7,7 +7,7 @@ import torch
 
 from loaders.beton_file import RAW, BetonFile
 from loaders.picture_reading import BadPicture
-from loaders.sources.decode import decode_picture
+from loaders.sources.decode import Allocate, copied, decode_picture, fresh
 
 
 class BetonPictures(BetonFile):
@@ -22,12 +22,12 @@ class BetonPictures(BetonFile):
         """The picture as it is stored: a JPEG stream, or raw pixels."""
         return self.read(index)
 
-    def decode(self, index: int) -> torch.Tensor:
+    def decode(self, index: int, allocate: Allocate = fresh) -> torch.Tensor:
         """Decodes a picture: (H, W, 3) uint8 RGB. Raises ``BadPicture``."""
         data, size = self.read(index), (int(self.heights[index]), int(self.widths[index]))
         if self.modes[index] == RAW:
-            return torch.from_numpy(data.copy()).view(*size, 3)
-        picture = decode_picture(data)
+            return torch.from_numpy(copied(data, allocate)).view(*size, 3)
+        picture = decode_picture(data, allocate)
         if picture.shape[:2] != size:
             raise BadPicture(f"it is {picture.shape[1]} x {picture.shape[0]} px, its index says {size[1]} x {size[0]}")
         return picture

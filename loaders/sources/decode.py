@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
-from simplejpeg import decode_jpeg
+from simplejpeg import decode_jpeg, decode_jpeg_header
 
 from loaders.picture_reading import BadPicture, open_picture, reason, to_rgb
 
+Allocate = Callable[[int], np.ndarray]
+"""Gives room for so many bytes: (n,) uint8."""
 
-def decode_picture(data: bytes | np.ndarray) -> torch.Tensor:
+
+def fresh(size: int) -> np.ndarray:
+    """Memory of its own; the ``Allocate`` that a decoder uses by default."""
+    return np.empty(size, dtype=np.uint8)
+
+
+def copied(pixels: np.ndarray, allocate: Allocate) -> np.ndarray:
+    """A copy of (n,) uint8 in room that ``allocate`` gives."""
+    room = allocate(pixels.size)
+    room[:] = pixels
+    return room
+
+
+def decode_picture(data: bytes | np.ndarray, allocate: Allocate = fresh) -> torch.Tensor:
     """Decodes a picture file's bytes as torchvision's ImageFolder does.
+
+    Args:
+        data: the bytes.
+        allocate: gives the room for the pixels.
 
     Returns:
         Contiguous uint8 tensor (H, W, 3).
@@ -20,16 +41,20 @@ def decode_picture(data: bytes | np.ndarray) -> torch.Tensor:
     """
     try:
         # Strict: libjpeg would fill what a truncated file lacks with grey and only warn.
-        return torch.from_numpy(decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=True))
+        height, width, _, _ = decode_jpeg_header(data)
+        pixels = allocate(height * width * 3)
+        decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=pixels, strict=True)
+        return torch.from_numpy(pixels).view(height, width, 3)
     except ValueError:
         # Another format, CMYK, or damage; Pillow forgives what does not cost pixels, and says what is wrong.
-        return _decode_with_pillow(bytes(data))
+        return _decode_with_pillow(bytes(data), allocate)
 
 
-def _decode_with_pillow(data: bytes) -> torch.Tensor:
+def _decode_with_pillow(data: bytes, allocate: Allocate) -> torch.Tensor:
     with open_picture(data) as image:
         try:
-            return torch.from_numpy(np.array(to_rgb(image)))
+            pixels = np.asarray(to_rgb(image))
+            return torch.from_numpy(copied(pixels.reshape(-1), allocate)).view(pixels.shape)
         except BadPicture:
             raise
         except Exception as error:  # Pillow raises nearly every type on damaged input

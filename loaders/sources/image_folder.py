@@ -9,7 +9,7 @@ import torch
 
 from loaders.datasets.folder import class_tree
 from loaders.picture_reading import BadPicture
-from loaders.sources.decode import decode_picture
+from loaders.sources.decode import Allocate, decode_picture, fresh
 
 
 class ImageFolder:
@@ -39,6 +39,6 @@ class ImageFolder:
         except OSError as error:
             raise BadPicture(error.strerror or str(error)) from error
 
-    def decode(self, index: int) -> torch.Tensor:
+    def decode(self, index: int, allocate: Allocate = fresh) -> torch.Tensor:
         """Reads and decodes a picture: (H, W, 3) uint8 RGB. Raises ``BadPicture``."""
-        return decode_picture(self.encoded(index))
+        return decode_picture(self.encoded(index), allocate)

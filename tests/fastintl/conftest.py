@@ -16,3 +16,12 @@ def finished(tmp_path_factory, pictures) -> Path:
     result = training.train(out, pictures, eval__baselines="true")
     assert result.returncode == 0, result.stderr
     return out
+
+
+@pytest.fixture(scope="session")
+def finished_by_two(tmp_path_factory, pictures) -> Path:
+    """The same on two ranks, without the baselines."""
+    out = tmp_path_factory.mktemp("finished_by_two")
+    result = training.train(out, pictures, 2)
+    assert result.returncode == 0, result.stderr
+    return out

@@ -7,7 +7,8 @@ import torch
 
 from fastintl import config as configuration
 from fastintl.checkpoint import Checkpoints
-from fastintl.monitor import Clock, MetricsFile, read_metrics
+from fastintl.metrics_file import MetricsFile, parse_metrics, read_metrics
+from fastintl.monitor import Clock
 from fastintl.run_folder import refuse_other_settings
 from fastintl.summary import summarise
 from loaders.errors import UserError
@@ -40,10 +41,11 @@ def test_a_save_that_fails_leaves_the_older_checkpoint_whole(tmp_path):
 def test_resuming_drops_what_will_be_written_again_and_a_line_cut_short(tmp_path):
     path = tmp_path / "metrics.jsonl"
     rows = [{"step": step, "loss": 1.0} for step in (0, 2, 4, 6)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 8, "lo')
-    metrics = MetricsFile(path, step=4)
+    lines = [json.dumps(row) for row in rows]
+    path.write_text("\n".join([*lines[:1], "not a row", "[1]", *lines[1:], '{"step": 8, "lo']))
+    assert parse_metrics(path) == (rows, [2, 3, 7])
+    metrics = MetricsFile(path, step=4, warn=pytest.fail)
     metrics.write(step=6, loss=2.0)
-    metrics.close()
     assert read_metrics(path) == [*rows[:3], {"step": 6, "loss": 2.0}]
 
 
@@ -66,6 +68,28 @@ def test_the_clock_runs_inside_with_only(monkeypatch):
         assert clock.read() == {"images_per_second": 10.0, "data_wait": 0.0}
 
 
+def test_the_first_step_counts_apart_also_after_a_restart(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("fastintl.monitor.time.perf_counter", lambda: now)
+    clock = Clock()
+    for start in (0.0, 100.0):
+        now = start
+        with clock:
+            clock.count(10, waited=0.5)
+            now += 30.0
+            assert clock.first_step() == 30.0
+            assert clock.read() == {}
+            for _ in range(2):
+                clock.count(10, waited=0.0)
+                now += 1.0
+            assert clock.read() == {"images_per_second": 10.0, "data_wait": 0.0}
+        state = clock.state_dict()
+        clock = Clock()
+        clock.load_state_dict(state)
+    assert clock.total == 64.0 and clock.images_per_second == 10.0
+    assert Clock().images_per_second is None
+
+
 def test_only_settings_that_change_the_result_are_refused(tmp_path):
     saved = configuration.to_yaml(configuration.load(None, ["data.train=a", "log.every=3"]))
     refuse_other_settings(configuration.load(None, ["data.train=b", "train.max_steps=5", "out=c"]), saved, tmp_path)
@@ -81,6 +105,9 @@ def test_the_summary_takes_the_last_of_each_figure():
         {"step": 10, "loss": 2.0},
         {"step": 10, "knn_top1": 0.5},
     ]
-    summary = summarise(rows, configuration.load(None, ["train.batch_size=8"]), step=10, seconds=4.0)
+    clock = Clock()
+    clock.load_state_dict({"total": 5.0, "seconds": 4.0, "pictures": 80})
+    summary = summarise(rows, configuration.load(None, ["train.batch_size=8"]), step=10, clock=clock)
+    assert summary["train_seconds"] == 5.0
     assert summary["knn_top1"] == {"chance": 0.1, "untrained": 0.2, "trained": 0.5}
     assert summary["loss"] == 2.0 and summary["images_per_second"] == 20.0

@@ -3,15 +3,14 @@
 import json
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 import torchvision
-from training import ROOT, assert_close, assert_identical, command, environment, last_state, train
+from processes import kill, wait_for
+from training import ROOT, assert_close, assert_identical, command, last_state, saved_step, start, train
 
 
 def test_a_run_leaves_its_results(finished):
@@ -26,8 +25,13 @@ def test_a_run_leaves_its_results(finished):
     assert steps == list(range(2, 25, 2))
     assert {"loss", "lr", "images_per_second", "data_wait", "epoch"} <= rows[-2].keys()
     assert [row["step"] for row in rows if "knn_top1" in row] == [12, 24]
-    for name in ("crops.png", "curves.png"):
-        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    assert [row["step"] for row in rows if "first_step_seconds" in row] == [1]
+    assert [row["step"] for row in rows if "spectrum" in row] == [24]
+    assert (folder / "crops.png").read_bytes().startswith(b"\x89PNG")
+    assert "<b class=\"good\">finished</b> at step 24 of 24" in (folder / "report.html").read_text()
+    start = json.loads((folder / "starts.jsonl").read_text().splitlines()[0])
+    assert (start["step"], start["last_step"], start["ranks"]) == (0, 24, 1)
+    assert start["packages"]["torch"] and start["command"][:3] == ["python", "-m", "fastintl.train"]
     assert len(list((folder / "checkpoints").iterdir())) == 2
     assert "train:\n  epochs: 4\n" in (folder / "config.yaml").read_text()
 
@@ -53,41 +57,21 @@ def test_a_finished_run_started_again_changes_nothing(finished, pictures):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_killed_at_random_steps_it_ends_with_the_same_weights(finished, pictures, tmp_path, ranks):
+def test_killed_at_random_steps_it_ends_with_the_same_weights(finished, finished_by_two, pictures, tmp_path, ranks):
     rng = random.Random(ranks)
-    whole = finished
-    if ranks > 1:
-        whole = tmp_path / "whole"
-        assert train(whole, pictures, ranks).returncode == 0
-    out = tmp_path / "killed"
+    arguments = command(tmp_path, pictures, ranks, train__save_minutes=1e-6, train__max_steps=24)
     for step in sorted(rng.sample(range(2, 14), 2)):  # early, so that the kill never comes after the end
-        kill_at(step, out, command(out, pictures, ranks, train__save_minutes=1e-6, train__max_steps=24))
-    result = train(out, pictures, ranks)
+        process = start(arguments, tmp_path / "output.txt")
+        wait_for(lambda step=step: saved_step(tmp_path) >= step, process)
+        kill(process)
+    result = train(tmp_path, pictures, ranks)
     assert result.returncode == 0, result.stderr
     assert "resumed at step" in result.stderr
-    assert_identical(last_state(whole), last_state(out))
-    rows = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert_identical(last_state(finished if ranks == 1 else finished_by_two), last_state(tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == list(range(2, 25, 2))  # none lost, none twice
-
-
-def kill_at(step: int, out, arguments: list[str]) -> None:
-    """SIGKILL to the whole process group once a checkpoint of ``step`` or later is there."""
-    process = subprocess.Popen(
-        arguments,
-        env=environment(),
-        cwd=ROOT,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    deadline = time.monotonic() + 120
-    while not any(int(path.stem[5:]) >= step for path in (out / "run" / "checkpoints").glob("step_*.pt")):
-        assert process.poll() is None, process.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    subprocess.run(["kill", "-KILL", "--", f"-{process.pid}"], check=True)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
+    assert [row["step"] for row in rows if "knn_top1" in row] == [12, 24]
+    assert not list((tmp_path / "run").rglob("*.writing"))
 
 
 def test_two_ranks_train_like_one_and_resume_as_one(pictures, tmp_path):

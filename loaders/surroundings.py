@@ -1,4 +1,4 @@
-"""Where a measurement was taken: machine, versions, revision."""
+"""Where a measurement or a run was made: machine, versions, revision."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def surroundings() -> dict:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "revision": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain")),
-        "command": ["python", *sys.argv],
+        "command": ["python", *sys.orig_argv[1:]],
     }
 
 
