@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from fastintl.evaluate import knn, nearest_cpu, nearest_exact
+from fastintl.evaluate import knn, nearest_cpu
 from loaders.errors import UserError
 
 
