@@ -42,3 +42,16 @@ def test_what_a_user_gets_wrong_is_one_sentence(tmp_path):
     for words in (("--data", tmp_path / "none"), ("--data", tmp_path, "--rounds", 0)):
         run = bench("loader", *words)
         assert run.returncode == 2 and run.stderr.startswith("error: ") and run.stderr.count("\n") == 1
+
+
+def test_every_search_is_measured_and_finds_the_same(tmp_path):
+    words = ("--features", 3000, "--queries", 40, "--channels", 32, "--rounds", 2, "--json", tmp_path / "knn.json")
+    run = bench("knn", *words)
+    assert run.returncode == 0, run.stderr
+    result = json.loads((tmp_path / "knn.json").read_text())
+    assert result["features"] == 3000 and result["surroundings"]["packages"]["torch"]
+    for contender in result["contenders"]:
+        assert contender["name"] in run.stdout
+        assert contender["missing"] or len(contender["seconds"]) == 2
+        assert contender["agrees"] in (None, 1.0)
+    assert bench("knn", "--k", 0).returncode == 2
