@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch
 from fastintl.evaluate import nearest_cpu
 from loaders.benchmark.loader import Target
 
-OURS, SCIKIT, FAISS, PRODUCT = "fastintl", "scikit-learn, brute force", "faiss-cpu, flat index", "matrix product alone"
-_PRODUCT_BLOCK = 4096
+OURS, SCIKIT, FAISS = "fastintl", "scikit-learn, brute force", "faiss-cpu, flat index"
+# All threads in one product, and each in tiles of its own, which waits less where others use the machine, too.
+PRODUCT, TILES = "matrix product alone", "matrix product alone, in tiles"
+_PRODUCT_BLOCK, _TILE = 4096, 512
 
 
 @dataclass
@@ -42,6 +45,7 @@ def contenders(features: np.ndarray, queries: np.ndarray, k: int, memory: float)
         _scikit(features, queries, k),
         _faiss(features, queries, k),
         _product(features, queries),
+        _tiles(features, queries),
     ]
 
 
@@ -64,7 +68,7 @@ def compare(contenders: list[Contender], rounds: int) -> None:
 def targets(contenders: list[Contender]) -> list[Target]:
     """The project's promises, measured: medians over the rounds of the ratio of two rates."""
     by_name = {contender.name: contender for contender in contenders}
-    promised = {SCIKIT: None, FAISS: 1.0, PRODUCT: 0.85}
+    promised = {SCIKIT: None, FAISS: 1.0, PRODUCT: 0.85, TILES: 0.85}
     return [Target(f"{OURS} : {name}", least, _ratio(by_name[OURS], by_name[name])) for name, least in promised.items()]
 
 
@@ -129,3 +133,20 @@ def _product(features: np.ndarray, queries: np.ndarray) -> Contender:
             torch.mm(query_Qd, block_Fd.T, out=block_QF[:, : len(block_Fd)])
 
     return Contender(PRODUCT, multiply)
+
+
+def _tiles(features: np.ndarray, queries: np.ndarray) -> Contender:
+    feature_Fd, threads = torch.from_numpy(features), torch.get_num_threads()
+    rows = min(_TILE, -(-len(queries) // threads))
+
+    def multiply(query_Qd: torch.Tensor) -> None:
+        out = torch.empty(len(query_Qd), min(_TILE, len(feature_Fd)))
+        for block_Fd in feature_Fd.split(_TILE):
+            torch.mm(query_Qd, block_Fd.T, out=out[:, : len(block_Fd)])
+
+    def multiply_all() -> None:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(multiply, torch.from_numpy(queries).split(rows)))
+        torch.set_num_threads(threads)
+
+    return Contender(TILES, multiply_all)

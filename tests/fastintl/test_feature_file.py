@@ -15,6 +15,7 @@ from training import ROOT
 from fastintl.distributed import World
 from fastintl.evaluate.feature_file import load_features
 from fastintl.evaluate.features import extract
+from fastintl.evaluate.knn_protocol import compare
 from fastintl.evaluate.subject import Reading, features_of, open_subject
 from loaders import CenterCrop, make_loader
 from loaders.errors import UserError
@@ -134,3 +135,15 @@ def test_features_of_something_else_are_refused(alone, run, pictures, tmp_path, 
 def test_a_folder_without_features_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="meta.json"):
         load_features(tmp_path)
+
+
+def accuracy_as_rank(train, val):
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    world = World(rank, world_size, rank, torch.device("cpu"))
+    return compare(load_features(train), load_features(val), [1, 5], world)
+
+
+def test_two_ranks_classify_every_query_once(run, pictures, tmp_path):
+    train, val = (write(run, pictures / split, tmp_path / split) for split in ("train", "val"))
+    expected = compare(train, val, [1, 5], ALONE)
+    assert run_ranks(accuracy_as_rank, tmp_path / "train", tmp_path / "val") == [expected, expected]
