@@ -27,7 +27,7 @@ from fastintl.evaluate.screening import measure, prepare, screen
 from loaders.errors import UserError
 
 # A thread's product of this many queries and features stays in its second-level cache until it is screened.
-_QUERY_TILE, _FEATURE_TILE = 256, 1024
+_QUERY_TILE, _FEATURE_TILE = 512, 512
 _HUGE = 2.0**40  # scaled vectors this long could overflow a float32 product
 _UNIT = 2.0**-24
 
@@ -56,7 +56,7 @@ class _Frame:
 
     @classmethod
     def of(cls, features: np.ndarray, metric: str) -> _Frame:
-        some = features[:: max(1, len(features) // 4096)].astype(np.float64)
+        some = features[:: max(1, len(features) // 1024)].astype(np.float64)
         if metric == "cosine":
             return cls(np.zeros(features.shape[1]), 1.0, True)
         origin = some.mean(0)

@@ -85,5 +85,5 @@ def _normalised(x: Tensor) -> Tensor:
 
 def _centred(features: Matrix, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Moves the origin into the features' middle: distances stay, cancellation goes."""
-    mean = _double(features[:: max(1, len(features) // 4096)], device).mean(0)
+    mean = _double(features[:: max(1, len(features) // 1024)], device).mean(0)
     return lambda x: x - mean

@@ -9,7 +9,7 @@ from fastintl.evaluate.nearest_exact import NO_DISTANCE
 
 # Sums may be vectorised; NaN and infinities keep their meaning.
 _compiled = njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
-# The scores are finite, and only then is a minimum vectorised.
+# What is screened is finite.
 _compiled_finite = njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 
 _CHUNK = 64
@@ -54,19 +54,24 @@ def screen(product, length, reach, gamma, unit, first, score, index):
         both = length[j] * length[j] + reach * reach
         lower = 0.5 * length[j] * length[j] - (gamma + unit) * length[j] * reach - unit * both
         height[j] = min(lower, 1e38)
+    whole = count // _CHUNK * _CHUNK
     for i in range(len(score)):
-        worst = score[i, 0]
-        for start in range(0, count, _CHUNK):
-            stop = min(start + _CHUNK, count)
-            least = np.float32(3e38)
-            for j in range(start, stop):
-                least = min(least, height[j] - product[i, j])
-            if least < worst:
-                for j in range(start, stop):
-                    value = height[j] - product[i, j]
-                    if value < worst:
-                        _replace_worst(score[i], index[i], value, first + j)
-                        worst = score[i, 0]
+        for start in range(0, whole, _CHUNK):
+            part, rest = height[start : start + _CHUNK], product[i, start : start + _CHUNK]
+            worst, found = score[i, 0], np.int32(0)
+            for j in range(_CHUNK):  # vectorised, which a minimum or an early end would not be
+                found |= np.int32(part[j] - rest[j] < worst)
+            if found:
+                _take_better(part, rest, first + start, score[i], index[i])
+        _take_better(height[whole:], product[i, whole:count], first + whole, score[i], index[i])
+
+
+@_compiled_finite
+def _take_better(height, product, first, score, index):
+    for j in range(len(height)):
+        value = height[j] - product[j]
+        if value < score[0]:
+            _replace_worst(score, index, value, first + j)
 
 
 @_compiled_finite

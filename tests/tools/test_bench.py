@@ -69,3 +69,16 @@ def test_training_is_timed_beside_the_step_alone(picture_folder, tmp_path):
     result = json.loads(target.read_text())
     assert len(result["images_per_second"]) == 2 and result["ratio"] > 0
     assert all(0 <= share <= 1 for share in result["data_wait"]) and "waiting for data" in run.stdout
+
+
+def test_every_search_is_measured_and_finds_the_same(tmp_path):
+    words = ("--features", 3000, "--queries", 40, "--channels", 32, "--rounds", 2, "--json", tmp_path / "knn.json")
+    run = bench("knn", *words)
+    assert run.returncode == 0, run.stderr
+    result = json.loads((tmp_path / "knn.json").read_text())
+    assert result["features"] == 3000 and result["surroundings"]["packages"]["torch"]
+    for contender in result["contenders"]:
+        assert contender["name"] in run.stdout
+        assert contender["missing"] or len(contender["seconds"]) == 2
+        assert contender["agrees"] in (None, 1.0)
+    assert bench("knn", "--k", 0).returncode == 2

@@ -1,0 +1,54 @@
+"""What the subcommands share: notes while they run, and the heading and targets of their JSON."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+from loaders.errors import UserError
+
+
+def require_positive(arguments, *names: str) -> None:
+    """Refuses zero and less."""
+    for name in names:
+        if getattr(arguments, name) <= 0:
+            raise UserError(f"--{name.replace('_', '-')} must be positive")
+
+
+def origin(benchmark: str) -> dict:
+    """What every result file begins with."""
+    from loaders.surroundings import surroundings
+
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {"benchmark": benchmark, "date": date, "surroundings": surroundings()}
+
+
+def note(text: str) -> None:
+    """Says what is going on, on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def targets_as_json(targets: list) -> list[dict]:
+    """The project's promises and what was measured."""
+    return [{"what": t.what, "least": t.least, "measured": t.measured, "holds": t.holds} for t in targets]
+
+
+def recipe_or_small_one(arguments, device: str):
+    """The recipe that was named, or on a CPU a small network."""
+    from fastintl.benchmark.step import TINY
+    from fastintl.config import load
+
+    small = TINY if device == "cpu" and arguments.rcfg is None else ()
+    return load(arguments.rcfg, [*small, *arguments.overrides])
+
+
+def add_step_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of the subcommands that train."""
+    parser.add_argument("--rcfg", type=Path, help="recipe (step and ranks without one, on a CPU: a small one)")
+    parser.add_argument("--json", type=Path, help="write every sample and the surroundings to this file")
+    parser.add_argument("--rounds", type=int, default=5, help="times that each contender is timed (default: 5)")
+    parser.add_argument("--steps", type=int, default=10, help="steps of a round (default: 10)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides a key of the recipe")

@@ -1,0 +1,78 @@
+"""images/s from pictures on disk to normalised crops, for every source that can run here, beside other ways of making
+the same crops. Each contender has a process of its own, on one core and on all; they are timed in turn, round after
+round, without start-up and compilation, and halted meanwhile.
+
+    python tools/bench.py loader --data data/imagenet_val.beton --json out.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from fastintl.benchmark.commands.common import note, origin, require_positive, targets_as_json
+from loaders.json_file import write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help=".beton file or folder class/picture")
+    parser.add_argument("--json", type=Path, help="write every sample, the medians and the surroundings to this file")
+    parser.add_argument("--rcfg", type=Path, help="recipe whose crops are made (default: INTL's for ImageNet)")
+    parser.add_argument("--rounds", type=int, default=5, help="times that each contender is timed (default: 5)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="length of a round (default: 1.5)")
+    parser.add_argument("--batch-size", type=int, default=32, help="pictures in a batch (default: 32)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from fastintl.config import load
+    from fastintl.data import multi_crop
+    from loaders.benchmark import loader as bench
+    from loaders.sources import open_pictures
+
+    require_positive(arguments, "rounds", "seconds", "batch_size")
+    pictures = open_pictures(arguments.data)
+    recipe = multi_crop(load(arguments.rcfg, []).crops)
+    cores, on_gpu = len(os.sched_getaffinity(0)), torch.cuda.is_available()
+    groups = bench.contenders(cores, on_gpu)
+    device = "cuda" if on_gpu else "cpu"
+    with bench.workload(arguments.data, recipe, arguments.batch_size, device, note) as work:
+        bench.compare(work, groups, arguments.rounds, arguments.seconds, note)
+    found = bench.targets(*groups[:2], cores)
+    _print(groups, found, bench, cores)
+    if arguments.json:
+        result = {
+            **origin("loader"),
+            "pictures": len(pictures),
+            "views": [spec.size for spec in recipe.views],
+            "rounds": arguments.rounds,
+            "seconds": arguments.seconds,
+            "batch_size": arguments.batch_size,
+            "contenders": bench.as_json(groups),
+            "targets": targets_as_json(found),
+        }
+        write_json(arguments.json, result)
+
+
+def _print(groups, found, bench, cores: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=110, highlight=False)
+    for title, group in zip(("decode, six crops, colour", "decode only", "crops on the GPU"), groups, strict=False):
+        table = Table("images/s", *(f"on {n}" for n in sorted({1, cores})), "peak memory", title=title)
+        for name in dict.fromkeys(c.name for c in group):
+            rows = {c.cores: c for c in group if c.name == name}
+            rates = [f"{r:,.0f}" if n in rows and (r := bench.rate(rows[n])) else "" for n in sorted({1, cores})]
+            table.add_row(name, *rates, f"{max(c.peak_bytes for c in rows.values()) / 1e6:,.0f} MB")
+        console.print(table)
+        for contender in group:
+            if contender.error:
+                console.print(f"left out: {contender.name} on {contender.cores}: {contender.error}")
+    for target in found:
+        measured = "not measured" if target.measured is None else f"{target.measured:.2f}"
+        verdict = {True: "holds", False: "MISSED", None: ""}[target.holds]
+        promised = "" if target.least is None else f"promised {target.least:.2f}"
+        console.print(f"{target.what:48} {measured:>12}   {promised:13}   {verdict}")

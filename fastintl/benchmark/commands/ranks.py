@@ -1,0 +1,36 @@
+"""How often several ranks meet in a step's BatchNorms and how long the step takes, with all views in lockstep and view
+by view:
+
+    torchrun --nproc-per-node 2 tools/bench.py ranks --json ranks.json
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from fastintl.benchmark.commands.common import add_step_arguments, origin, recipe_or_small_one, require_positive
+from loaders.json_file import write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_step_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    require_positive(arguments, "rounds", "steps")
+    from statistics import median
+
+    from fastintl import distributed
+    from fastintl.benchmark.ranks import compare_ranks
+    from fastintl.config import to_yaml
+
+    with distributed.start() as world:
+        config = recipe_or_small_one(arguments, world.device.type)
+        found = compare_ranks(config, world, arguments.rounds, arguments.steps)
+        if not world.is_main:
+            return
+        for name, way in found.items():
+            print(f"{name:14}{way['collectives']:>6} all-reduces   {1000 * median(way['seconds']):>10,.1f} ms a step")
+        if arguments.json:
+            sizes = {"rounds": arguments.rounds, "steps": arguments.steps, "ranks": world.world_size}
+            write_json(arguments.json, {**origin("ranks"), **sizes, "config": to_yaml(config), "ways": found})
