@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -13,6 +12,7 @@ from fastintl.evaluate.accuracy import Accuracy
 from fastintl.evaluate.features import Features
 from fastintl.evaluate.head_optimizers import build_head_optimizer
 from fastintl.evaluate.heads import LinearHeads
+from fastintl.evaluate.labelled import check_labels
 from fastintl.evaluate.protocols import HeadProtocol
 from loaders.errors import UserError
 from loaders.order import permutation
@@ -93,7 +93,7 @@ def train_on_features(
     Raises:
         UserError: labels that are not classes, or features that are not numbers.
     """
-    check_labels(train.labels, classes, "the training features")
+    check_labels(train.labels, classes, "the training set")
     if not torch.isfinite(train.features).all():
         raise UserError("the training features hold NaN or infinite values; the network has diverged")
     features, labels = train.features.to(device).float(), train.labels.to(device)
@@ -114,19 +114,9 @@ def accuracy_on_features(heads: LinearHeads, held_out: Features) -> dict[str, li
         UserError: labels that are not classes.
     """
     device, classes = heads.weight.device, heads.weight.shape[1]
-    check_labels(held_out.labels, classes, "the held-out features")
+    check_labels(held_out.labels, classes, "the held-out set")
     counted = Accuracy(len(heads), device)
     batches = (column.split(_EVALUATION_BATCH) for column in (held_out.features, held_out.labels))
     for x, labels in zip(*batches, strict=True):
         counted.add(heads.scores(x.to(device)), labels.to(device))
     return counted.top()
-
-
-def check_labels(labels: Tensor | np.ndarray, classes: int, where: str) -> None:
-    """Raises ``UserError`` unless all labels are classes."""
-    if not len(labels):
-        raise UserError(f"{where} are none")
-    if int(labels.min()) < 0:
-        raise UserError(f"{where} hold pictures without a label, which a classifier can neither learn nor be tested on")
-    if int(labels.max()) >= classes:
-        raise UserError(f"{where} hold the label {int(labels.max())}, and the classes are only {classes}, from 0 on")

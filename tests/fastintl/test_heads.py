@@ -156,7 +156,7 @@ def test_a_sweep_is_forty_heads_and_holds_its_protocol():
 
 
 @pytest.mark.parametrize(
-    ("labels", "words"), [([0, 1, 7], "label 7"), ([0, -1, 1], "without a label"), ([], "are none")]
+    ("labels", "words"), [([0, 1, 7], "label 7"), ([0, -1, 1], "without a label"), ([], "nothing to learn")]
 )
 def test_labels_that_are_no_classes_are_refused(labels, words):
     labels = torch.tensor(labels, dtype=torch.int64)
