@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # these import torch, and --help needs none
     from torchvision.models.resnet import ResNet
 
     from fastintl.distributed import World
-    from fastintl.evaluate.results import Result
     from loaders import Loader
 
 _EVALUATION_BATCH = 256
@@ -92,23 +91,59 @@ def open_backbone(arguments: argparse.Namespace) -> ResNet:
     return load_backbone(arguments.weights, arguments.arch, stem=arguments.stem, target=arguments.target)
 
 
-def settings_of(arguments: argparse.Namespace, protocol: Any) -> dict[str, Any]:
+def open_frozen(arguments: argparse.Namespace, world: World) -> tuple[ResNet, Loader, Loader]:
+    """The backbone on its device, and centre-crop loaders of the training and the held-out pictures, in float32."""
+    import torch
+
+    network = open_backbone(arguments).to(world.device, memory_format=torch.channels_last)
+    crop, paths = center_crop(arguments), (arguments.train, arguments.val)
+    train, held_out = (open_loader(arguments, world, path, crop, torch.float32) for path in paths)
+    return network, train, held_out
+
+
+def settings_of(arguments: argparse.Namespace, protocol: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that changes the numbers beside the weights and the pictures, as plain values."""
-    resize = center_crop(arguments).resize
-    crops = {"size": arguments.size, "resize": resize, "mean": list(arguments.mean), "std": list(arguments.std)}
-    plain = json.loads(json.dumps(dataclasses.asdict(protocol)))  # tuples become lists, as in a checkpoint
+    crops = {"size": arguments.size, "resize": center_crop(arguments).resize}
+    crops |= {"mean": list(arguments.mean), "std": list(arguments.std)}
+    plain = json.loads(json.dumps(protocol))  # tuples become lists, as a checkpoint gives them back
     return {**plain, **crops, "target": arguments.target, "seed": arguments.seed}
 
 
-def run_folder(task: str, settings: Mapping[str, Any]) -> Path:
-    """Where a training keeps its state unless told: the same for the same settings, so that it resumes."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+def identity_of(arguments: argparse.Namespace, settings: Mapping[str, Any], train: Loader) -> dict[str, Any]:
+    """What a training is resumed by: its settings, its weights and how many steps an epoch has."""
+    from fastintl import weight_files
+
+    weights = weight_files.sha256(weight_files.locate(arguments.weights)) if arguments.weights else None
+    return {**settings, "weights": weights, "pictures": len(train.pictures), "steps an epoch": len(train)}
+
+
+def run_folder(task: str, identity: Mapping[str, Any]) -> Path:
+    """Where a training keeps its state unless told: the same for the same identity, so that it resumes."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return Path("runs") / f"{task}-{digest[:10]}"
 
 
-def report(arguments: argparse.Namespace, result: Result) -> None:
+def say(world: World, text: str) -> None:
+    """Prints a line on stderr, once for all ranks."""
+    if world.is_main:
+        print(text, file=sys.stderr, flush=True)
+
+
+def report(
+    arguments: argparse.Namespace,
+    task: str,
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    details: Mapping[str, Any] | None = None,
+) -> None:
     """Prints the result and writes it where the options say."""
+    from fastintl import weight_files
     from fastintl.evaluate import results
 
+    data = {"train": str(arguments.train), "val": str(arguments.val)}
+    if arguments.weights:
+        result = results.result_of(task, data, weight_files.locate(arguments.weights), settings, metrics, details or {})
+    else:
+        result = results.Result(task, data, None, None, settings, metrics, details=details or {})
     results.print_table(result)
     results.write(result, arguments.json, arguments.results)

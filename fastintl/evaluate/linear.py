@@ -5,7 +5,7 @@ Shapes: H heads, B samples, d channels of a feature.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,6 @@ def probe_features(
     protocol: HeadProtocol,
     world: World,
     seed: int = 0,
-    on_epoch: Callable[[], None] = lambda: None,
 ) -> tuple[LinearHeads, list[HeadScore]]:
     """The small-data protocol: features once, without augmentation, then heads on them.
 
@@ -66,7 +65,7 @@ def probe_features(
     """
     classes = count_classes(train.pictures, held_out.pictures)
     bank, queries = (extract(network, loader, world.device) for loader in (train, held_out))
-    heads = train_on_features(bank, classes, protocol, seed, world.device, on_epoch)
+    heads = train_on_features(bank, classes, protocol, seed, world.device)
     return heads, head_scores(protocol, accuracy_on_features(heads, queries))
 
 
