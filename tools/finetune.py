@@ -98,7 +98,8 @@ def _finetune(arguments: argparse.Namespace, world) -> None:
         metrics = tuning.accuracy(held_out)
     if world.is_main:
         write_atomically(tuning.network.state_dict(), folder / "finetuned.pt")
-        command.report(arguments, "training from scratch" if arguments.from_scratch else "fine-tuning", settings, metrics)
+        task = "training from scratch" if arguments.from_scratch else "fine-tuning"
+        command.report(arguments, task, settings, metrics)
 
 
 def _backbone(arguments: argparse.Namespace):
