@@ -98,8 +98,8 @@ def _load(path: Path) -> Any:
         asks = re.search(r"GLOBAL ([\w.]+)|(Unsupported operand \d+)", str(error))
         what = f" ({asks[1] or asks[2]})" if asks else ""
         raise UserError(
-            f"{path} is not opened: it holds more than weights and plain values{what}, which could run a program, or it "
-            "is damaged; have its author save the state dict alone"
+            f"{path} is not opened: it is damaged, or holds more than weights and values{what}, which could run a "
+            "program; have its author save the state dict alone"
         ) from error
     except Exception as error:  # torch raises several types on damaged files
         first = (str(error).strip().splitlines() or [""])[0]

@@ -5,6 +5,9 @@
 loader: images/s from pictures on disk to normalised crops, for every source that can run here, beside other ways
 of making the same crops. Each contender has a process of its own, on one core and on all; they are timed in turn,
 round after round, without start-up and compilation.
+
+knn: queries/s of the exact nearest-neighbour search on the CPU, beside scikit-learn's, faiss-cpu's and the bare
+matrix product, on random features.
 """
 
 from __future__ import annotations
@@ -32,8 +35,47 @@ def main() -> None:
     loader.add_argument("--rounds", type=int, default=5, help="times that each contender is timed (default: 5)")
     loader.add_argument("--seconds", type=float, default=1.5, help="length of a round (default: 1.5)")
     loader.add_argument("--batch-size", type=int, default=32, help="pictures in a batch (default: 32)")
+    knn = commands.add_parser("knn", help="nearest-neighbour search on the CPU")
+    knn.add_argument("--json", type=Path, help="write every time, the ratios and the surroundings to this file")
+    knn.add_argument("--features", type=int, default=100_000, help="features to search in (default: 100000)")
+    knn.add_argument("--queries", type=int, default=2048, help="features to search for (default: 2048)")
+    knn.add_argument("--channels", type=int, default=512, help="of a feature (default: 512)")
+    knn.add_argument("--k", type=int, default=5, help="neighbours (default: 5)")
+    knn.add_argument("--rounds", type=int, default=5, help="times that each contender is timed (default: 5)")
     arguments = parser.parse_args()
-    bench_loader(arguments)
+    {"loader": bench_loader, "knn": bench_knn}[arguments.command](arguments)
+
+
+def bench_knn(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    from fastintl.benchmark import knn as bench
+    from fastintl.evaluate.knn import MEMORY
+    from loaders.benchmark.surroundings import surroundings
+
+    shape = {name: getattr(arguments, name) for name in ("features", "queries", "channels", "k", "rounds")}
+    if min(shape.values()) < 1 or arguments.k > arguments.features:
+        raise UserError("--features, --queries, --channels, --k and --rounds must be positive, --k at most --features")
+    rng = np.random.default_rng(0)
+    features, queries = (
+        rng.standard_normal((count, arguments.channels), np.float32)
+        for count in (arguments.features, arguments.queries)
+    )
+    contenders = bench.contenders(features, queries, arguments.k, MEMORY)
+    bench.compare(contenders, arguments.rounds)
+    found = bench.targets(contenders)
+    title = f"{arguments.k} nearest of {arguments.features:,} features of {arguments.channels} channels"
+    bench.print_table(contenders, found, arguments.queries, title)
+    if arguments.json:
+        result = {
+            "benchmark": "knn",
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "surroundings": surroundings(),
+            **shape,
+            "contenders": bench.as_json(contenders),
+            "targets": [{"what": t.what, "least": t.least, "measured": t.measured, "holds": t.holds} for t in found],
+        }
+        write_json(arguments.json, result)
 
 
 def bench_loader(arguments: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from fastintl.evaluate import knn
+from fastintl.evaluate import knn, nearest_cpu
 from loaders.errors import UserError
 
 
@@ -32,9 +32,10 @@ def test_agrees_with_scikit_learn(clusters, metric, k):
 def test_blocks_do_not_matter(clusters, metric, monkeypatch):
     features, labels, queries, _ = clusters
     whole = knn.predict(features, labels, queries, 120, metric)  # k beyond a block
-    monkeypatch.setattr(knn, "QUERY_BLOCK", 64)
-    monkeypatch.setattr(knn, "FEATURE_BLOCK", 101)
-    assert (knn.predict(features, labels, queries, 120, metric) == whole).all()
+    monkeypatch.setattr(knn, "_LEAST_MEMORY", 0)
+    monkeypatch.setattr(nearest_cpu, "_QUERY_TILE", 64)
+    monkeypatch.setattr(nearest_cpu, "_FEATURE_TILE", 101)
+    assert (knn.predict(features, labels, queries, 120, metric, memory=1e6) == whole).all()
 
 
 @pytest.mark.parametrize("k", [5, 200])
