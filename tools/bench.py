@@ -8,6 +8,9 @@ round after round, without start-up and compilation.
 
 knn: queries/s of the exact nearest-neighbour search on the CPU, beside scikit-learn's, faiss-cpu's and the bare
 matrix product, on random features.
+
+probe: seconds to train linear heads on cached features: one, a sweep of 40 at once, the 40 one after another, and
+others' ways, on random features.
 """
 
 from __future__ import annotations
@@ -42,8 +45,15 @@ def main() -> None:
     knn.add_argument("--channels", type=int, default=512, help="of a feature (default: 512)")
     knn.add_argument("--k", type=int, default=5, help="neighbours (default: 5)")
     knn.add_argument("--rounds", type=int, default=5, help="times that each contender is timed (default: 5)")
+    probe = commands.add_parser("probe", help="linear heads on cached features")
+    probe.add_argument("--json", type=Path, help="write every time, the ratios and the surroundings to this file")
+    probe.add_argument("--samples", type=int, default=20_000, help="features to learn from (default: 20000)")
+    probe.add_argument("--channels", type=int, default=512, help="of a feature (default: 512)")
+    probe.add_argument("--classes", type=int, default=10, help="default: 10")
+    probe.add_argument("--epochs", type=int, default=2, help="in batches of 1000 (default: 2)")
+    probe.add_argument("--rounds", type=int, default=5, help="times that each contender is timed (default: 5)")
     arguments = parser.parse_args()
-    {"loader": bench_loader, "knn": bench_knn}[arguments.command](arguments)
+    {"loader": bench_loader, "knn": bench_knn, "probe": bench_probe}[arguments.command](arguments)
 
 
 def bench_knn(arguments: argparse.Namespace) -> None:
@@ -74,6 +84,33 @@ def bench_knn(arguments: argparse.Namespace) -> None:
             **shape,
             "contenders": bench.as_json(contenders),
             "targets": [{"what": t.what, "least": t.least, "measured": t.measured, "holds": t.holds} for t in found],
+        }
+        write_json(arguments.json, result)
+
+
+def bench_probe(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from fastintl.benchmark import probe as bench
+    from loaders.benchmark.surroundings import surroundings
+
+    shape = {name: getattr(arguments, name) for name in ("samples", "channels", "classes", "epochs", "rounds")}
+    if min(shape.values()) < 1 or not 1 < arguments.classes <= arguments.samples:
+        raise UserError("--samples, --channels, --epochs and --rounds must be positive, --classes 2 to --samples")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    features = bench.random_features(arguments.samples, arguments.channels, arguments.classes, device)
+    contenders = bench.contenders(features, arguments.classes, arguments.epochs)
+    bench.compare(contenders, arguments.rounds, device)
+    size = f"{arguments.samples:,} features of {arguments.channels} channels, {arguments.classes} classes"
+    bench.print_table(contenders, f"{arguments.epochs} epochs of {size}, {device.type}")
+    if arguments.json:
+        result = {
+            "benchmark": "probe",
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "surroundings": surroundings(),
+            **shape,
+            "contenders": [{"name": c.name, "missing": c.missing, "seconds": c.seconds} for c in contenders],
+            "ratios": bench.ratios(contenders),
         }
         write_json(arguments.json, result)
 

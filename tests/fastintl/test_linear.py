@@ -1,5 +1,6 @@
 """The frozen probe and fine-tuning on pictures: what moves, what is counted, ranks, kills, and what is refused."""
 
+import json
 import runpy
 import subprocess
 import sys
@@ -174,6 +175,9 @@ def test_killed_it_ends_with_identical_weights(pictures, weights, tmp_path, name
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     result = run(tool(name, weights, pictures, *words, whole, "--json", tmp_path / "whole.json"))
     assert result.returncode == 0 and "top1" in result.stdout, result.stderr
+    found = json.loads((tmp_path / "whole.json").read_text())
+    assert found["sha256"] and found["settings"]["epochs"] == 40 and found["metrics"]["top5"] == 1
+    assert len(found["details"].get("heads", ())) == (2 if name == "linear" else 0)
     process = subprocess.Popen(
         tool(name, weights, pictures, *words, killed), env=environment(), cwd=ROOT, stderr=subprocess.DEVNULL
     )

@@ -42,3 +42,15 @@ def test_what_a_user_gets_wrong_is_one_sentence(tmp_path):
     for words in (("--data", tmp_path / "none"), ("--data", tmp_path, "--rounds", 0)):
         run = bench("loader", *words)
         assert run.returncode == 2 and run.stderr.startswith("error: ") and run.stderr.count("\n") == 1
+
+
+def test_every_way_of_training_heads_is_measured(tmp_path):
+    target = tmp_path / "probe.json"
+    small = ("--samples", 300, "--channels", 8, "--classes", 3, "--epochs", 1, "--rounds", 2)
+    run = bench("probe", *small, "--json", target)
+    assert run.returncode == 0, run.stderr
+    result = json.loads(target.read_text())
+    for contender in result["contenders"]:
+        assert contender["name"] in run.stdout
+        assert contender["missing"] or len(contender["seconds"]) == 2 and min(contender["seconds"]) > 0
+    assert result["ratios"]["40 heads at once / one head"] > 0
