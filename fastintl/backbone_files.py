@@ -39,7 +39,11 @@ def load_backbone(
         UserError: the file cannot be read or trusted, says another architecture, or its weights are not exactly
             those of the network; lists what is missing, left over or of another shape.
     """
-    file = read_weights(path_or_url)
+    return backbone_of(read_weights(path_or_url), arch, stem, target)
+
+
+def backbone_of(file: WeightFile, arch: str | None = None, stem: str | None = None, target: bool = False) -> ResNet:
+    """``load_backbone`` of a file that is open already."""
     arch = _agreed("arch", arch, file.arch, "resnet50", file)
     stem = _agreed("stem", stem, file.stem, "imagenet", file)
     layout = find_layout(file.state)

@@ -39,7 +39,7 @@ def build_backbone(arch: str, stem: str = "imagenet", zero_init_residual: bool =
         zero_init_residual: whether the last BatchNorm of a residual branch starts at zero.
 
     Returns:
-        The network: (B, 3, s, s) -> (B, feature_dim), with the attribute ``feature_dim``.
+        The network: (B, 3, s, s) -> (B, feature_dim), with the attributes ``feature_dim``, ``arch`` and ``stem``.
 
     Raises:
         UserError: an unknown name; the sentence says the nearest known one.
@@ -55,7 +55,7 @@ def build_backbone(arch: str, stem: str = "imagenet", zero_init_residual: bool =
         backbone.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=1, bias=False)
     if stem == "cifar":
         backbone.maxpool = nn.Identity()
-    backbone.feature_dim = backbone.fc.in_features
+    backbone.arch, backbone.stem, backbone.feature_dim = arch, stem, backbone.fc.in_features
     backbone.fc = nn.Identity()
     return backbone
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fastintl import config as configuration
+from fastintl.config import Config
 from fastintl.model import ARCHITECTURES
 from loaders.errors import UserError
 
@@ -29,12 +30,14 @@ class WeightFile:
         path: where it lies.
         state: its tensors by their names in the file.
         arch, stem: of the network, as ``build_backbone`` knows them; None where the file does not say.
+        config: of the run that wrote it, None for other projects' files.
     """
 
     path: Path
     state: dict[str, Tensor]
-    arch: str | None
-    stem: str | None
+    arch: str | None = None
+    stem: str | None = None
+    config: Config | None = None
 
 
 def locate(path_or_url: str | Path) -> Path:
@@ -76,7 +79,11 @@ def read_weights(path_or_url: str | Path) -> WeightFile:
     inner = (content.get(key) for key in ("state_dict", "model"))
     state = next((value for value in inner if isinstance(value, Mapping)), content)
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    return WeightFile(path, tensors, *_network_of(content, path))
+    config = _config_of(content, path)
+    if config is not None:
+        return WeightFile(path, tensors, config.model.arch, config.model.stem, config)
+    arch = content.get("arch")  # of the PyTorch ImageNet example and its many heirs
+    return WeightFile(path, tensors, arch if arch in ARCHITECTURES else None)
 
 
 def sha256(path: Path) -> str:
@@ -108,18 +115,14 @@ def _load(path: Path) -> Any:
         ) from error
 
 
-def _network_of(content: Mapping, path: Path) -> tuple[str | None, str | None]:
-    """Architecture and stem, from a checkpoint's own configuration or from that of the run it lies in."""
+def _config_of(content: Mapping, path: Path) -> Config | None:
+    """A checkpoint's own configuration, or for ``backbone.pt`` that of the run it lies in."""
     beside = path.parent / "config.yaml"
     if isinstance(content.get("config"), str):
-        text = content["config"]
-    elif path.name == "backbone.pt" and beside.exists():
-        text = beside.read_text()
-    else:
-        arch = content.get("arch")  # of the PyTorch ImageNet example and its many heirs
-        return (arch if arch in ARCHITECTURES else None, None)
-    model = configuration.from_yaml(text).model
-    return model.arch, model.stem
+        return configuration.from_yaml(content["config"])
+    if path.name == "backbone.pt" and beside.exists():
+        return configuration.from_yaml(beside.read_text())
+    return None
 
 
 def _read_safetensors(path: Path) -> WeightFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,6 @@ class Features:
     ids: torch.Tensor
 
 
-@torch.inference_mode()
 def extract(network: nn.Module, loader: Loader, device: torch.device) -> Features:
     """Runs a network in evaluation mode over a centre-crop loader.
 
@@ -35,17 +35,32 @@ def extract(network: nn.Module, loader: Loader, device: torch.device) -> Feature
     """
     was_training = network.training
     network.eval()
-    parts = []
-    loader.set_position(0, 0)
-    for batch in loader:
-        features = network(batch.views[0].to(device, non_blocking=True)).flatten(1)
-        parts.append((features.float().cpu(), batch.labels, batch.ids))
+    parts = list(feature_batches(network, loader, device))
     network.train(was_training)
     # A rank may have no share of a small data set at all.
     columns = [torch.cat(column) for column in zip(*parts, strict=True)] if parts else None
     features, labels, ids = _gather(columns)
     order = torch.argsort(ids)
     return Features(features[order], labels[order], ids[order])
+
+
+@torch.inference_mode()
+def feature_batches(
+    network: nn.Module, loader: Loader, device: torch.device, flip_average: bool = False
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Features (b, d) float32, labels and ids (b,) of the batches of a centre-crop loader, on the CPU.
+
+    Args:
+        network: in evaluation mode.
+        flip_average: take the mean of the features of each view and of its mirror image.
+    """
+    loader.set_position(0, 0)
+    for batch in loader:
+        views = batch.views[0].to(device, non_blocking=True)
+        features = network(views).flatten(1).float()
+        if flip_average:
+            features = (features + network(views.flip(3)).flatten(1).float()) / 2
+        yield features.cpu(), batch.labels, batch.ids
 
 
 def _gather(columns: list[torch.Tensor] | None) -> list[torch.Tensor]:

@@ -63,7 +63,9 @@ def predict(
     ks = sorted({int(number) for number in k}) if several else [int(k)]
     _check(features, labels, queries, ks, metric, vote, memory)
     search = _search(features, metric, memory, device)
-    votes = _Votes(torch.as_tensor(labels), ks, vote, temperature)
+    # Copied: arrays mapped from a file may be read-only, which torch has no notion of.
+    label_F = torch.from_numpy(np.array(labels)) if isinstance(labels, np.ndarray) else labels
+    votes = _Votes(label_F, ks, vote, temperature)
     found = {number: [] for number in ks}
     for block in _blocks(queries, memory, ks[-1]):
         square_Qk, index_Qk = search(block, ks[-1])

@@ -54,3 +54,16 @@ def test_every_way_of_training_heads_is_measured(tmp_path):
         assert contender["name"] in run.stdout
         assert contender["missing"] or len(contender["seconds"]) == 2 and min(contender["seconds"]) > 0
     assert result["ratios"]["40 heads at once / one head"] > 0
+
+
+def test_every_search_is_measured_and_finds_the_same(tmp_path):
+    words = ("--features", 3000, "--queries", 40, "--channels", 32, "--rounds", 2, "--json", tmp_path / "knn.json")
+    run = bench("knn", *words)
+    assert run.returncode == 0, run.stderr
+    result = json.loads((tmp_path / "knn.json").read_text())
+    assert result["features"] == 3000 and result["surroundings"]["packages"]["torch"]
+    for contender in result["contenders"]:
+        assert contender["name"] in run.stdout
+        assert contender["missing"] or len(contender["seconds"]) == 2
+        assert contender["agrees"] in (None, 1.0)
+    assert bench("knn", "--k", 0).returncode == 2

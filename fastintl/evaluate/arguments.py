@@ -1,0 +1,31 @@
+"""Options that the evaluation tools share; importing this needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_subject(parser: argparse.ArgumentParser) -> None:
+    """How a backbone is loaded and shown pictures: what ``subject.from_arguments`` reads beside ``weights``."""
+    add_network(parser)
+    parser.add_argument("--resize", type=int, metavar="PIXELS", help="shorter side (default: the run's, else 256)")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="of the centre crop (default: the run's, else 224)")
+    parser.add_argument("--flip-average", action="store_true", help="mean of a view's and its mirror image's features")
+    parser.add_argument("--source", default="auto", help="reader of the pictures, as data.source (default: auto)")
+    parser.add_argument("--batch-size", type=int, default=256, help="pictures at a time, of all ranks (default: 256)")
+    parser.add_argument("--threads", type=int, default=0, help="decoding threads a rank (default: its share of cores)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Which network is in the file."""
+    parser.add_argument("--arch", help="architecture (default: what the file says, else resnet50)")
+    parser.add_argument("--stem", help="imagenet, cifar or small (default: what the file says, else imagenet)")
+    parser.add_argument("--target", action="store_true", help="take the EMA copy of the backbone")
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """Where the result goes beside the screen."""
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the result as JSON, too")
+    parser.add_argument("--results", type=Path, metavar="PATH", help="append a row to this Markdown table, too")

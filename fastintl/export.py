@@ -1,0 +1,80 @@
+"""Writes a backbone under the names that other libraries expect."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.models.resnet import ResNet
+
+from loaders.errors import UserError
+
+
+def export(backbone: ResNet, path: Path) -> None:
+    """Writes the weights in the format that the file's suffix names.
+
+    ``.pt`` and ``.safetensors`` hold torchvision's names, which are timm's too, without ``fc``:
+    ``timm.create_model("resnet50", num_classes=0, checkpoint_path=path)``. ``.pkl`` is detectron2's: 7x7 stem, stride
+    in the 3x3 convolution, pictures in RGB, normalised as in training.
+
+    Args:
+        backbone: as ``fastintl.load_backbone`` makes it.
+
+    Raises:
+        UserError: an unknown suffix, a network that the format has no name for, or a file that cannot be written.
+    """
+    formats = {".pt": _torch, ".safetensors": _safetensors, ".pkl": _detectron2}
+    if path.suffix not in formats:
+        raise UserError(f"{path} names no format: its suffix must be {', '.join(formats)}")
+    write = formats[path.suffix](backbone)
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def detectron2_name(name: str) -> str:
+    """``layer1.0.bn2.weight`` -> ``res2.0.conv2.norm.weight``, as detectron2's converter for torchvision has it."""
+    *place, layer, what = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm").split(".")
+    if layer.startswith("bn"):
+        layer = f"conv{layer[2:]}.norm"
+    if not place:
+        place = ["stem"]
+    elif place[0].startswith("layer"):
+        place[0] = f"res{int(place[0][5:]) + 1}"
+    return ".".join([*place, layer, what])
+
+
+def _torch(backbone: ResNet) -> Callable[[Path], None]:
+    return lambda path: torch.save(_state(backbone), path)
+
+
+def _safetensors(backbone: ResNet) -> Callable[[Path], None]:
+    try:
+        from safetensors.torch import save_file
+    except ImportError as error:
+        raise UserError("writing .safetensors needs a package: pip install safetensors") from error
+    about = {"format": "pt", "arch": backbone.arch, "stem": backbone.stem}
+    return lambda path: save_file(_state(backbone), path, about)
+
+
+def _detectron2(backbone: ResNet) -> Callable[[Path], None]:
+    if backbone.stem != "imagenet" or backbone.arch == "resnet8":
+        raise UserError(
+            f"detectron2 has no {backbone.arch} with the stem {backbone.stem}: its ResNets have the stem imagenet"
+        )
+    model = {detectron2_name(name): value.numpy() for name, value in _state(backbone).items()}
+    return lambda path: path.write_bytes(
+        pickle.dumps({"model": model, "__author__": "fastintl", "matching_heuristics": True})
+    )
+
+
+def _state(backbone: ResNet) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in backbone.state_dict().items()}

@@ -1,0 +1,47 @@
+"""Writes a backbone's features of a data set to a folder of memory-mapped arrays.
+
+    python tools/features.py runs/demo --data data/demo/demo_val.beton --out features/demo_val
+    torchrun --nproc-per-node 8 tools/features.py r50.pth.tar --data imagenet/train --out features/train
+
+Killed, start the same command again, with any number of ranks: it goes on where it stopped. tools/knn.py takes such
+folders for pictures; in Python, fastintl.evaluate.feature_file.load_features opens them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from fastintl.evaluate import arguments as options  # noqa: E402
+from loaders.errors import exit_on_user_error  # noqa: E402
+from loaders.json_file import write_json  # noqa: E402
+
+
+@exit_on_user_error
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", help="file of weights, run folder or URL")
+    parser.add_argument("--data", type=Path, required=True, help=".beton file or folder class/picture")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write what the features are of as JSON, too")
+    options.add_subject(parser)
+    given = parser.parse_args(words)
+
+    from fastintl import distributed
+    from fastintl.evaluate.subject import features_of, from_arguments
+
+    with distributed.start(given.device) as world:
+        subject, reading = from_arguments(given)
+        stored = features_of(subject, given.data, given.out, world, reading, given.flip_average)
+        if world.is_main:
+            count, channels = stored.features.shape
+            print(f"{given.out}: {count:,} features of {channels:,} channels, {stored.features.nbytes / 1e6:,.1f} MB")
+            if given.json is not None:
+                write_json(given.json, stored.meta)
+
+
+if __name__ == "__main__":
+    main()
