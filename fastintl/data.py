@@ -97,14 +97,19 @@ def evaluation_loader(
     return make_loader(path, center_crop(config), config.eval.batch_size, samples=samples, **shared)
 
 
-def _shared(config: Config, world: World, quarantine: Path) -> dict:
+def host_threads(asked: int) -> int:
+    """Threads of this rank's loader; 0 asks for its share of the cores that the ranks on this host may use."""
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return asked or max(1, len(os.sched_getaffinity(0)) // ranks_here)
+
+
+def _shared(config: Config, world: World, quarantine: Path) -> dict:
     return {
         "source": config.data.source,
         "device": world.device,
         "rank": world.rank,
         "world_size": world.world_size,
-        "threads": config.data.threads or max(1, len(os.sched_getaffinity(0)) // ranks_here),
+        "threads": host_threads(config.data.threads),
         "hardware_share": config.data.hardware_share,
         "max_bad": config.data.max_bad,
         "quarantine": quarantine,

@@ -40,6 +40,7 @@ class Result:
         settings: everything that changes the numbers.
         metrics: accuracies as fractions, by name.
         versions: of the packages that computed them.
+        details: what else was found, plain values for the JSON file alone.
     """
 
     task: str
@@ -49,11 +50,16 @@ class Result:
     settings: Mapping[str, Any]
     metrics: Mapping[str, float]
     versions: Mapping[str, str] = field(default_factory=versions)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def result_of(task: str, data: Mapping[str, str], backbone: Path, settings: Mapping, metrics: Mapping) -> Result:
+def result_of(
+    task: str, data: Mapping[str, str], backbone: Path, settings: Mapping, metrics: Mapping, details: Mapping = {}
+) -> Result:
     """A result of the weights in the file ``backbone``, which is hashed here."""
-    return Result(task, data, str(backbone), weight_files.sha256(backbone), settings, metrics)
+    return Result(
+        task, data, str(backbone), weight_files.sha256(backbone), settings, metrics, details=details
+    )
 
 
 def write(result: Result, json: Path | None = None, results: Path | None = None) -> None:

@@ -71,6 +71,18 @@ def test_training_is_timed_beside_the_step_alone(picture_folder, tmp_path):
     assert all(0 <= share <= 1 for share in result["data_wait"]) and "waiting for data" in run.stdout
 
 
+def test_every_way_of_training_heads_is_measured(tmp_path):
+    target = tmp_path / "probe.json"
+    small = ("--samples", 300, "--channels", 8, "--classes", 3, "--epochs", 1, "--rounds", 2)
+    run = bench("probe", *small, "--json", target)
+    assert run.returncode == 0, run.stderr
+    result = json.loads(target.read_text())
+    for contender in result["contenders"]:
+        assert contender["name"] in run.stdout
+        assert contender["missing"] or len(contender["seconds"]) == 2 and min(contender["seconds"]) > 0
+    assert result["ratios"]["40 heads at once / one head"] > 0
+
+
 def test_every_search_is_measured_and_finds_the_same(tmp_path):
     words = ("--features", 3000, "--queries", 40, "--channels", 32, "--rounds", 2, "--json", tmp_path / "knn.json")
     run = bench("knn", *words)

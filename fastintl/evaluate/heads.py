@@ -1,0 +1,87 @@
+"""Many linear classifiers of the same features, trained at once.
+
+All heads see the same batches, so their products are one: the weights lie behind one another as one (H C, d) matrix,
+and a batch of features is read once for all of them.
+
+Shapes: H heads, B samples, d channels of a feature, C classes. Scores are (H, C, B): a softmax over the middle
+dimension works on whole vectors of samples, on a CPU twenty times faster than one over ten neighbouring numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+class LinearHeads:
+    """H classifiers ``W_h x + b_h``, in float32.
+
+    Attributes:
+        weight: (H, C, d).
+        bias: (H, C).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight, self.bias = weight.float().contiguous(), bias.float().contiguous()
+
+    @classmethod
+    def start(
+        cls,
+        heads: int,
+        classes: int,
+        dim: int,
+        init: Literal["normal", "uniform"],
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> LinearHeads:
+        """New heads that all start at the same point, a function of ``seed`` alone.
+
+        Args:
+            init: "normal": weights N(0, 0.01), biases zero, as the ImageNet protocols have it; "uniform": both
+                uniform in ``1 / sqrt(d)``, as ``torch.nn.Linear`` starts.
+        """
+        generator = torch.Generator().manual_seed(seed)  # on the CPU: the same start on every device
+        if init == "normal":
+            weight, bias = 0.01 * torch.randn(classes, dim, generator=generator), torch.zeros(classes)
+        else:
+            drawn = torch.rand(classes, dim + 1, generator=generator).mul_(2).sub_(1) / math.sqrt(dim)
+            weight, bias = drawn[:, :dim], drawn[:, dim]
+        return cls(weight.expand(heads, -1, -1).to(device), bias.expand(heads, -1).to(device))
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [self.weight, self.bias]
+
+    def scores(self, x_Bd: Tensor) -> Tensor:
+        """The logits of every head, (H, C, B), computed in float32."""
+        with torch.autocast(x_Bd.device.type, enabled=False):
+            scores = torch.addmm(self.bias.view(-1, 1), self.weight.flatten(0, 1), x_Bd.float().T)
+        return scores.view(*self.bias.shape, -1)
+
+    def gradients(self, x_Bd: Tensor, label_B: Tensor, batch_size: int) -> tuple[list[Tensor], Tensor]:
+        """Of the cross-entropy ``-1 / batch_size sum_B log softmax(scores)[label]`` of every head.
+
+        Args:
+            batch_size: over all ranks, so that the ranks' gradients only have to be added up.
+
+        Returns:
+            The gradients, shaped like ``parameters``, and the losses (H,), not synchronised between ranks.
+        """
+        at_label = label_B.expand(len(self), 1, -1)
+        log_HCB = self.scores(x_Bd).log_softmax(1)
+        loss_H = -log_HCB.gather(1, at_label).sum((1, 2)) / batch_size
+        error_HCB = log_HCB.exp_()
+        error_HCB.scatter_add_(1, at_label, error_HCB.new_full((), -1).expand(at_label.shape))
+        error_HCB /= batch_size
+        weight = (error_HCB.flatten(0, 1) @ x_Bd.float()).view_as(self.weight)
+        return [weight, error_HCB.sum(2)], loss_H
+
+    def take(self, head: int) -> LinearHeads:
+        """One of the heads, as heads."""
+        return LinearHeads(self.weight[head : head + 1].clone(), self.bias[head : head + 1].clone())

@@ -1,0 +1,113 @@
+"""Which pictures keep their label in semi-supervised fine-tuning: a percentage, or a public list of file names."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from loaders.errors import UserError
+from loaders.order import permutation
+
+_SIMCLR = "https://raw.githubusercontent.com/google-research/simclr/383d4143fd8cf7879ae10f1046a9baeb753ff438"
+# The lists of SimCLR (Chen et al., arXiv 2002.05709), which INTL, Barlow Twins and the field take: URL and SHA-256.
+PUBLIC_LISTS = {
+    "imagenet-1pct": (
+        f"{_SIMCLR}/imagenet_subsets/1percent.txt",
+        "71e82a48ba78252683ae334c4d019ebd5c6e855b9599c1389fbe83eb9549cf17",
+    ),
+    "imagenet-10pct": (
+        f"{_SIMCLR}/imagenet_subsets/10percent.txt",
+        "6d09de11e7bdaf5b1f3b1f249b6183695f97310cdd20f0c03e7235b6b9392091",
+    ),
+}
+_TIME_LIMIT_S = 60
+
+
+def balanced(labels: np.ndarray, percent: float, seed: int = 0) -> np.ndarray:
+    """Draws the same percentage of every class, at least one picture of each.
+
+    Args:
+        labels: (n,) integers.
+        percent: above 0, up to 100.
+        seed: another seed draws others; a smaller percentage of one seed is part of a larger one.
+
+    Returns:
+        Sample ids, ascending.
+
+    Raises:
+        UserError: the percentage is out of range.
+    """
+    if not 0 < percent <= 100:
+        raise UserError(f"--percent {percent:g} is not above 0 and up to 100")
+    order = permutation(len(labels), seed, 0)
+    chosen = []
+    for label in np.unique(labels):
+        of_class = order[labels[order] == label]
+        chosen.append(of_class[: max(1, round(len(of_class) * percent / 100))])
+    return np.sort(np.concatenate(chosen))
+
+
+def listed(names: Sequence[str], path: Path) -> np.ndarray:
+    """The pictures that a file names, one name a line: as in the data set, or without the folders.
+
+    Args:
+        names: of the data set's pictures, ``nXXXXXXXX/nXXXXXXXX_N.JPEG``.
+        path: the list; ImageNet's public ones have lines ``nXXXXXXXX_N.JPEG``.
+
+    Returns:
+        Sample ids, ascending, each once.
+
+    Raises:
+        UserError: the list cannot be read, is empty, or holds names that no picture has, or several.
+    """
+    try:
+        wanted = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the list {path} cannot be read: {getattr(error, 'strerror', None) or 'no text'}") from error
+    if not wanted:
+        raise UserError(f"the list {path} is empty: it must hold one file name a line")
+    ids: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        for known_as in {name, name.rpartition("/")[2]}:
+            ids.setdefault(known_as, []).append(i)
+    for count, what in ((0, "no picture"), (2, "several pictures")):
+        wrong = [name for name in wanted if min(len(ids.get(name, ())), 2) == count]
+        if wrong:
+            raise UserError(
+                f"the list {path} holds {len(wrong):,} of {len(wanted):,} names that {what} of the data set's "
+                f"{len(names):,} has, such as {wrong[0]} (one of the data set's is {names[0]})"
+            )
+    return np.unique([ids[name][0] for name in wanted])
+
+
+def public_list(name: str, folder: Path) -> Path:
+    """The file of one of ``PUBLIC_LISTS``, fetched into ``folder`` unless it is there, and checked.
+
+    Raises:
+        UserError: it cannot be fetched, or is not the file it should be.
+    """
+    url, checksum = PUBLIC_LISTS[name]
+    path = folder / f"{name}.txt"
+    try:
+        content = path.read_bytes() if path.exists() else _fetch(url)
+        if hashlib.sha256(content).hexdigest() != checksum:
+            where = path if path.exists() else url
+            raise UserError(f"{where} is not the list {name}, its SHA-256 differs from {checksum}: remove it")
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"the list {name} cannot be had ({error}): put {url} at {path} by other means") from error
+    return path
+
+
+def _fetch(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=_TIME_LIMIT_S) as answer:
+        return answer.read()

@@ -1,0 +1,176 @@
+"""Tests a backbone by a linear classifier on its frozen features.
+
+    python tools/linear.py backbone.pt --train data/imagenet_train.beton --val data/imagenet_val.beton
+    torchrun --nproc-per-node 8 tools/linear.py … --lr 0.1 0.2 0.4 0.8
+    python tools/linear.py backbone.pt --protocol small --sweep --train … --val …
+
+Protocols: imagenet (INTL's: random crops, SGD, 100 epochs), cw_rgp (random crops, LARS, batch 1024), small (features
+once, without augmentation, Adam, 500 epochs) and quick (features once, L-BFGS from scikit-learn, for a sanity check).
+
+Several --lr or --weight-decay, or --sweep (forty of them around the protocol's), train one classifier each, all at
+once in one pass over the pictures. The best is chosen by the held-out pictures, as the field does.
+
+imagenet and cw_rgp save their state; the same command again goes on where it was, also after a kill and with another
+number of GPUs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import closing, nullcontext
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from fastintl.evaluate import command  # noqa: E402
+from loaders.errors import UserError, exit_on_user_error  # noqa: E402
+
+
+@exit_on_user_error
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", help="file of weights, run folder or URL")
+    parser.add_argument("--protocol", default="imagenet", choices=("imagenet", "cw_rgp", "small", "quick"))
+    command.add_options(parser)
+    changes = parser.add_argument_group("changes to the protocol (not of quick)")
+    changes.add_argument("--epochs", type=int)
+    changes.add_argument("--batch-size", type=int, help="over all ranks")
+    changes.add_argument("--optimizer", choices=("sgd", "lars", "larc", "adam"), help="larc is lars with a clip")
+    changes.add_argument("--schedule", choices=("steps", "cosine", "exponential", "constant"))
+    changes.add_argument("--lr", type=float, nargs="+", help="for 256 pictures a step; adam's: of a step")
+    changes.add_argument("--weight-decay", type=float, nargs="+")
+    changes.add_argument("--sweep", action="store_true", help="ten learning rates times four weight decays")
+    kept = parser.add_argument_group("imagenet and cw_rgp")
+    kept.add_argument("--out", type=Path, help="folder of the state (default: runs/linear-…, named after the settings)")
+    kept.add_argument("--save-minutes", type=float, default=10, help="save this often within an epoch (default: 10)")
+    kept.add_argument("--eval-every", type=int, default=0, help="test every so many epochs (default: 0, at the end)")
+    arguments = parser.parse_args()
+
+    from fastintl import distributed
+
+    with distributed.start(arguments.device) as world:
+        if arguments.protocol == "quick":
+            _quick(arguments, world)
+        else:
+            _heads(arguments, world)
+
+
+def _protocol(arguments: argparse.Namespace):
+    from dataclasses import replace
+
+    from fastintl.evaluate import protocols
+
+    known = {"imagenet": protocols.IMAGENET, "cw_rgp": protocols.CW_RGP, "small": protocols.SMALL}
+    protocol = known[arguments.protocol]
+    for name in ("epochs", "batch_size", "optimizer", "schedule"):
+        value = getattr(arguments, name)
+        if value is not None:
+            protocol = replace(protocol, **{name: value})
+    if protocol.epochs < 1 or protocol.batch_size < 1:
+        raise UserError("--epochs and --batch-size must be positive")
+    if arguments.sweep and (arguments.lr or arguments.weight_decay):
+        raise UserError("--sweep chooses learning rates and weight decays itself: leave --lr and --weight-decay out")
+    if arguments.sweep:
+        return protocols.sweep(protocol)
+    lr, decay = tuple(arguments.lr or protocol.lr), tuple(arguments.weight_decay or protocol.weight_decay)
+    if min(lr) <= 0 or min(decay) < 0:
+        raise UserError("--lr must be above 0, and --weight-decay not below")
+    return replace(protocol, lr=lr, weight_decay=decay)
+
+
+def _heads(arguments: argparse.Namespace, world) -> None:
+    from dataclasses import asdict
+
+    from fastintl.evaluate import linear
+
+    protocol = _protocol(arguments)
+    settings = command.settings_of(arguments, {"protocol": arguments.protocol, **asdict(protocol)})
+    train = _small if arguments.protocol == "small" else _frozen
+    scores = train(arguments, world, protocol, settings)
+    if not world.is_main:
+        return
+    winner = scores[linear.best(scores)]
+    if len(scores) > 1:
+        _print_heads(scores, winner)
+    details = {"heads": [asdict(score) for score in scores], "lr": winner.lr, "weight_decay": winner.weight_decay}
+    metrics = {"top1": winner.top1, "top5": winner.top5}
+    command.report(arguments, f"linear, {arguments.protocol}", settings, metrics, details)
+
+
+def _small(arguments: argparse.Namespace, world, protocol, settings: dict) -> list:
+    """Trains on features made once; every rank on its own, to the same result."""
+    from fastintl.evaluate import head_training, linear
+    from loaders.progress import Progress
+
+    bank, queries, classes = _features(arguments, world)
+    with Progress("training", "epochs", protocol.epochs) if world.is_main else nullcontext() as progress:
+        on_epoch = (lambda: progress.advance(1)) if progress else (lambda: None)
+        heads = head_training.train_on_features(bank, classes, protocol, arguments.seed, world.device, on_epoch)
+    return linear.head_scores(protocol, head_training.accuracy_on_features(heads, queries))
+
+
+def _frozen(arguments: argparse.Namespace, world, protocol, settings: dict) -> list:
+    """Trains on random crops, with checkpoints."""
+    from fastintl.evaluate import linear
+    from fastintl.evaluate.labelled import count_classes
+    from fastintl.evaluate.resumable import EpochLoop
+    from fastintl.precision import autocast_dtype
+
+    dtype = autocast_dtype(arguments.precision, world.device)
+    network = command.open_backbone(arguments)
+    crops = command.random_crops(arguments)
+    train = command.open_loader(arguments, world, arguments.train, crops, dtype, protocol.batch_size)
+    held_out = command.open_loader(arguments, world, arguments.val, command.center_crop(arguments), dtype)
+    classes = count_classes(train.pictures, held_out.pictures)
+    probe = linear.FrozenProbe(network, network.feature_dim, classes, protocol, world, arguments.seed, dtype)
+    identity = command.identity_of(arguments, settings, train)
+    folder = arguments.out or command.run_folder("linear", identity)
+    loop = EpochLoop(probe, train, protocol.epochs, world, folder, identity, arguments.save_minutes, "training")
+
+    def end_of_epoch(epochs: int) -> None:
+        if arguments.eval_every and epochs % arguments.eval_every == 0 and epochs < protocol.epochs:
+            scores = probe.accuracy(held_out)
+            command.say(world, f"epoch {epochs}  top-1 {scores[linear.best(scores)].top1:.2%}")
+
+    with closing(train), closing(held_out):
+        loop.fit(end_of_epoch)
+        return probe.accuracy(held_out)
+
+
+def _quick(arguments: argparse.Namespace, world) -> None:
+    from fastintl.evaluate.logistic import logistic_probe
+
+    bank, queries, classes = _features(arguments, world)
+    if world.is_main:
+        settings = command.settings_of(arguments, {"protocol": "quick"})
+        command.report(arguments, "linear, quick", settings, logistic_probe(bank, queries, classes))
+
+
+def _features(arguments: argparse.Namespace, world) -> tuple:
+    """Features of the training and the held-out pictures, and the number of classes."""
+    from fastintl.evaluate.features import extract
+    from fastintl.evaluate.labelled import count_classes
+
+    network, train, held_out = command.open_frozen(arguments, world)
+    classes = count_classes(train.pictures, held_out.pictures)
+    with closing(train), closing(held_out):
+        return *(extract(network, loader, world.device) for loader in (train, held_out)), classes
+
+
+def _print_heads(scores: list, winner) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("learning rate", "weight decay", "top-1", "top-5"):
+        table.add_column(column, justify="right")
+    for score in scores:
+        row = (f"{score.lr:g}", f"{score.weight_decay:g}", f"{score.top1:.2%}", f"{score.top5:.2%}")
+        table.add_row(*row, style="bold" if score is winner else None)
+    Console(highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    main()
