@@ -69,21 +69,24 @@ def _finetune(arguments: argparse.Namespace, world) -> None:
     from fastintl.evaluate.labelled import count_classes
     from fastintl.evaluate.resumable import EpochLoop
     from fastintl.precision import autocast_dtype
+    from loaders import CenterCrop
     from loaders.sources import open_pictures
 
     dtype = autocast_dtype(arguments.precision, world.device)
-    backbone, protocol = _backbone(arguments), _protocol(arguments)
+    subject, protocol = None if arguments.from_scratch else command.open_subject(arguments), _protocol(arguments)
+    backbone = subject.network if subject else _new_backbone(arguments)
+    crop = subject.crop if subject else CenterCrop(arguments.resize or 256, arguments.size or 224)
     samples = _samples(arguments, world, open_pictures(arguments.train))
-    crops = command.random_crops(arguments)
+    crops = command.random_crops(crop)
     train = command.open_loader(arguments, world, arguments.train, crops, dtype, protocol.batch_size, samples)
-    held_out = command.open_loader(arguments, world, arguments.val, command.center_crop(arguments), dtype)
+    held_out = command.open_loader(arguments, world, arguments.val, crop, dtype)
     classes = count_classes(train.pictures, held_out.pictures)
     tuning = FineTuning(backbone, classes, protocol, world, arguments.seed, dtype)
     start = {"labels": len(samples), "subset": arguments.subset or f"{arguments.percent:g} %"}
     if arguments.from_scratch:
-        start |= {"from_scratch": True, "arch": arguments.arch, "stem": arguments.stem}
-    settings = command.settings_of(arguments, {**asdict(protocol), **start})
-    identity = command.identity_of(arguments, settings, train)
+        start |= {"from_scratch": True, "arch": backbone.arch, "stem": backbone.stem, **asdict(crop)}
+    settings = command.settings_of(arguments, subject, {**asdict(protocol), **start})
+    identity = command.identity_of(settings, train)
     folder = arguments.out or command.run_folder("finetune", identity)
     loop = EpochLoop(tuning, train, protocol.epochs, world, folder, identity, arguments.save_minutes, "training")
     command.say(world, f"{len(samples):,} of {len(train.pictures):,} labels, state in {folder}")
@@ -102,16 +105,13 @@ def _finetune(arguments: argparse.Namespace, world) -> None:
         command.report(arguments, task, settings, metrics)
 
 
-def _backbone(arguments: argparse.Namespace):
-    if not arguments.from_scratch:
-        return command.open_backbone(arguments)
+def _new_backbone(arguments: argparse.Namespace):
     import torch
 
     from fastintl.model import build_backbone
 
     torch.manual_seed(arguments.seed)
-    arguments.arch, arguments.stem = arguments.arch or "resnet50", arguments.stem or "imagenet"
-    return build_backbone(arguments.arch, arguments.stem)
+    return build_backbone(arguments.arch or "resnet50", arguments.stem or "imagenet")
 
 
 def _protocol(arguments: argparse.Namespace):

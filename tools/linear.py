@@ -10,8 +10,9 @@ once, without augmentation, Adam, 500 epochs) and quick (features once, L-BFGS f
 Several --lr or --weight-decay, or --sweep (forty of them around the protocol's), train one classifier each, all at
 once in one pass over the pictures. The best is chosen by the held-out pictures, as the field does.
 
-imagenet and cw_rgp save their state; the same command again goes on where it was, also after a kill and with another
-number of GPUs.
+small and quick keep the features under --features and use them again; without weights, --train and --val are folders
+that tools/features.py wrote. imagenet and cw_rgp save their state; the same command again goes on where it was, also
+after a kill and with another number of GPUs.
 """
 
 from __future__ import annotations
@@ -30,9 +31,12 @@ from loaders.errors import UserError, exit_on_user_error  # noqa: E402
 @exit_on_user_error
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", help="file of weights, run folder or URL")
+    parser.add_argument("weights", nargs="?", help="file of weights, run folder or URL")
     parser.add_argument("--protocol", default="imagenet", choices=("imagenet", "cw_rgp", "small", "quick"))
     command.add_options(parser)
+    parser.add_argument(
+        "--features", type=Path, default=Path("features"), help="folder that keeps features (default: features)"
+    )
     changes = parser.add_argument_group("changes to the protocol (not of quick)")
     changes.add_argument("--epochs", type=int)
     changes.add_argument("--batch-size", type=int, help="over all ranks")
@@ -85,9 +89,8 @@ def _heads(arguments: argparse.Namespace, world) -> None:
     from fastintl.evaluate import linear
 
     protocol = _protocol(arguments)
-    settings = command.settings_of(arguments, {"protocol": arguments.protocol, **asdict(protocol)})
     train = _small if arguments.protocol == "small" else _frozen
-    scores = train(arguments, world, protocol, settings)
+    scores, settings = train(arguments, world, protocol, {"protocol": arguments.protocol, **asdict(protocol)})
     if not world.is_main:
         return
     winner = scores[linear.best(scores)]
@@ -98,33 +101,36 @@ def _heads(arguments: argparse.Namespace, world) -> None:
     command.report(arguments, f"linear, {arguments.protocol}", settings, metrics, details)
 
 
-def _small(arguments: argparse.Namespace, world, protocol, settings: dict) -> list:
+def _small(arguments: argparse.Namespace, world, protocol, said: dict) -> tuple[list, dict]:
     """Trains on features made once; every rank on its own, to the same result."""
     from fastintl.evaluate import head_training, linear
     from loaders.progress import Progress
 
-    bank, queries, classes = _features(arguments, world)
+    bank, queries, classes, subject = _features(arguments, world)
     with Progress("training", "epochs", protocol.epochs) if world.is_main else nullcontext() as progress:
         on_epoch = (lambda: progress.advance(1)) if progress else (lambda: None)
         heads = head_training.train_on_features(bank, classes, protocol, arguments.seed, world.device, on_epoch)
-    return linear.head_scores(protocol, head_training.accuracy_on_features(heads, queries))
+    scores = linear.head_scores(protocol, head_training.accuracy_on_features(heads, queries))
+    return scores, command.settings_of(arguments, subject, said)
 
 
-def _frozen(arguments: argparse.Namespace, world, protocol, settings: dict) -> list:
+def _frozen(arguments: argparse.Namespace, world, protocol, said: dict) -> tuple[list, dict]:
     """Trains on random crops, with checkpoints."""
     from fastintl.evaluate import linear
     from fastintl.evaluate.labelled import count_classes
     from fastintl.evaluate.resumable import EpochLoop
     from fastintl.precision import autocast_dtype
 
-    dtype = autocast_dtype(arguments.precision, world.device)
-    network = command.open_backbone(arguments)
-    crops = command.random_crops(arguments)
+    if arguments.weights is None:
+        raise UserError(f"the protocol {arguments.protocol} needs a file of weights: it crops the pictures anew")
+    subject, dtype = command.open_subject(arguments), autocast_dtype(arguments.precision, world.device)
+    crops = command.random_crops(subject.crop)
     train = command.open_loader(arguments, world, arguments.train, crops, dtype, protocol.batch_size)
-    held_out = command.open_loader(arguments, world, arguments.val, command.center_crop(arguments), dtype)
-    classes = count_classes(train.pictures, held_out.pictures)
-    probe = linear.FrozenProbe(network, network.feature_dim, classes, protocol, world, arguments.seed, dtype)
-    identity = command.identity_of(arguments, settings, train)
+    held_out = command.open_loader(arguments, world, arguments.val, subject.crop, dtype)
+    classes, dim = count_classes(train.pictures, held_out.pictures), subject.network.feature_dim
+    probe = linear.FrozenProbe(subject.network, dim, classes, protocol, world, arguments.seed, dtype)
+    settings = command.settings_of(arguments, subject, said)
+    identity = command.identity_of(settings, train)
     folder = arguments.out or command.run_folder("linear", identity)
     loop = EpochLoop(probe, train, protocol.epochs, world, folder, identity, arguments.save_minutes, "training")
 
@@ -135,27 +141,35 @@ def _frozen(arguments: argparse.Namespace, world, protocol, settings: dict) -> l
 
     with closing(train), closing(held_out):
         loop.fit(end_of_epoch)
-        return probe.accuracy(held_out)
+        return probe.accuracy(held_out), settings
 
 
 def _quick(arguments: argparse.Namespace, world) -> None:
     from fastintl.evaluate.logistic import logistic_probe
 
-    bank, queries, classes = _features(arguments, world)
+    bank, queries, classes, subject = _features(arguments, world)
     if world.is_main:
-        settings = command.settings_of(arguments, {"protocol": "quick"})
+        settings = command.settings_of(arguments, subject, {"protocol": "quick"})
         command.report(arguments, "linear, quick", settings, logistic_probe(bank, queries, classes))
 
 
 def _features(arguments: argparse.Namespace, world) -> tuple:
-    """Features of the training and the held-out pictures, and the number of classes."""
-    from fastintl.evaluate.features import extract
+    """Features of the training and the held-out pictures, the number of classes, and the backbone if there is one."""
+    from fastintl.evaluate import subject as subjects
+    from fastintl.evaluate.feature_file import load_features
+    from fastintl.evaluate.features import Features
     from fastintl.evaluate.labelled import count_classes
+    from loaders.sources import open_pictures
 
-    network, train, held_out = command.open_frozen(arguments, world)
-    classes = count_classes(train.pictures, held_out.pictures)
-    with closing(train), closing(held_out):
-        return *(extract(network, loader, world.device) for loader in (train, held_out)), classes
+    paths = arguments.train, arguments.val
+    if arguments.weights is None:
+        stored, subject = [load_features(path) for path in paths], None
+        classes = int(stored[0].labels.max()) + 1
+    else:
+        classes, subject = count_classes(*map(open_pictures, paths)), command.open_subject(arguments)
+        reading = subjects.Reading(arguments.source, threads=arguments.threads)
+        stored = [subjects.cached_features(subject, path, arguments.features, world, reading) for path in paths]
+    return *(Features.of(one) for one in stored), classes, subject
 
 
 def _print_heads(scores: list, winner) -> None:

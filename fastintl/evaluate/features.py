@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from loaders import Loader
+
+if TYPE_CHECKING:
+    from fastintl.evaluate.feature_file import StoredFeatures
 
 
 @dataclass
@@ -19,6 +24,11 @@ class Features:
     features: torch.Tensor
     labels: torch.Tensor
     ids: torch.Tensor
+
+    @classmethod
+    def of(cls, stored: StoredFeatures) -> Features:
+        """Those of a folder, read into memory."""
+        return cls(*(torch.from_numpy(np.array(column)) for column in (stored.features, stored.labels, stored.ids)))
 
 
 def extract(network: nn.Module, loader: Loader, device: torch.device) -> Features:

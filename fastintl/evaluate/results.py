@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fastintl import weight_files
 from loaders.errors import UserError
 from loaders.json_file import write_json
 
@@ -51,15 +50,6 @@ class Result:
     metrics: Mapping[str, float]
     versions: Mapping[str, str] = field(default_factory=versions)
     details: Mapping[str, Any] = field(default_factory=dict)
-
-
-def result_of(
-    task: str, data: Mapping[str, str], backbone: Path, settings: Mapping, metrics: Mapping, details: Mapping = {}
-) -> Result:
-    """A result of the weights in the file ``backbone``, which is hashed here."""
-    return Result(
-        task, data, str(backbone), weight_files.sha256(backbone), settings, metrics, details=details
-    )
 
 
 def write(result: Result, json: Path | None = None, results: Path | None = None) -> None:

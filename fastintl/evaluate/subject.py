@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from torchvision.models.resnet import ResNet
 
 from fastintl.backbone_files import backbone_of
+from fastintl.data import host_threads
 from fastintl.distributed import World
 from fastintl.evaluate.feature_file import StoredFeatures, load_features, write_features
 from fastintl.evaluate.results import versions
@@ -94,7 +94,6 @@ def features_of(
     """
     pictures = open_pictures(data)
     meta = {"backbone": str(subject.path), "data": str(data), **features_meta(subject, pictures, flip_average)}
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
     def open_loader(samples: np.ndarray) -> Loader:
         return make_loader(
@@ -105,7 +104,7 @@ def features_of(
             device=world.device,
             rank=world.rank,
             world_size=world.world_size,
-            threads=reading.threads or max(1, len(os.sched_getaffinity(0)) // ranks_here),
+            threads=host_threads(reading.threads),
             samples=samples,
             quarantine=folder / "quarantine.txt",
         )

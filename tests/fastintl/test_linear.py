@@ -160,7 +160,7 @@ def weights(tmp_path_factory) -> Path:
 
 def tool(name: str, weights: Path, data: Path, *words: object) -> list[str]:
     where = ("--train", data / "train", "--val", data / "val", "--arch", "resnet8", "--stem", "small")
-    small = ("--size", 20, "--batch-size", 16, "--source", "folder", "--threads", 1, "--device", "cpu")
+    small = ("--size", 20, "--resize", 24, "--batch-size", 16, "--source", "folder", "--threads", 1, "--device", "cpu")
     return [sys.executable, *map(str, (ROOT / "tools" / f"{name}.py", weights, *where, *small, *words))]
 
 
