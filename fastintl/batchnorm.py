@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastintl.distributed import world_size
@@ -34,7 +34,7 @@ def batch_norm(norms: Sequence[_BatchNorm], views: Sequence[Tensor]) -> list[Ten
     # A view may belong to a network without gradient (the EMA target).
     learns = [view.requires_grad or norm.weight.requires_grad for norm, view in zip(norms, views, strict=True)]
     weight_VC, bias_VC = torch.stack([norm.weight for norm in norms]), torch.stack([norm.bias for norm in norms])
-    *normalised, mean_VC, var_VC = _SyncBatchNorm.apply(eps, learns, weight_VC, bias_VC, *views)
+    *normalised, mean_VC, var_VC = _OverAllRanks.apply(eps, learns, weight_VC, bias_VC, *views)
     with torch.no_grad():
         for norm, view, mean_C, var_C in zip(norms, views, mean_VC, var_VC, strict=True):
             count = view.numel() // view.shape[1] * world_size()
@@ -44,7 +44,41 @@ def batch_norm(norms: Sequence[_BatchNorm], views: Sequence[Tensor]) -> list[Ten
     return normalised
 
 
-class _SyncBatchNorm(torch.autograd.Function):
+class SyncBatchNorm(_BatchNorm):
+    """``batch_norm`` of one view as a module, for networks that are not run in lockstep."""
+
+    @classmethod
+    def like(cls, norm: _BatchNorm) -> SyncBatchNorm:
+        """A module that shares the parameters and statistics of ``norm``."""
+        new = cls(norm.num_features, norm.eps, norm.momentum)
+        new._parameters, new._buffers = norm._parameters, norm._buffers
+        return new.train(norm.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if world_size() == 1 or not self.training:
+            return super().forward(x)
+        return batch_norm([self], [x])[0]
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() < 2:
+            raise ValueError(f"BatchNorm takes (N, C) or (N, C, ...), got {tuple(x.shape)}")
+
+
+def convert_batchnorm(module: nn.Module) -> nn.Module:
+    """Replaces every BatchNorm by one whose statistics are over all ranks; state-dict keys stay.
+
+    With one rank the module is returned as it is. Call it after the process group is up and before DDP.
+    """
+    if world_size() == 1:
+        return module
+    if isinstance(module, _BatchNorm):
+        return SyncBatchNorm.like(module)
+    for name, child in module.named_children():
+        setattr(module, name, convert_batchnorm(child))
+    return module
+
+
+class _OverAllRanks(torch.autograd.Function):
     """V eps, V learns, weight (V, C), bias (V, C), V views -> V normalised views, mean (V, C), variance (V, C).
 
     With ``x_hat = (x - mean) / std`` and averages over the global batch, the gradient of a view is
