@@ -94,10 +94,7 @@ def print_table(contenders: list[Contender], found: list[Target], queries: int, 
         if contender.missing:
             console.print(f"left out: {contender.name}: {contender.missing}")
     for target in found:
-        measured = "not measured" if target.measured is None else f"{target.measured:.2f}"
-        verdict = {True: "holds", False: "MISSED", None: ""}[target.holds]
-        promised = "" if target.least is None else f"promised {target.least:.2f}"
-        console.print(f"{target.what:48} {measured:>12}   {promised:13}   {verdict}")
+        console.print(str(target))
 
 
 def _ratio(first: Contender, second: Contender) -> float | None:

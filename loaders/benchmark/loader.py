@@ -39,6 +39,12 @@ class Target:
     def holds(self) -> bool | None:
         return None if self.measured is None or self.least is None else self.measured >= self.least
 
+    def __str__(self) -> str:
+        measured = "not measured" if self.measured is None else f"{self.measured:.2f}"
+        promised = "" if self.least is None else f"promised {self.least:.2f}"
+        verdict = {True: "holds", False: "MISSED", None: ""}[self.holds]
+        return f"{self.what:48} {measured:>12}   {promised:13}   {verdict}"
+
 
 def contenders(cores: int, on_gpu: bool) -> list[list[Contender]]:
     """Who runs against whom: two groups on one core and on all, the full path and decoding alone."""

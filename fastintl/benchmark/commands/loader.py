@@ -72,7 +72,4 @@ def _print(groups, found, bench, cores: int) -> None:
             if contender.error:
                 console.print(f"left out: {contender.name} on {contender.cores}: {contender.error}")
     for target in found:
-        measured = "not measured" if target.measured is None else f"{target.measured:.2f}"
-        verdict = {True: "holds", False: "MISSED", None: ""}[target.holds]
-        promised = "" if target.least is None else f"promised {target.least:.2f}"
-        console.print(f"{target.what:48} {measured:>12}   {promised:13}   {verdict}")
+        console.print(str(target))
