@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+_CACHE = 1 << 20  # bytes of scores that a CPU works on at a time
+
 
 class LinearHeads:
     """H classifiers ``W_h x + b_h``, in float32.
@@ -26,6 +28,7 @@ class LinearHeads:
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self.weight, self.bias = weight.float().contiguous(), bias.float().contiguous()
+        self._gradients = [torch.empty_like(self.weight), torch.empty_like(self.bias)]
 
     @classmethod
     def start(
@@ -61,8 +64,7 @@ class LinearHeads:
     def scores(self, x_Bd: Tensor) -> Tensor:
         """The logits of every head, (H, C, B), computed in float32."""
         with torch.autocast(x_Bd.device.type, enabled=False):
-            scores = torch.addmm(self.bias.view(-1, 1), self.weight.flatten(0, 1), x_Bd.float().T)
-        return scores.view(*self.bias.shape, -1)
+            return _scores(self.weight, self.bias, x_Bd.float())
 
     def gradients(self, x_Bd: Tensor, label_B: Tensor, batch_size: int) -> tuple[list[Tensor], Tensor]:
         """Of the cross-entropy ``-1 / batch_size sum_B log softmax(scores)[label]`` of every head.
@@ -71,17 +73,34 @@ class LinearHeads:
             batch_size: over all ranks, so that the ranks' gradients only have to be added up.
 
         Returns:
-            The gradients, shaped like ``parameters``, and the losses (H,), not synchronised between ranks.
+            The gradients, shaped like ``parameters`` and valid until the next call, and the losses (H,), not
+            synchronised between ranks.
         """
-        at_label = label_B.expand(len(self), 1, -1)
-        log_HCB = self.scores(x_Bd).log_softmax(1)
-        loss_H = -log_HCB.gather(1, at_label).sum((1, 2)) / batch_size
-        error_HCB = log_HCB.exp_()
-        error_HCB.scatter_add_(1, at_label, error_HCB.new_full((), -1).expand(at_label.shape))
-        error_HCB /= batch_size
-        weight = (error_HCB.flatten(0, 1) @ x_Bd.float()).view_as(self.weight)
-        return [weight, error_HCB.sum(2)], loss_H
+        x_Bd = x_Bd.float()
+        loss_H = torch.empty(len(self), device=x_Bd.device)
+        for block in self._blocks(x_Bd):
+            weight, bias = self.weight[block], self.bias[block]
+            log_HCB = _scores(weight, bias, x_Bd).log_softmax(1)
+            at_label = label_B.expand(len(weight), 1, -1)
+            torch.sum(log_HCB.gather(1, at_label), (1, 2), out=loss_H[block])
+            error_HCB = log_HCB.exp_()
+            error_HCB.scatter_add_(1, at_label, error_HCB.new_full((), -1).expand(at_label.shape))
+            error_HCB /= batch_size
+            torch.mm(error_HCB.flatten(0, 1), x_Bd, out=self._gradients[0][block].flatten(0, 1))
+            torch.sum(error_HCB, 2, out=self._gradients[1][block])
+        return self._gradients, loss_H / -batch_size
+
+    def _blocks(self, x_Bd: Tensor) -> list[slice]:
+        """Heads that are taken together: on a CPU as many as have their scores in its cache, on a GPU all."""
+        scores_bytes = 4 * self.bias.shape[1] * len(x_Bd)
+        size = max(1, _CACHE // scores_bytes) if x_Bd.device.type == "cpu" else len(self)
+        return [slice(start, start + size) for start in range(0, len(self), size)]
 
     def take(self, head: int) -> LinearHeads:
         """One of the heads, as heads."""
         return LinearHeads(self.weight[head : head + 1].clone(), self.bias[head : head + 1].clone())
+
+
+def _scores(weight_HCd: Tensor, bias_HC: Tensor, x_Bd: Tensor) -> Tensor:
+    scores = torch.addmm(bias_HC.reshape(-1, 1), weight_HCd.flatten(0, 1), x_Bd.T)
+    return scores.view(*bias_HC.shape, -1)
