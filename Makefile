@@ -20,7 +20,7 @@ demo: setup  ## draw a small data set, learn from it without labels, print how w
 	@$(python) -m fastintl.train --rcfg rcfgs/demo.yaml $(ARGS)
 
 test: setup  ## run the tests
-	@$(python) -m pytest -q $(ARGS)
+	@$(python) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 lint: setup  ## check the style
 	@$(python) -m ruff check .
