@@ -30,9 +30,7 @@ def run_ranks(function: Callable, *arguments, world_size: int = 2) -> list:
         torch.multiprocessing.ProcessRaisedException: a rank failed; it carries the traceback.
         TimeoutError: the ranks wait for each other.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         context = mp.spawn(_rank, (function, arguments, world_size, port, folder), nprocs=world_size, join=False)
         deadline = time.monotonic() + TIME_LIMIT_S
@@ -42,6 +40,13 @@ def run_ranks(function: Callable, *arguments, world_size: int = 2) -> list:
                     process.kill()
                 raise TimeoutError(f"{function.__name__} on {world_size} ranks ran past {TIME_LIMIT_S} s")
         return [torch.load(f"{folder}/{rank}", weights_only=False) for rank in range(world_size)]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _rank(rank: int, function: Callable, arguments: tuple, world_size: int, port: int, folder: str) -> None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
+from ddp import free_port
 from processes import kill, wait_for, workers
 from training import (
     assert_identical,
@@ -31,12 +31,6 @@ from training import (
 
 # A low learning rate, since a high one amplifies a rounding from step to step.
 LONG = {"train__epochs": 100, "train__save_minutes": 1e-6, "eval__every": 0, "optim__lr": 0.0005}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def start_agent(number: int, out: Path, data: Path, port: int, log: Path, nodes="2", **changes) -> subprocess.Popen:

@@ -1,7 +1,9 @@
+import os
+
 import pytest
 import torch
 import torch.distributed as dist
-from ddp import run_ranks
+from ddp import free_port, run_ranks
 from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 
@@ -242,6 +244,9 @@ def test_the_exchange_of_batchnorm_compiles(two_ranks):
 
 
 def started():
+    port = [free_port()]  # another, lest a rank meets the store that the other is about to close
+    dist.broadcast_object_list(port)
+    os.environ["MASTER_PORT"] = str(port[0])
     dist.destroy_process_group()  # run_ranks joined already; join again as training does
     with start("cpu") as world:
         world.barrier()
