@@ -20,7 +20,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
         UserError: fp16 on the CPU, which has no gradient scaling worth its cost there.
     """
     if precision == "fp16" and device.type == "cpu":
-        raise UserError("precision fp16 needs a GPU: choose bf16 or fp32 on the CPU")
+        raise UserError("train.precision=fp16 (--precision fp16 of a tool) needs a GPU: choose bf16 or fp32 on the CPU")
     if precision != "auto":
         return _FORMATS[precision]
     if device.type == "cpu":
