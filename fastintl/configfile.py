@@ -16,6 +16,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -183,6 +184,16 @@ def parse_yaml(text: str, where: str) -> Any:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{where}{line}: cannot be read as YAML: {problem or error}") from None
+
+
+def read_file(path: Path | str, cls: type) -> dict[str, Any]:
+    """A recipe file as one dict of dotted names, each known to ``cls``."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise UserError(f"{path}: cannot be read ({reason}); --rcfg takes a recipe such as rcfgs/ep100.yaml") from None
+    return flatten(parse_yaml(text, str(path)), cls, str(path))
 
 
 def flatten(tree: Any, cls: type, where: str) -> dict[str, Any]:
