@@ -92,7 +92,8 @@ def require_same_classes(first: AnnotatedSet, second: AnnotatedSet) -> None:
     differing = sorted(set(ours.items()) ^ set(theirs.items()))
     listed = ", ".join(f"{number} {name}" for number, name in differing[:_LISTED])
     raise UserError(
-        f"{first.path} and {second.path} must have the same classes under the same numbers: only one of them has {listed}"
+        f"{first.path} and {second.path} must have the same classes under the same numbers: only one of them has "
+        f"{listed}"
     )
 
 

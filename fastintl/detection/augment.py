@@ -5,7 +5,6 @@ What is drawn is a pure function of (seed, epoch, picture), so that no thread, r
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors

@@ -40,7 +40,7 @@ def read_coco(root: Path, split: str, masks: bool) -> AnnotatedSet:
             objects[found["image_id"]].append(found)
         return _annotated(path, root / split, categories, entries, objects, masks)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is no annotation of objects in COCO's format: {type(error).__name__} {error}") from error
+        raise UserError(f"{path} is no annotation of objects as COCO has it: {type(error).__name__} {error}") from error
 
 
 def _annotated(
@@ -109,5 +109,5 @@ def _load(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, no annotation of objects in COCO's format")
+        raise UserError(f"{path} holds a {type(content).__name__}, no annotation of objects as COCO has it")
     return content

@@ -97,7 +97,7 @@ class Eval(Options, key="eval"):
 
     every: int = option(0, "Test every so many steps, and at the end; 0 is at the end only.", least=0)
     precise_bn: int = option(
-        200, "Training batches over which BatchNorm's statistics are averaged anew before a test; 0 keeps them.", least=0
+        200, "Training batches that BatchNorm's statistics are averaged over before a test; 0 keeps them.", least=0
     )
 
 

@@ -31,5 +31,5 @@ class LossWatch:
         means = (self._sum / self._steps).tolist() if self._steps else []
         self._sum, self._steps = None, 0
         if self._agreement.largest(int(not all(map(math.isfinite, means)))):
-            self._agreement.fail(f"the loss is no longer a number at step {step}: lower optim.lr, or lengthen its warm-up")
+            self._agreement.fail(f"the loss is no longer a number at step {step}: lower optim.lr, or warm up longer")
         return means

@@ -11,7 +11,7 @@ from loaders.errors import UserError
 try:
     from pycocotools import mask as coco_masks
 except ImportError as error:
-    raise UserError("COCO's annotations and its AP need a package: pip install -c constraints.txt pycocotools") from error
+    raise UserError("COCO's annotations need a package: pip install -c constraints.txt pycocotools") from error
 
 
 def usable(outline: Any) -> bool:

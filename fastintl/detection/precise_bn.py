@@ -1,4 +1,4 @@
-"""BatchNorm's statistics as a plain average over many training batches (Wu and Johnson, arXiv 2105.07576, section 3)."""
+"""BatchNorm's statistics as a plain average over many batches (Wu and Johnson, arXiv 2105.07576, section 3)."""
 
 from __future__ import annotations
 

@@ -11,20 +11,20 @@ from typing import Any, TextIO
 from torch import Tensor
 from torchvision.models.resnet import ResNet
 
-from fastintl import configfile
 from fastintl import config as configuration
+from fastintl import configfile
 from fastintl.agreement import Agreement
 from fastintl.checkpoint import Checkpoints, remove_temporaries, write_atomically
 from fastintl.data import host_threads
 from fastintl.detection import config as detection_config
 from fastintl.detection.annotations import AnnotatedSet
 from fastintl.detection.augment import Target
+from fastintl.detection.average_precision import measure
 from fastintl.detection.config import DetectionConfig
 from fastintl.detection.inference import Detection, detect
 from fastintl.detection.loader import TrainingLoader
 from fastintl.detection.loss_watch import LossWatch
 from fastintl.detection.precise_bn import average_statistics
-from fastintl.detection.average_precision import measure
 from fastintl.detection.training_step import DetectionStep
 from fastintl.distributed import World
 from fastintl.metrics_file import MetricsFile
