@@ -139,7 +139,7 @@ def test_pictures_without_objects_are_tested_on_but_not_trained_on(voc, coco):
         (lambda r: (r / "VOC2007/ImageSets/Main/trainval.txt").unlink(), "trainval.txt does not exist"),
         (lambda r: (r / "VOC2007/ImageSets/Main/trainval.txt").write_text("\n"), "lists no pictures"),
         (lambda r: (r / "VOC2007/Annotations/000002.xml").unlink(), "000002.xml does not exist"),
-        (lambda r: (r / "VOC2007/Annotations/000002.xml").write_text("<annotation>"), "000002.xml cannot be read as VOC"),
+        (lambda r: (r / "VOC2007/Annotations/000002.xml").write_text("<annotation>"), "000002.xml cannot be read"),
         (lambda r: (r / "VOC2007/Annotations/000002.xml").write_text("<a/>"), "000002.xml cannot be read as VOC"),
         (lambda r: (r / "VOC2007/JPEGImages/000002.jpg").unlink(), "1 of the pictures .* missing, .*000002.jpg"),
         (lambda r: shutil.rmtree(r / "VOC2007/JPEGImages"), "JPEGImages does not exist"),
@@ -169,8 +169,8 @@ def in_annotations(change):
         (in_annotations(lambda c: c.pop("categories")), "train2017.json is no annotation .*'categories'"),
         (in_annotations(lambda c: c["annotations"][0].pop("bbox")), "is no annotation .*'bbox'"),
         (in_annotations(lambda c: c["annotations"][0].update(bbox=[1, 2])), "is no annotation"),
-        (in_annotations(lambda c: c["annotations"][0].update(category_id=2)), "annotation 1 is of category 2, which it"),
-        (in_annotations(lambda c: c["annotations"][0].update(image_id=77)), "objects in picture 77, which is not among"),
+        (in_annotations(lambda c: c["annotations"][0].update(category_id=2)), "annotation 1 is of category 2"),
+        (in_annotations(lambda c: c["annotations"][0].update(image_id=77)), "objects in picture 77, which"),
         (in_annotations(lambda c: c.update(images=[], annotations=[])), "lists no pictures"),
         (in_annotations(lambda c: c.update(annotations=[])), "without a single object to learn from"),
         (in_annotations(lambda c: c["categories"][0].update(name="ring")), "only one of them has 1 disc, 1 ring"),
@@ -190,7 +190,7 @@ def test_a_damaged_picture_or_one_of_another_size_is_named(voc):
     pictures = read_voc(voc, "VOC2007/trainval", CLASSES).pictures
     pictures[0].path.write_bytes(b"no picture")
     Image.new("RGB", (40, 30)).save(pictures[1].path)
-    for picture, says in ((pictures[0], "cannot be read: not a picture"), (pictures[1], "is 40 x 30 pixels, but .*96 x 96")):
+    for picture, says in zip(pictures[:2], ("read: not a picture", "is 40 x 30 pixels, but .*96 x 96"), strict=True):
         with pytest.raises(UserError, match=says):
             training_view(picture, Views(), False, 0, 0, 0)
 
