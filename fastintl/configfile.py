@@ -1,8 +1,8 @@
 """The mechanics of typed configuration: YAML text and ``key=value`` words in, frozen dataclasses out.
 
-Knows nothing of any particular key; the keys are declared in ``fastintl/config.py``. YAML gives every scalar
-as text here, and the declared type of a key decides what the text means: ``1e-5`` is a number where a number
-is declared, ``off`` stays a word where a word is declared.
+Knows nothing of any particular key; the keys are declared in ``fastintl/config.py`` and
+``fastintl/detection/config.py``. YAML gives every scalar as text here, and the declared type of a key decides what
+the text means: ``1e-5`` is a number where a number is declared, ``off`` stays a word where a word is declared.
 """
 
 from __future__ import annotations
