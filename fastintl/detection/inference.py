@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -21,9 +22,18 @@ a mask: plain values, as in COCO's files of results."""
 
 @torch.no_grad()
 def detect(
-    network: nn.Module, annotated: AnnotatedSet, world: World, dtype: torch.dtype, threads: int
+    network: nn.Module,
+    annotated: AnnotatedSet,
+    world: World,
+    dtype: torch.dtype,
+    threads: int,
+    title: str | None = None,
 ) -> list[Detection]:
     """Shows the detector every picture once, alone, shared among the ranks.
+
+    Args:
+        threads: that read pictures, of this rank.
+        title: of the progress, which the first rank shows on stderr; None shows none.
 
     Returns:
         On the first rank the detections of all pictures, in the order of the set; on the others nothing.
@@ -31,13 +41,14 @@ def detect(
     mine = range(world.rank, len(annotated), world.world_size)
     network.eval()
     found: dict[int, list[Detection]] = {}
-    with Progress("testing", "pictures", len(mine)) as progress:
+    shown = title is not None and world.is_main
+    with Progress(title, "pictures", len(mine)) if shown else nullcontext() as progress:
         pictures = test_pictures([annotated.pictures[i] for i in mine], threads)
         for i, (picture, pixels) in zip(mine, pictures, strict=True):
             with autocast(world.device, dtype):
                 (output,) = network([pixels.to(world.device)])
             found[i] = as_results(output, picture.id, annotated.category_ids)
-            if world.is_main:
+            if progress:
                 progress.advance(1)
     everything = _gather(found, world)
     return [detection for i in sorted(everything) for detection in everything[i]]

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from typing import Any, TextIO
+from typing import Any
 
 from torch import Tensor
 from torchvision.models.resnet import ResNet
@@ -14,7 +14,7 @@ from torchvision.models.resnet import ResNet
 from fastintl import config as configuration
 from fastintl import configfile
 from fastintl.agreement import Agreement
-from fastintl.checkpoint import Checkpoints, remove_temporaries, write_atomically
+from fastintl.checkpoint import Checkpoints, write_atomically
 from fastintl.data import host_threads
 from fastintl.detection import config as detection_config
 from fastintl.detection.annotations import AnnotatedSet
@@ -30,9 +30,9 @@ from fastintl.distributed import World
 from fastintl.metrics_file import MetricsFile
 from fastintl.monitor import Clock, TrainingProgress, gpu_memory
 from fastintl.preemption import Preemption
+from fastintl.resuming import load_latest, take_folder
 from fastintl.run_end import stop_for_requeue
 from fastintl.run_folder import RunFolder, write_text
-from fastintl.run_lock import lock_run
 from fastintl.save_points import SavePoints
 from loaders.errors import UserError
 from loaders.surroundings import surroundings
@@ -86,7 +86,7 @@ class DetectionTraining:
         self.preemption = Preemption(self.agreement)
         self.clock = Clock()
         self.step = 0
-        self.lock = self._take_folder()
+        self.lock = take_folder(self.folder, world, self.agreement)
         resumed = self._resume()
         self.progress = TrainingProgress(config.optim.steps, self.step, shown=world.is_main)
         if world.is_main:
@@ -108,8 +108,8 @@ class DetectionTraining:
                             break
                 if self.step < self.config.optim.steps:
                     self._save_and_test()
-        metrics, detections = self._save_and_test()
         self.progress.close()
+        metrics, detections = self._save_and_test(title="testing")
         self._leave_results(detections)
         return metrics, detections
 
@@ -121,24 +121,9 @@ class DetectionTraining:
 
     # Set-up
 
-    def _take_folder(self) -> TextIO | None:
-        """Waits until no other process writes the run's folder, and removes what a killed one left half written."""
-        lock = None
-        if self.world.is_main:
-            lock = lock_run(self.folder.path)
-            remove_temporaries(self.folder.path)
-            remove_temporaries(self.folder.checkpoints)
-        self.agreement.wait()  # the other ranks read nothing before
-        return lock
-
     def _resume(self) -> bool:
         """Takes up the newest checkpoint, on every rank; False if there is none."""
-        state = self.checkpoints.load_latest()
-        if not self.agreement.same(state["step"] if state else -1):
-            raise UserError(
-                f"the ranks do not find the same checkpoint in {self.folder.checkpoints}: set out= to a folder that "
-                "all nodes share"
-            )
+        state = load_latest(self.checkpoints, self.agreement)
         if state is None:
             return False
         self._refuse_another(state)
@@ -191,14 +176,15 @@ class DetectionTraining:
     def _is_test_due(self) -> bool:
         return self.config.eval.every > 0 and self.step % self.config.eval.every == 0
 
-    def _save_and_test(self) -> tuple[dict[str, float], list[Detection]]:
-        """In this order, so that a long test puts no step at risk."""
+    def _save_and_test(self, title: str | None = None) -> tuple[dict[str, float], list[Detection]]:
+        """In this order, so that a long test puts no step at risk; ``title`` is that of its own progress."""
         self.guard.check(self.step)
         self.save()
         if self.config.eval.precise_bn:
             with closing(self.loader.batches(self.step)) as batches:
                 average_statistics(self.train_step, batches, self.config.eval.precise_bn, self.step)
-        detections = detect(self.train_step.network, self.test, self.world, self.train_step.dtype, self.threads)
+        network, dtype = self.train_step.network, self.train_step.dtype
+        detections = detect(network, self.test, self.world, dtype, self.threads, title)
         metrics = measure(self.config, self.test, detections) if self.world.is_main else {}
         self._write(**metrics)
         self.progress.note(f"step {self.step}  " + "  ".join(f"{name} {value:.1%}" for name, value in metrics.items()))
