@@ -94,8 +94,10 @@ class DetectionTraining:
             self.metrics = MetricsFile(self.folder.metrics, self.step if resumed else -1, self._warn)
         saved = self.step if resumed else None
         self.save_points = SavePoints(self.checkpoints, config.train.save_minutes, saved, self._warn)
-        for note in (*train.notes, *(f"{self.folder.path}: resumed at step {self.step}" for _ in range(resumed))):
+        for note in train.notes:
             self.progress.note(note)
+        if resumed:
+            self.progress.note(f"{self.folder.path}: resumed at step {self.step}")
 
     def fit(self) -> tuple[dict[str, float], list[Detection]]:
         """Trains to the end and tests; the measured AP and the detections on the first rank, nothing on the others."""
@@ -107,7 +109,7 @@ class DetectionTraining:
                         if self._is_test_due() or self.step == self.config.optim.steps:
                             break
                 if self.step < self.config.optim.steps:
-                    self._save_and_test()
+                    self._test_on_the_way()
         self.progress.close()
         metrics, detections = self._save_and_test(title="testing")
         self._leave_results(detections)
@@ -175,6 +177,14 @@ class DetectionTraining:
 
     def _is_test_due(self) -> bool:
         return self.config.eval.every > 0 and self.step % self.config.eval.every == 0
+
+    def _test_on_the_way(self) -> None:
+        """Leaves BatchNorm's statistics as they were: a training that is resumed from here has not tested."""
+        buffers = list(self.train_step.network.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        self._save_and_test()
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
 
     def _save_and_test(self, title: str | None = None) -> tuple[dict[str, float], list[Detection]]:
         """In this order, so that a long test puts no step at risk; ``title`` is that of its own progress."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +185,14 @@ def test_what_is_missing_or_damaged_in_cocos_layout_is_named(coco, spoil, says):
     with pytest.raises(UserError, match=says) as caught:
         read_sets(config_of(coco, "coco"))
     assert "\n" not in str(caught.value)
+
+
+def test_the_missing_package_is_named(coco, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    for name in ("outlines", "coco"):
+        monkeypatch.delitem(sys.modules, f"fastintl.detection.{name}")
+    with pytest.raises(UserError, match="pip install -c constraints.txt pycocotools"):
+        read_sets(config_of(coco, "coco"))
 
 
 def test_a_damaged_picture_or_one_of_another_size_is_named(voc):
