@@ -108,7 +108,7 @@ def with_objects(annotated: AnnotatedSet) -> AnnotatedSet:
         raise UserError(f"{annotated.path} lists {len(annotated)} pictures without a single object to learn from")
     notes = list(annotated.notes)
     if len(kept) < len(annotated):
-        notes.append(f"{len(annotated) - len(kept):,} pictures without objects are not trained on")
+        notes.append(f"not trained on: pictures without objects, {len(annotated) - len(kept):,} of {len(annotated):,}")
     return AnnotatedSet(annotated.path, annotated.classes, annotated.category_ids, kept, notes)
 
 
@@ -125,7 +125,7 @@ def require_pictures(annotated: AnnotatedSet, folders: Sequence[Path]) -> None:
         present |= {folder / name for name in (entry.name for entry in folder.iterdir())}
     missing = [picture.path for picture in annotated.pictures if picture.path not in present]
     if missing:
-        raise UserError(f"{len(missing):,} of the pictures in {annotated.path} are missing, the first is {missing[0]}")
+        raise UserError(f"pictures of {annotated.path} are missing, {len(missing):,} in all, the first is {missing[0]}")
 
 
 def clipped(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +136,7 @@ def clipped(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.
 
 
 def describe_left_out(what: str, left_out: Sequence[Any]) -> list[str]:
-    """A note on objects that were left out, by the places where they were found; none if there are none."""
+    """A note on objects that were left out, by the places where they were; none if there are none."""
     if not left_out:
         return []
-    return [f"{len(left_out):,} {what} left out, the first in {left_out[0]}"]
+    return [f"left out: {what}, {len(left_out):,}, the first in {left_out[0]}"]

@@ -53,7 +53,7 @@ def _annotated(
         raise UserError(f"{path} has objects in picture {strays[0]}, which is not among its images")
     if not entries:
         raise UserError(f"{path} lists no pictures")
-    left_out: dict[str, list[str]] = {"boxes without an area are": [], "objects without a usable outline are": []}
+    left_out: dict[str, list[str]] = {"boxes without an area": [], "objects without a usable outline": []}
     pictures = [
         _picture(entry, objects.get(number, []), folder, labels, masks, left_out, path)
         for number, entry in sorted(entries.items())
@@ -80,10 +80,10 @@ def _picture(
     height, width = int(entry["height"]), int(entry["width"])
     corners = [[x, y, x + w, y + h] for x, y, w, h in (found["bbox"] for found in objects)]
     boxes, keep = clipped(np.array(corners), height, width)
-    left_out["boxes without an area are"] += [entry["file_name"]] * int((~keep).sum())
+    left_out["boxes without an area"] += [entry["file_name"]] * int((~keep).sum())
     if masks:
         outlined = np.array([usable(found.get("segmentation")) for found in objects], dtype=bool)
-        left_out["objects without a usable outline are"] += [entry["file_name"]] * int((keep & ~outlined).sum())
+        left_out["objects without a usable outline"] += [entry["file_name"]] * int((keep & ~outlined).sum())
         keep &= outlined
     kept = [found for found, good in zip(objects, keep, strict=True) if good]
     return Picture(

@@ -125,6 +125,8 @@ class DetectionConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.data.classes is not None and self.data.layout == "coco":
+            raise UserError("data.classes: COCO's files name their classes; leave it null")
         if self.model.masks and self.data.layout == "voc":
             raise UserError("model.masks: VOC's boxes have no masks; set data.layout=coco, or model.masks=false")
 

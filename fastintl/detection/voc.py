@@ -44,7 +44,7 @@ def read_voc(root: Path, split: str, classes: Sequence[str] = CLASSES) -> Annota
     degenerate: list[Path] = []
     labels = {name: label for label, name in enumerate(classes, 1)}
     pictures = [_read_picture(home, name, labels, degenerate) for name in names]
-    notes = describe_left_out("boxes without an area are", degenerate)
+    notes = describe_left_out("boxes without an area", degenerate)
     annotated = AnnotatedSet(listed, tuple(classes), tuple(range(1, len(classes) + 1)), pictures, notes)
     require_pictures(annotated, [home / "JPEGImages"])
     return annotated

@@ -165,6 +165,8 @@ def test_the_recipes_are_mocos_protocol():
         assert recipe.model.proposals_train == (12000, 2000) and recipe.model.proposals_test == (6000, 1000)
     with pytest.raises(UserError, match="model.masks"):
         load("rcfgs/detection/voc0712.yaml", ["model.masks=true"])
+    with pytest.raises(UserError, match="data.classes"):
+        load("rcfgs/detection/coco_2x.yaml", ["data.classes=[disc]"])
 
 
 def test_the_rate_rises_and_falls_where_it_says():
