@@ -8,16 +8,17 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.transforms.v2.functional import to_pil_image
-from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make_grid
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+from torchvision.utils import draw_segmentation_masks, make_grid
 
 from fastintl.detection.annotations import AnnotatedSet, Picture
 from fastintl.detection.augment import fitted, read_pixels
 from fastintl.detection.inference import Detection
 from loaders.errors import UserError
 
-_COLUMNS, _ROWS, _SIDE = 4, 3, 320
+_COLUMNS, _ROWS, _SIDE, _FONT_SIZE = 4, 3, 320, 15
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324")
 
 
@@ -45,18 +46,26 @@ def _tile(picture: Picture, detections: Sequence[Detection], annotated: Annotate
     """(3, side, side) uint8."""
     size = fitted(picture.height, picture.width, _SIDE, _SIDE)
     pixels = _resized(read_pixels(picture), size)
-    if detections:
-        classes = [annotated.category_ids.index(d["category_id"]) for d in detections]
-        colours = [_COLOURS[i % len(_COLOURS)] for i in classes]
-        if "segmentation" in detections[0]:
-            pixels = draw_segmentation_masks(pixels, _masks(picture, detections, size), alpha=0.5, colors=colours)
-        scale = torch.tensor([size[1] / picture.width, size[0] / picture.height]).repeat(2)
-        boxes = torch.tensor([d["bbox"] for d in detections])
-        boxes[:, 2:] += boxes[:, :2]
-        labels = [f"{annotated.classes[i]} {d['score']:.0%}" for i, d in zip(classes, detections, strict=True)]
-        pixels = draw_bounding_boxes(pixels, boxes * scale, labels, colours, width=2, label_colors=colours)
-    height, width = pixels.shape[1:]
-    return F.pad(pixels, (0, _SIDE - width, 0, _SIDE - height), value=255)
+    classes = [annotated.category_ids.index(d["category_id"]) for d in detections]
+    colours = [_COLOURS[i % len(_COLOURS)] for i in classes]
+    if detections and "segmentation" in detections[0]:
+        pixels = draw_segmentation_masks(pixels, _masks(picture, detections, size), alpha=0.5, colors=colours)
+    image = to_pil_image(pixels)
+    for detection, i, colour in zip(detections, classes, colours, strict=True):
+        left, top, width, height = (side * size[1] / picture.width for side in detection["bbox"])
+        label = f"{annotated.classes[i]} {detection['score']:.0%}"
+        _draw_box(ImageDraw.Draw(image), (left, top, left + width, top + height), label, colour)
+    return F.pad(pil_to_tensor(image), (0, _SIDE - size[1], 0, _SIDE - size[0]), value=255)
+
+
+def _draw_box(draw: ImageDraw.ImageDraw, box: tuple[float, ...], label: str, colour: str) -> None:
+    """With the label above the box where there is room, else at its top."""
+    font = ImageFont.load_default(_FONT_SIZE)
+    _, _, width, height = draw.textbbox((0, 0), label, font)
+    corner = box[0], max(0.0, box[1] - height)
+    draw.rectangle(box, outline=colour, width=2)
+    draw.rectangle((*corner, corner[0] + width + 2, corner[1] + height), fill=colour)
+    draw.text((corner[0] + 1, corner[1]), label, "white", font)
 
 
 def _masks(picture: Picture, detections: Sequence[Detection], size: tuple[int, int]) -> Tensor:
