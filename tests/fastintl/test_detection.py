@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from fastintl.detection.sets import read_sets
 from fastintl.detection.training_step import DetectionStep
 from fastintl.distributed import World
 from fastintl.model import build_backbone
+from fastintl.preemption import REQUEUE_STATUS
 from tools import detect as tool
 
 SIDE = 64
@@ -119,7 +121,7 @@ BRIEF = {
 }
 
 
-def test_killed_it_ends_with_identical_weights_and_refuses_other_settings(shapes, backbone, tmp_path, capsys):
+def test_killed_or_stopped_it_ends_with_identical_weights(shapes, backbone, tmp_path, capsys, monkeypatch):
     def arguments(name):
         return words(shapes, "coco", tmp_path, *weights_of(backbone), name=name, **BRIEF)
 
@@ -133,16 +135,33 @@ def test_killed_it_ends_with_identical_weights_and_refuses_other_settings(shapes
     process.kill()
     process.wait()
     assert 0 < max(int(path.stem[5:]) for path in checkpoints.glob("step_*.pt")) < 10, "the kill came too late"
-    tool.main(arguments("killed"))
-    assert "resumed at step" in capsys.readouterr().err
-    first, second = (tmp_path / name / "checkpoints/step_00000010.pt" for name in ("whole", "killed"))
-    assert_identical(*(torch.load(path, weights_only=True) for path in (first, second)))
-    found = [(tmp_path / name / "detections.json").read_text() for name in ("whole", "killed")]
-    assert found[0] == found[1]
-    for change in ("optim.lr=0.3", "seed=1"):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(DetectionStep, "__call__", signalled_in(DetectionStep.__call__, step=3))
+        tool.main(arguments("stopped"))
+    assert end.value.code == REQUEUE_STATUS
+    names = ("whole", "killed", "stopped")
+    for name in names[1:]:
+        tool.main(arguments(name))
+        assert "resumed at step" in capsys.readouterr().err
+    whole, *others = (torch.load(tmp_path / name / "checkpoints/step_00000010.pt", weights_only=True) for name in names)
+    for other in others:
+        assert_identical(whole, other)
+    assert len({(tmp_path / name / "detections.json").read_text() for name in names}) == 1
+    for change in ("optim.lr=0.5", "seed=1"):
         with pytest.raises(SystemExit):
             tool.main([*arguments("whole"), change])
         assert f"holds a training with another {change.split('=')[0]}" in capsys.readouterr().err
+
+
+def signalled_in(call, step: int):
+    """A training step during which this process gets SIGTERM."""
+
+    def signalled(self, batch, number):
+        if number == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return call(self, batch, number)
+
+    return signalled
 
 
 def assert_identical(first: dict, second: dict) -> None:
