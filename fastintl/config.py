@@ -193,7 +193,7 @@ class Train(Options, key="train"):
 
 @dataclass(frozen=True)
 class Eval(Options, key="eval"):
-    """k-nearest-neighbour classification of the held-out pictures by the backbone's features."""
+    """classification of the held-out pictures by the backbone's features, by k nearest neighbours and more."""
 
     every: int = option(10, "Evaluate every so many epochs, and at the end; 0 is at the end only.", least=0)
     k: int = option(5, "Neighbours that vote.", least=1)
@@ -201,6 +201,9 @@ class Eval(Options, key="eval"):
     size: int = option(224, "Side of the centre crop in pixels.", least=1)
     batch_size: int = option(256, "Pictures at a time, of all ranks together.", least=1)
     bank: int | None = option(None, "At most so many training pictures as neighbours; null is all.", least=1)
+    probes: tuple[Literal["linear", "quick"], ...] = option(
+        (), "Also train on their features: linear, by the protocol of small data sets; quick, by L-BFGS (scikit-learn)."
+    )
     baselines: bool = option(False, "Also measure raw pixels and the untrained network, before training.")
 
     def __post_init__(self) -> None:

@@ -32,6 +32,7 @@ from fastintl.run_lock import lock_run
 from fastintl.run_start import announcement, describe_start
 from fastintl.save_points import SavePoints
 from fastintl.spectrum_watch import SpectrumWatch
+from fastintl.summary import accuracies
 from fastintl.training_step import TrainingStep
 from fastintl.wandb_mirror import WandbMirror
 from loaders import Batch, UserError
@@ -234,9 +235,9 @@ class Pretraining:
             refresh_report(self.folder.path)
 
     def _evaluate(self) -> None:
-        score, epoch = self.evaluation.knn_top1(self.model.encoder.backbone), self._epochs_done()
-        self._write(epoch=epoch, knn_top1=score)
-        self.progress.note(f"epoch {epoch:g}  {self.config.eval.k}-nn accuracy {score:.1%}")
+        scores, epoch = self.evaluation.scores(self.model.encoder.backbone), self._epochs_done()
+        self._write(epoch=epoch, **scores)
+        self.progress.note(f"epoch {epoch:g}  {accuracies(scores, self.config.eval.k)}")
 
     def _evaluation_was_cut_off(self) -> bool:
         """Whether the state resumed from is due for an evaluation that the run before did not come to."""
