@@ -25,10 +25,16 @@ class Data(Options, key="data"):
 
     root: str | None = option(
         None,
-        "Folder of <data.name>_train.beton and <data.name>_val.beton, or of train/ and val/ class folders.",
+        "Folder of <data.name>_train.beton and <data.name>_val.beton, of train/ and val/ class folders, or of the "
+        "public files of cifar10, cifar100, stl10, tiny-imagenet, imagenet or imagenet100.",
     )
     name: str = option("imagenet", "Name of the data set, the first part of its .beton files' names.")
-    train: str | None = option(None, "Training pictures, a .beton file or class folder, if not in data.root.")
+    train: str | None = option(
+        None, "Training pictures, a .beton file, class folder or word such as stl10:train@folder, if not in data.root."
+    )
+    train_labelled: str | None = option(
+        None, "The labelled ones of them, likewise, where not all have labels: the neighbours of the evaluation."
+    )
     val: str | None = option(None, "Held-out pictures, likewise; without any, nothing is evaluated.")
     source: Literal["auto", "ffcv", "dali", "memory", "folder"] = option(
         "auto", "Reader of the pictures; memory decodes once and keeps the pixels, auto takes the fastest that can run."
@@ -36,6 +42,9 @@ class Data(Options, key="data"):
     threads: int = option(0, "Decoding threads a rank; 0 divides a machine's cores by its ranks.", least=0)
     hardware_share: float = option(
         0.65, "DALI on a GPU: share of the pictures for its JPEG decoder, where it has one.", least=0, most=1
+    )
+    verify: bool = option(
+        True, "Compare the public files of cifar10, cifar100 and stl10 with their published checksums, once."
     )
     max_bad: float = option(0.05, "Share of unreadable pictures at which the run stops.", least=0, most=1)
 
