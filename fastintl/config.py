@@ -25,10 +25,16 @@ class Data(Options, key="data"):
 
     root: str | None = option(
         None,
-        "Folder of <data.name>_train.beton and <data.name>_val.beton, or of train/ and val/ class folders.",
+        "Folder of <data.name>_train.beton and <data.name>_val.beton, of train/ and val/ class folders, or of the "
+        "public files of cifar10, cifar100, stl10, tiny-imagenet, imagenet or imagenet100.",
     )
     name: str = option("imagenet", "Name of the data set, the first part of its .beton files' names.")
-    train: str | None = option(None, "Training pictures, a .beton file or class folder, if not in data.root.")
+    train: str | None = option(
+        None, "Training pictures, a .beton file, class folder or word such as stl10:train@folder, if not in data.root."
+    )
+    train_labelled: str | None = option(
+        None, "The labelled ones of them, likewise, where not all have labels: the neighbours of the evaluation."
+    )
     val: str | None = option(None, "Held-out pictures, likewise; without any, nothing is evaluated.")
     source: Literal["auto", "ffcv", "dali", "memory", "folder"] = option(
         "auto", "Reader of the pictures; memory decodes once and keeps the pixels, auto takes the fastest that can run."
@@ -36,6 +42,9 @@ class Data(Options, key="data"):
     threads: int = option(0, "Decoding threads a rank; 0 divides a machine's cores by its ranks.", least=0)
     hardware_share: float = option(
         0.65, "DALI on a GPU: share of the pictures for its JPEG decoder, where it has one.", least=0, most=1
+    )
+    verify: bool = option(
+        True, "Compare the public files of cifar10, cifar100 and stl10 with their published checksums, once."
     )
     max_bad: float = option(0.05, "Share of unreadable pictures at which the run stops.", least=0, most=1)
 
@@ -122,6 +131,7 @@ class Model(Options, key="model"):
     )
     zero_init_residual: bool = option(True, "Start every residual block as the identity.")
     projector: tuple[int, ...] = option((8192, 8192, 8192), "Widths of the projector's layers.", least=1)
+    projector_bias: bool = option(False, "Biases in the projector's layers before the last, which always has them.")
     ema: bool = option(True, "Compare with a slowly moving average of the network (INTL's EMA form).")
     ema_momentum: float = option(
         0.996, "Share of the average kept at the first step; rises to 1 along a cosine.", least=0, most=1
@@ -149,16 +159,41 @@ class Loss(Options, key="loss"):
 
 @dataclass(frozen=True)
 class Optim(Options, key="optim"):
-    """stochastic gradient descent and its schedule."""
+    """the optimiser and its learning rate."""
 
-    lr: float = option(0.5, "Peak learning rate for 256 pictures a step; scaled by train.batch_size / 256.", above=0)
-    momentum: float = option(0.9, "Momentum.", least=0, most=1)
+    name: Literal["sgd", "adam", "lars"] = option(
+        "sgd", "Optimiser; adam's betas are 0.9 and 0.999, lars scales a layer's step by the size of its weights."
+    )
+    lr: float = option(
+        0.5,
+        "Peak learning rate: for 256 pictures a step, scaled by train.batch_size / 256; adam's is taken as it is.",
+        above=0,
+    )
+    lr_one_dimensional: float | None = option(
+        None, "The same for biases and the parameters of normalisation layers; null is optim.lr.", above=0
+    )
+    momentum: float = option(0.9, "Momentum of sgd and lars.", least=0, most=1)
     weight_decay: float = option(1e-5, "Weight decay.", least=0)
     decay_one_dimensional: bool = option(False, "Decay biases and the parameters of normalisation layers too.")
-    warmup_epochs: float = option(
-        2, "Epochs over which the learning rate rises; then it falls along a cosine.", least=0
+    warmup_epochs: float = option(2, "Epochs over which the learning rate rises to its peak.", least=0)
+    warmup_steps: int | None = option(None, "Steps over which it rises, in place of optim.warmup_epochs.", least=0)
+    schedule: Literal["cosine", "cosine_epoch", "step"] = option(
+        "cosine", "How it falls then: along a cosine at every step or once an epoch, or by factors at some epochs."
     )
-    final_fraction: float = option(0.001, "Learning rate at the end, as a share of the peak.", least=0, most=1)
+    final_fraction: float = option(
+        0.001, "Where the cosine of cosine and cosine_epoch ends, as a share of the peak.", least=0, most=1
+    )
+    drop_epochs: tuple[int, ...] = option((50, 25), "step: so many epochs before the end it drops.", least=1)
+    drop_factor: float = option(0.2, "step: what it is multiplied by at each drop.", above=0, most=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse_unread("name", {"momentum": ("sgd", "lars")})
+        by_step = ("step",)
+        read_by = {"final_fraction": ("cosine", "cosine_epoch"), "drop_epochs": by_step, "drop_factor": by_step}
+        self.refuse_unread("schedule", read_by)
+        if self.warmup_steps is not None and self.is_changed("warmup_epochs"):
+            raise UserError("optim.warmup_epochs: optim.warmup_steps takes its place; leave one of the two out")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fastintl import distributed
 from fastintl.agreement import Agreement
 from fastintl.checkpoint import Checkpoints, remove_temporaries
 from fastintl.config import Config
-from fastintl.data import multi_crop, training_loader
+from fastintl.data import multi_crop, public_files, training_loader, wrong_file
 from fastintl.distributed import World
 from fastintl.elastic import require_restartable
 from fastintl.evaluate.online import OnlineEvaluation
@@ -56,6 +56,8 @@ class Pretraining:
         self.config, self.world = config, world
         self.folder = RunFolder.of(config)
         self.checkpoints = Checkpoints(self.folder.checkpoints, config.train.keep_every)
+        self.agreement = Agreement(world)
+        self._verify_pictures()
         dtype = autocast_dtype(config.train.precision, world.device)
         self.loader = training_loader(config, world, self.folder.quarantine, dtype)
         self.epoch_steps = len(self.loader)
@@ -63,7 +65,6 @@ class Pretraining:
         self.model = self.train_step.model
         total_steps = self.train_step.total_steps
         self.last_step = min(total_steps, config.train.max_steps or total_steps)
-        self.agreement = Agreement(world)
         self.guard = StepGuard(self.train_step, self.agreement, window=config.log.every)
         self.preemption = Preemption(self.agreement)
         self.clock = Clock()
@@ -127,6 +128,13 @@ class Pretraining:
             self.lock.close()
 
     # Set-up
+
+    def _verify_pictures(self) -> None:
+        """Looks for damaged public files, on the first rank, and ends all ranks if there is one."""
+        files = public_files(self.config)
+        wrong = wrong_file(files) if self.world.is_main else None
+        if self.agreement.largest(int(wrong is not None)):
+            self.agreement.fail(wrong or "")
 
     def _take_folder(self) -> TextIO | None:
         """Waits until no other process writes the run's folder, and removes what a killed one left half written."""

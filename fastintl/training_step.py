@@ -42,21 +42,14 @@ class TrainingStep:
         self.config, self.world = config, world
         self.dtype = autocast_dtype(config.train.precision, world.device)
         self.total_steps = config.train.epochs * epoch_steps
-        self.warmup_steps = round(config.optim.warmup_epochs * epoch_steps)
-        self.base_lr = optim.scaled_learning_rate(config.optim.lr, config.train.batch_size)
+        self.schedule = optim.Schedule.of(config, epoch_steps)
         torch.backends.cudnn.benchmark = True  # the sizes of the crops never change
         self.lr = 0.0
         self.embeddings: tuple[Tensor, Tensor | None] | None = None
 
         torch.manual_seed(config.seed)
         self.model = build_model(config.model).to(world.device, memory_format=torch.channels_last)
-        self.optimizer = optim.build_optimizer(
-            self.model.encoder,
-            self.base_lr,
-            config.optim.weight_decay,
-            config.optim.decay_one_dimensional,
-            config.optim.momentum,
-        )
+        self.optimizer = optim.build_optimizer(self.model.encoder, config.optim)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         self.loss = INTLLoss(config.loss.iterations, config.loss.axis, config.loss.trade_off)
         self.cuda_graphs = config.train.cuda_graphs == "on"
@@ -80,9 +73,7 @@ class TrainingStep:
             The loss over the global batch, a detached scalar on the device.
         """
         optimizer, settings = self.optimizer, self.config
-        self.lr = optim.learning_rate(
-            step, self.total_steps, self.warmup_steps, self.base_lr, settings.optim.final_fraction
-        )
+        self.lr = self.schedule(step)
         optim.set_learning_rate(optimizer, self.lr)
         optimizer.zero_grad(set_to_none=True)  # before the forward pass, whose activations then have the room
         if self.cuda_graphs:
@@ -120,5 +111,6 @@ class TrainingStep:
 def build_model(settings: Model) -> JointEmbedding:
     """The networks of a configuration, freshly initialised."""
     backbone = build_backbone(settings.arch, settings.stem, settings.zero_init_residual)
-    encoder = Encoder(backbone, build_projector(backbone.feature_dim, settings.projector))
+    projector = build_projector(backbone.feature_dim, settings.projector, settings.projector_bias)
+    encoder = Encoder(backbone, projector)
     return JointEmbedding(encoder, settings.ema)

@@ -21,7 +21,7 @@ _RAW_SIDE = 32  # raw pixels are compared at this resolution: finer ones only co
 
 
 class OnlineEvaluation:
-    """Classification of the held-out pictures, with training pictures as neighbours, or to train classifiers on.
+    """Classification of the held-out pictures: by labelled training pictures as neighbours or to train classifiers on.
 
     The training goes on as if there had been none: the network's mode, weights and statistics and all global random
     states stay as they are. Without held-out pictures nothing is ever due.
@@ -99,14 +99,16 @@ class OnlineEvaluation:
                 loader.close()
 
     def _open_bank(self, folder: RunFolder) -> Loader:
-        path = find(self.config, "train")
+        path = find(self.config, "train_labelled") or find(self.config, "train")
         pictures, held_out = open_pictures(path), self.queries.pictures
         if (pictures.labels < 0).any():
-            raise UserError(f"{path} has pictures without a label, which cannot vote: set data.val=null")
+            raise UserError(
+                f"{path} has pictures without a label, which cannot vote: set data.train_labelled to those with one"
+            )
         if pictures.classes and held_out.classes and pictures.classes != held_out.classes:
             raise UserError(f"{path} and {held_out.path} do not have the same classes")
         count, limit = len(pictures), self.config.eval.bank
         samples = None
         if limit is not None and limit < count:
             samples = np.linspace(0, count, limit, endpoint=False).astype(np.int64)
-        return evaluation_loader(self.config, path, self.world, folder.quarantine, samples)
+        return evaluation_loader(self.config, pictures, self.world, folder.quarantine, samples)
