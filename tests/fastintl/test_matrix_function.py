@@ -1,4 +1,4 @@
-"""Functions of symmetric matrices against NumPy, SciPy and decimal arithmetic, equal and vanishing eigenvalues included."""
+"""Functions of symmetric matrices against NumPy, SciPy and decimals, equal and vanishing eigenvalues included."""
 
 from decimal import Decimal, localcontext
 
