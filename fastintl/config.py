@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from fastintl import configfile
 from fastintl.configfile import Options, group, option
+from fastintl.losses import LOSSES
 from loaders.errors import UserError
 
 Pair = tuple[float, float]
@@ -145,16 +146,37 @@ class Model(Options, key="model"):
 
 @dataclass(frozen=True)
 class Loss(Options, key="loss"):
-    """the loss."""
+    """the loss; each reads the keys whose text begins with its name."""
 
-    name: Literal["intl"] = option("intl", "Which loss.")
-    iterations: int = option(4, "Newton iterations of the whitening.", least=1)
-    axis: Literal["channel", "batch"] = option("channel", "What is centred and whitened: each sample, or the batch.")
+    name: Literal[tuple(LOSSES)] = option("intl", "Which loss.")
+    iterations: int = option(4, "intl: Newton iterations of the whitening.", least=1)
+    axis: Literal["channel", "batch"] = option(
+        "channel", "intl, spectral: what is centred and whitened: each sample, or the batch."
+    )
     trade_off: float | None = option(
         None,
-        "Weight of the trace loss; null is the paper's 0.01 (log2 n - 3), n the samples (or channels).",
+        "intl, spectral: weight of the trace loss; null is INTL's 0.01 (log2 n - 3), n the samples (or channels), "
+        "and 0 for spectral.",
         least=0,
     )
+    groups: int = option(4, "cw_rgp: random groups of channels, each whitened by itself.", least=1)
+    w_size: int = option(64, "cw_rgp: samples that are whitened together.", least=2)
+    w_iter: int = option(1, "cw_rgp: random cuts of the batch into sub-batches of w_size, averaged.", least=1)
+    cov_w: float = option(0.0, "cw_rgp: weight of the covariance term.", least=0)
+    cov_stop: int = option(0, "cw_rgp: epoch from which the covariance term is left out.", least=0)
+    scope: Literal["rank", "global"] = option(
+        "rank", "cw_rgp: what is cut into sub-batches, each rank's share of the batch or all of it."
+    )
+    lambd: float = option(0.0051, "barlow_twins: weight of the off-diagonal terms.", least=0)
+    transform: Literal["whiten", "power"] = option(
+        "whiten", "spectral: the function of the eigenvalues, l^-1/2 (hard whitening) or l^-power."
+    )
+    power: float = option(0.5, "spectral: the power of transform=power; 0.5 whitens, 0 changes nothing.", least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        read = dict.fromkeys(key for entry in LOSSES.values() for key in entry.keys)
+        self.refuse_unread("name", {key: [name for name in LOSSES if key in LOSSES[name].keys] for key in read})
 
 
 @dataclass(frozen=True)
@@ -281,6 +303,8 @@ class Config(Options):
         super().__post_init__()
         if self.name is not None and (Path(self.name).name != self.name or self.name == ".."):
             raise UserError(f"name: {self.name} is not a plain folder name; set out= for the place")
+        if self.model.ema and not LOSSES[self.loss.name].target:
+            raise UserError(f"model.ema: loss.name={self.loss.name} has no EMA target; set model.ema=false")
 
 
 def load(rcfg: Path | str | None, overrides: Sequence[str] = ()) -> Config:

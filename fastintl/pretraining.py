@@ -72,7 +72,7 @@ class Pretraining:
         self.lock = self._take_folder()
         resumed = self._resume()
         self.first_step = self.step + 1
-        self.spectrum = SpectrumWatch(config)
+        self.spectrum = SpectrumWatch(config.log, self.train_step.loss)
 
         self.evaluation = OnlineEvaluation(config, world, self.folder)
         self.progress = TrainingProgress(self.last_step, self.step, shown=world.is_main)

@@ -9,11 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from fastintl import spectrum
-from fastintl.config import Config
+from fastintl.config import Log
+from fastintl.losses.base import Loss
 
 _log = logging.getLogger("fastintl")
 
-# Share of the possible effective rank, after whitening, below which an embedding counts as collapsed. Newton's T
+# Share of the possible effective rank, after whitening, below which an embedding counts as collapsed. INTL's T
 # iterations lift a small eigenvalue by up to 1.5^(2T): a spectrum that is still this narrow is out of the loss's
 # reach. Measured on rcfgs/demo.yaml, 300 steps: 0.62 and more; with optim.lr=20 0.40 and more; with loss.trade_off=0,
 # which takes the trace loss away and does collapse, 0.17 at step 30, 0.06 at step 45 and 0.03 at step 120.
@@ -30,12 +31,13 @@ class SpectrumWatch:
     it has the full size and the widest range of crops, so that runs compare.
 
     Args:
-        config: ``log.spectrum_every``, ``log.every`` and the loss's whitening.
+        log: ``spectrum_every`` and ``every``.
+        loss: whose covariance is decomposed, before and after what the loss makes of the embedding.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._every, self._log_every = config.log.spectrum_every, config.log.every
-        self._loss = config.loss
+    def __init__(self, log: Log, loss: Loss) -> None:
+        self._every, self._log_every = log.spectrum_every, log.every
+        self._loss = loss
         self._collapsed = False
 
     def is_due(self, step: int, is_last: bool) -> bool:
@@ -55,8 +57,9 @@ class SpectrumWatch:
         """
         if not views_VNd[0].isfinite().all():
             return {}
-        before = spectrum.eigenvalues(views_VNd[0], self._loss.axis).cpu()
-        after = spectrum.whitened(before, self._loss.iterations)
+        view_1Nd = views_VNd[:1].double()
+        before = spectrum.eigenvalues(view_1Nd[0], self._loss.axis).cpu()
+        after = spectrum.eigenvalues(self._loss.transformed(view_1Nd)[0], self._loss.axis).cpu()
         ranks = np.unique(np.geomspace(1, len(before), _LISTED).round().astype(int))
         metrics = {
             "effective_rank": spectrum.effective_rank(before),
@@ -81,12 +84,12 @@ class SpectrumWatch:
             self._collapsed = True
             _log.warning(
                 "the embedding has collapsed at step %d: after whitening its effective rank is %.1f of %d, and below "
-                "%.1f the loss sees too few directions to tell the pictures apart; raise loss.trade_off or lower "
-                "optim.lr, under a new name",
+                "%.1f the loss sees too few directions to tell the pictures apart; %s, under a new name",
                 step,
                 rank,
                 possible,
                 limit,
+                self._loss.against_collapse,
             )
         elif rank > 2 * limit:  # not at the limit itself, where a rank that wavers would warn again and again
             self._collapsed = False
