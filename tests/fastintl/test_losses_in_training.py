@@ -143,7 +143,7 @@ def test_the_table_names_the_arguments_and_every_key_is_read(name):
 @pytest.mark.parametrize(
     "words, says",
     [
-        (["loss.groups=2"], "loss.groups: loss.name=intl does not read it, only cw_rgp"),
+        (["loss.groups=2"], "loss.groups: 2 has no effect with loss.name=intl; it belongs to cw_rgp"),
         (["loss.name=barlow_twins", "loss.axis=batch"], "loss.axis: .* only intl and spectral"),
         (["loss.name=cw_rgp"], "model.ema: loss.name=cw_rgp has no EMA target; set model.ema=false"),
         (["loss.name=vicreg"], "one of intl, cw_rgp, barlow_twins, spectral"),
