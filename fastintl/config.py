@@ -314,14 +314,7 @@ def load(rcfg: Path | str | None, overrides: Sequence[str] = ()) -> Config:
     """
     flat = {"name": Path(rcfg).stem if rcfg else "run"}
     if rcfg:
-        try:
-            text = Path(rcfg).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not a text file"
-            raise UserError(
-                f"{rcfg}: cannot be read ({reason}); --rcfg takes a recipe such as rcfgs/ep100.yaml"
-            ) from None
-        flat |= configfile.flatten(configfile.parse_yaml(text, str(rcfg)), Config, str(rcfg))
+        flat |= configfile.read_file(rcfg, Config)
     for word in overrides:
         flat |= configfile.parse_override(word, Config)
     return configfile.build(Config, flat)

@@ -1,8 +1,8 @@
 """The mechanics of typed configuration: YAML text and ``key=value`` words in, frozen dataclasses out.
 
-Knows nothing of any particular key; the keys are declared in ``fastintl/config.py``. YAML gives every scalar
-as text here, and the declared type of a key decides what the text means: ``1e-5`` is a number where a number
-is declared, ``off`` stays a word where a word is declared.
+Knows nothing of any particular key; the keys are declared in ``fastintl/config.py`` and
+``fastintl/detection/config.py``. YAML gives every scalar as text here, and the declared type of a key decides what
+the text means: ``1e-5`` is a number where a number is declared, ``off`` stays a word where a word is declared.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -202,6 +203,16 @@ def parse_yaml(text: str, where: str) -> Any:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{where}{line}: cannot be read as YAML: {problem or error}") from None
+
+
+def read_file(path: Path | str, cls: type) -> dict[str, Any]:
+    """A recipe file as one dict of dotted names, each known to ``cls``."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise UserError(f"{path}: cannot be read ({reason}); --rcfg takes a recipe such as rcfgs/ep100.yaml") from None
+    return flatten(parse_yaml(text, str(path)), cls, str(path))
 
 
 def flatten(tree: Any, cls: type, where: str) -> dict[str, Any]:

@@ -6,14 +6,14 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any, TextIO
+from typing import Any
 
 from torch import Tensor
 
 from fastintl import config as configuration
 from fastintl import distributed
 from fastintl.agreement import Agreement
-from fastintl.checkpoint import Checkpoints, remove_temporaries
+from fastintl.checkpoint import Checkpoints
 from fastintl.config import Config
 from fastintl.data import multi_crop, public_files, training_loader, wrong_file
 from fastintl.distributed import World
@@ -26,9 +26,9 @@ from fastintl.precision import autocast_dtype
 from fastintl.preemption import Preemption
 from fastintl.report.crops import draw_crops
 from fastintl.report.run_page import refresh_report
+from fastintl.resuming import load_latest, take_folder
 from fastintl.run_end import leave_results, stop_for_requeue
 from fastintl.run_folder import RunFolder, refuse_other_settings
-from fastintl.run_lock import lock_run
 from fastintl.run_start import announcement, describe_start
 from fastintl.save_points import SavePoints
 from fastintl.spectrum_watch import SpectrumWatch
@@ -69,7 +69,7 @@ class Pretraining:
         self.preemption = Preemption(self.agreement)
         self.clock = Clock()
         self.step, self.wandb_id = 0, None
-        self.lock = self._take_folder()
+        self.lock = take_folder(self.folder, world, self.agreement)
         resumed = self._resume()
         self.first_step = self.step + 1
         self.spectrum = SpectrumWatch(config.log, self.train_step.loss)
@@ -136,24 +136,9 @@ class Pretraining:
         if self.agreement.largest(int(wrong is not None)):
             self.agreement.fail(wrong or "")
 
-    def _take_folder(self) -> TextIO | None:
-        """Waits until no other process writes the run's folder, and removes what a killed one left half written."""
-        lock = None
-        if self.world.is_main:
-            lock = lock_run(self.folder.path)
-            remove_temporaries(self.folder.path)
-            remove_temporaries(self.folder.checkpoints)
-        self.agreement.wait()  # the other ranks read nothing before
-        return lock
-
     def _resume(self) -> bool:
         """Takes up the newest checkpoint, on every rank; False if there is none."""
-        state = self.checkpoints.load_latest()
-        if not self.agreement.same(state["step"] if state else -1):
-            raise UserError(
-                f"the ranks do not find the same checkpoint in {self.folder.checkpoints}: set out= to a folder that "
-                "all nodes share"
-            )
+        state = load_latest(self.checkpoints, self.agreement)
         if state is None:
             return False
         refuse_other_settings(self.config, state["config"], self.folder.path)

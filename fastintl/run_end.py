@@ -12,6 +12,7 @@ from fastintl.report.run_page import refresh_report
 from loaders.errors import UserError
 
 if TYPE_CHECKING:
+    from fastintl.detection.training import DetectionTraining
     from fastintl.pretraining import Pretraining
 
 
@@ -41,7 +42,7 @@ def leave_results(run: Pretraining) -> None:
         )
 
 
-def stop_for_requeue(run: Pretraining) -> NoReturn:
+def stop_for_requeue(run: Pretraining | DetectionTraining) -> NoReturn:
     """Saves and asks for another start by ``REQUEUE_STATUS``, on all ranks at the same step."""
     run.guard.check(run.step)
     run.save()

@@ -19,7 +19,7 @@ _COLUMNS = ("date", "task", "accuracy", "backbone", "sha256", "data", "settings"
 def versions() -> dict[str, str]:
     """Versions of what computes an evaluation."""
     found = {"python": platform.python_version()}
-    for package in ("fastintl", "torch", "torchvision", "numpy", "numba"):
+    for package in ("fastintl", "torch", "torchvision", "numpy", "numba", "pycocotools"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

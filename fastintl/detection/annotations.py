@@ -1,0 +1,142 @@
+"""Pictures and what is known of the objects in them, whatever file it was read from.
+
+Boxes are (n, 4): left, top, right, bottom in pixels, of which the first spans 0 to 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loaders.errors import UserError
+
+_LISTED = 5
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture with n objects.
+
+    Attributes:
+        id: its name in the data set's own files.
+        height, width: in pixels, as the annotation has it.
+        boxes: (n, 4) float32, within the picture and with an area.
+        labels: (n,) int64 from 1; 0 is the background.
+        difficult: (n,) bool; a detector learns from these, but their detection counts neither way (VOC).
+        outlines: n outlines in COCO's formats (polygons or run lengths) as JSON; None where there are only boxes.
+            Text, for the 860,000 objects of COCO would be ten times as large as lists.
+    """
+
+    id: int | str
+    path: Path
+    height: int
+    width: int
+    boxes: np.ndarray
+    labels: np.ndarray
+    difficult: np.ndarray
+    outlines: str | None = None
+
+    def masks(self) -> np.ndarray:
+        """(n, height, width) uint8. Only where there are outlines."""
+        from fastintl.detection.outlines import decode
+
+        masks = [decode(outline, self.height, self.width) for outline in json.loads(self.outlines)]
+        return np.stack(masks) if masks else np.zeros((0, self.height, self.width), np.uint8)
+
+
+@dataclass(frozen=True)
+class AnnotatedSet:
+    """A split of a data set.
+
+    Attributes:
+        path: the file that lists it, for sentences.
+        classes: names; label i is ``classes[i - 1]``.
+        category_ids: the classes' numbers in the data set's own files.
+        notes: what was left out, a sentence each.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    pictures: Sequence[Picture]
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+def joined(sets: Sequence[AnnotatedSet]) -> AnnotatedSet:
+    """Several splits as one.
+
+    Raises:
+        UserError: their classes differ.
+    """
+    for other in sets[1:]:
+        require_same_classes(sets[0], other)
+    pictures = [picture for one in sets for picture in one.pictures]
+    notes = [note for one in sets for note in one.notes]
+    return AnnotatedSet(sets[0].path, sets[0].classes, sets[0].category_ids, pictures, notes)
+
+
+def require_same_classes(first: AnnotatedSet, second: AnnotatedSet) -> None:
+    """Raises ``UserError`` unless a label means the same class in both sets; names the classes that differ."""
+    theirs = dict(zip(second.category_ids, second.classes, strict=True))
+    ours = dict(zip(first.category_ids, first.classes, strict=True))
+    if ours == theirs:
+        return
+    differing = sorted(set(ours.items()) ^ set(theirs.items()))
+    listed = ", ".join(f"{number} {name}" for number, name in differing[:_LISTED])
+    raise UserError(
+        f"{first.path} and {second.path} must have the same classes under the same numbers: only one of them has "
+        f"{listed}"
+    )
+
+
+def with_objects(annotated: AnnotatedSet) -> AnnotatedSet:
+    """The pictures that have objects, for training; says how many have none.
+
+    Raises:
+        UserError: none has.
+    """
+    kept = [picture for picture in annotated.pictures if len(picture.boxes)]
+    if not kept:
+        raise UserError(f"{annotated.path} lists {len(annotated)} pictures without a single object to learn from")
+    notes = list(annotated.notes)
+    if len(kept) < len(annotated):
+        notes.append(f"not trained on: pictures without objects, {len(annotated) - len(kept):,} of {len(annotated):,}")
+    return AnnotatedSet(annotated.path, annotated.classes, annotated.category_ids, kept, notes)
+
+
+def require_pictures(annotated: AnnotatedSet, folders: Sequence[Path]) -> None:
+    """Raises ``UserError`` if a picture's file is missing; names the first.
+
+    Args:
+        folders: where they lie; listed once, which is faster than to ask for each file.
+    """
+    present = set()
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} does not exist, where {annotated.path} has its pictures")
+        present |= {folder / name for name in (entry.name for entry in folder.iterdir())}
+    missing = [picture.path for picture in annotated.pictures if picture.path not in present]
+    if missing:
+        raise UserError(f"pictures of {annotated.path} are missing, {len(missing):,} in all, the first is {missing[0]}")
+
+
+def clipped(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (n, 4) cut to the picture, and (n,) bool: which of them still have an area."""
+    boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
+    boxes = np.minimum(np.maximum(boxes, 0), np.array([width, height, width, height], dtype=np.float32))
+    return boxes, (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+
+
+def describe_left_out(what: str, left_out: Sequence[Any]) -> list[str]:
+    """A note on objects that were left out, by the places where they were; none if there are none."""
+    if not left_out:
+        return []
+    return [f"left out: {what}, {len(left_out):,}, the first in {left_out[0]}"]

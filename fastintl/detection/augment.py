@@ -1,0 +1,79 @@
+"""How a picture is shown in training: one of several sizes, sometimes mirrored.
+
+What is drawn is a pure function of (seed, epoch, picture), so that no thread, rank or restart changes it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import InterpolationMode, functional
+
+from fastintl.detection.annotations import Picture
+from fastintl.detection.config import Views
+from loaders.errors import UserError
+from loaders.philox import philox, uniform
+from loaders.picture_reading import BadPicture, open_picture, reason, to_rgb
+
+_VIEW_DOMAIN = 3 << 16  # the fourth counter word, see loaders/order.py
+
+Target = dict[str, Tensor]
+"""Of a picture with n objects: boxes (n, 4) float32, labels (n,) int64, and masks (n, H, W) uint8 where asked for."""
+
+
+def read_pixels(picture: Picture) -> Tensor:
+    """(3, H, W) uint8 RGB.
+
+    Raises:
+        UserError: the file cannot be read, or is not of the size that the annotation states.
+    """
+    try:
+        with open_picture(picture.path.read_bytes()) as image:
+            pixels = functional.pil_to_tensor(to_rgb(image))
+    except BadPicture as error:
+        raise UserError(f"the picture {picture.path} cannot be read: {error}") from error
+    except Exception as error:  # Pillow raises nearly every type on damaged input
+        raise UserError(f"the picture {picture.path} cannot be read: {reason(error)}") from error
+    if pixels.shape[1:] != (picture.height, picture.width):
+        height, width = pixels.shape[1:]
+        raise UserError(
+            f"{picture.path} is {width} x {height} pixels, but its annotation says {picture.width} x {picture.height}"
+        )
+    return pixels
+
+
+def fitted(height: int, width: int, shorter: int, longest: int) -> tuple[int, int]:
+    """The size with that shorter side, or with that longer side where it would be more."""
+    scale = min(shorter / min(height, width), longest / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def training_view(
+    picture: Picture, views: Views, masks: bool, seed: int, epoch: int, index: int
+) -> tuple[Tensor, Target]:
+    """A picture and its objects as the detector learns from them.
+
+    Args:
+        masks: whether the target has masks.
+        index: of the picture in its set.
+
+    Returns:
+        (3, H, W) uint8, and the target in the view's pixels.
+    """
+    draws = uniform(philox(seed, index, epoch, 0, _VIEW_DOMAIN))
+    shorter = views.train_sizes[int(draws[0] * len(views.train_sizes))]
+    size = fitted(picture.height, picture.width, shorter, views.max_size)
+    canvas = (picture.height, picture.width)
+    parts = [
+        tv_tensors.Image(read_pixels(picture)),
+        tv_tensors.BoundingBoxes(torch.from_numpy(picture.boxes), format="XYXY", canvas_size=canvas),
+    ]
+    if masks:
+        parts.append(tv_tensors.Mask(torch.from_numpy(picture.masks())))
+    parts = [functional.resize(part, size, InterpolationMode.BILINEAR, antialias=True) for part in parts]
+    if draws[1] < views.flip:
+        parts = [functional.horizontal_flip(part) for part in parts]
+    image, boxes, *rest = (part.as_subclass(Tensor) for part in parts)
+    target = {"boxes": boxes, "labels": torch.from_numpy(picture.labels)}
+    return image, target | ({"masks": rest[0]} if masks else {})

@@ -1,0 +1,95 @@
+"""Average precision by VOC 2007's rule, and its mean over stricter overlaps.
+
+Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010, section 4.2: a detection is right if
+it overlaps an object of its class that no surer detection has taken; a difficult object counts neither way; the
+average is over the best precision at recall 0, 0.1, .. 1 or more. MoCo's tables average it over the overlaps of COCO.
+
+Shapes: n objects and m detections of a picture.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastintl.detection.annotations import AnnotatedSet, Picture
+from fastintl.detection.inference import Detection
+
+OVERLAPS = tuple(percent / 100 for percent in range(50, 100, 5))
+
+
+def voc_metrics(annotated: AnnotatedSet, detections: Sequence[Detection]) -> dict[str, float]:
+    """``box AP`` (mean over ``OVERLAPS``), ``box AP50`` and ``box AP75``: means over the classes that have objects."""
+    by_class = defaultdict(list)
+    for detection in detections:
+        by_class[detection["category_id"]].append(detection)
+    per_class = [_class_ap(annotated, category, by_class[category]) for category in annotated.category_ids]
+    means = np.mean([values for values in per_class if values is not None], axis=0)
+    return {
+        "box AP": float(means.mean()),
+        "box AP50": float(means[OVERLAPS.index(0.5)]),
+        "box AP75": float(means[OVERLAPS.index(0.75)]),
+    }
+
+
+def _class_ap(annotated: AnnotatedSet, category: int, detections: list[Detection]) -> list[float] | None:
+    """One AP an overlap; None for a class without objects that count."""
+    label = annotated.category_ids.index(category) + 1
+    objects = {picture.id: _Objects(picture, label) for picture in annotated.pictures}
+    count = sum(int((~found.difficult).sum()) for found in objects.values())
+    if count == 0:
+        return None
+    order = np.argsort([-detection["score"] for detection in detections], kind="stable")
+    matches = [objects[detections[i]["image_id"]].best(detections[i]["bbox"]) for i in order]
+    return [eleven_point_ap(_verdicts(matches, overlap), count) for overlap in OVERLAPS]
+
+
+class _Objects:
+    """The objects of a class in a picture."""
+
+    def __init__(self, picture: Picture, label: int) -> None:
+        mine = picture.labels == label
+        self.picture, self.boxes = picture.id, picture.boxes[mine].astype(np.float64)
+        self.difficult = picture.difficult[mine]
+
+    def best(self, bbox: Sequence[float]) -> tuple[tuple, float, bool] | None:
+        """The object that a detection overlaps most (its name, the overlap, whether it is difficult); None if none."""
+        if not len(self.boxes):
+            return None
+        overlaps = _overlaps(self.boxes, np.array([*bbox[:2], bbox[0] + bbox[2], bbox[1] + bbox[3]]))
+        i = int(overlaps.argmax())
+        return (self.picture, i), float(overlaps[i]), bool(self.difficult[i])
+
+
+def _overlaps(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """(n,): intersection over union of (n, 4) and (4,)."""
+    sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
+    common = sides.clip(min=0).prod(axis=1)
+    return common / ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod() - common)
+
+
+def _verdicts(matches: list, overlap: float) -> np.ndarray:
+    """Of the detections that count, surest first: whether they are right."""
+    taken, verdicts = set(), []
+    for match in matches:
+        if match is None or match[1] <= overlap:
+            verdicts.append(False)
+        elif not match[2]:
+            verdicts.append(match[0] not in taken)
+            taken.add(match[0])
+    return np.array(verdicts, dtype=bool)
+
+
+def eleven_point_ap(right: np.ndarray, count: int) -> float:
+    """VOC 2007's average precision.
+
+    Args:
+        right: (m,) bool, surest first.
+        count: objects to be found.
+    """
+    found = np.cumsum(right)
+    precision = found / np.arange(1, len(right) + 1)
+    # In whole numbers: 0.3 is more than 3 / 10 in floating point.
+    return float(np.mean([precision[10 * found >= tenths * count].max(initial=0.0) for tenths in range(11)]))
