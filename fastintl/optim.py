@@ -57,9 +57,9 @@ def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the learning rate of all groups, from the schedule's."""
+    """Sets the learning rate of all groups, from the schedule's: times their ``lr_factor``, where they have one."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_factor"]
+        group["lr"] = lr * group.get("lr_factor", 1.0)
 
 
 @dataclass(frozen=True)
