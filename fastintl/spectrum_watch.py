@@ -14,12 +14,8 @@ from fastintl.losses.base import Loss
 
 _log = logging.getLogger("fastintl")
 
-# Share of the possible effective rank, after whitening, below which an embedding counts as collapsed. INTL's T
-# iterations lift a small eigenvalue by up to 1.5^(2T): a spectrum that is still this narrow is out of the loss's
-# reach. Measured on rcfgs/demo.yaml, 300 steps: 0.62 and more; with optim.lr=20 0.40 and more; with loss.trade_off=0,
-# which takes the trace loss away and does collapse, 0.17 at step 30, 0.06 at step 45 and 0.03 at step 120.
-COLLAPSED_SHARE = 0.1
-_FEWEST = 2.0  # and in small batches: less than two directions are a collapse in any
+# Effective rank, as the loss compares the embedding, that is a collapse in any batch and under any loss.
+_FEWEST = 2.0
 
 _LISTED = 64  # at most so many eigenvalues are written
 
@@ -51,7 +47,8 @@ class SpectrumWatch:
             views_VNd: embeddings of the global batch, (V, N, d), detached.
 
         Returns:
-            ``effective_rank`` and ``condition_number``, both also ``…_whitened``, ``possible_rank`` (r),
+            ``effective_rank`` and ``condition_number``, both also ``…_whitened`` (after what the loss makes of the
+            embedding), ``possible_rank`` (r), ``collapse_limit`` (of the effective rank after it),
             ``top_eigenvalue_share`` (before whitening), and ``spectrum``: eigenvalues ``before`` and ``after`` at
             log-spaced ``ranks``, 1 the largest. Empty where the embedding is not finite.
         """
@@ -65,6 +62,7 @@ class SpectrumWatch:
             "effective_rank": spectrum.effective_rank(before),
             "effective_rank_whitened": spectrum.effective_rank(after),
             "possible_rank": len(before),
+            "collapse_limit": max(_FEWEST, self._loss.collapsed_share * len(before)),
             "condition_number": spectrum.condition_number(before),
             "condition_number_whitened": spectrum.condition_number(after),
             "top_eigenvalue_share": (before[0] / before.sum()).nan_to_num(1.0).item(),
@@ -78,23 +76,17 @@ class SpectrumWatch:
         return metrics
 
     def _watch(self, metrics: dict[str, Any], step: int) -> None:
-        rank, possible = metrics["effective_rank_whitened"], metrics["possible_rank"]
-        limit = collapse_limit(possible)
+        rank, limit = metrics["effective_rank_whitened"], metrics["collapse_limit"]
         if rank < limit and not self._collapsed:
             self._collapsed = True
             _log.warning(
-                "the embedding has collapsed at step %d: after whitening its effective rank is %.1f of %d, and below "
-                "%.1f the loss sees too few directions to tell the pictures apart; %s, under a new name",
+                "the embedding has collapsed at step %d: as the loss compares it its effective rank is %.1f of %d, and "
+                "below %.1f the loss sees too few directions to tell the pictures apart; %s, under a new name",
                 step,
                 rank,
-                possible,
+                metrics["possible_rank"],
                 limit,
                 self._loss.against_collapse,
             )
         elif rank > 2 * limit:  # not at the limit itself, where a rank that wavers would warn again and again
             self._collapsed = False
-
-
-def collapse_limit(possible_rank: int) -> float:
-    """Effective rank after whitening below which an embedding counts as collapsed."""
-    return max(_FEWEST, COLLAPSED_SHARE * possible_rank)

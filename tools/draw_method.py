@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from fastintl.report.record import RunRecord
 
+_BESIDE = {"fontsize": 7, "loc": "center left", "bbox_to_anchor": (1, 0.5)}  # a legend that hides no line
+
 
 @exit_on_user_error
 def main(arguments: list[str] | None = None) -> None:
@@ -44,8 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
         if not any("spectrum" in row for row in run.rows):
             raise UserError(f"{run.folder.path} has no spectrum: train it with log.spectrum_every=20 or so")
     _save(given.out / "map.svg", [_map], (4.6, 3.2))
-    _save(given.out / "spectra.svg", [lambda ax, w=w: _spectra(ax, runs, w) for w in ("before", "after")], (8.6, 3.4))
-    _save(given.out / "rank.svg", [lambda ax: _rank(ax, runs)], (4.6, 3.2))
+    _save(given.out / "spectra.svg", [lambda ax, w=w: _spectra(ax, runs, w) for w in ("before", "after")], (9, 3.2))
+    _save(given.out / "rank.svg", [lambda ax: _rank(ax, runs)], (6, 3.2))
 
 
 def _map(ax: Axes) -> None:
@@ -74,7 +76,8 @@ def _spectra(ax: Axes, runs: list[RunRecord], which: str) -> None:
         ]
         ax.loglog(*zip(*points, strict=True), label=run.label)
     ax.set(title=f"{which} the transformation", xlabel="rank", ylabel="eigenvalue by the largest", ylim=(1e-6, 2))
-    ax.legend(fontsize=7)
+    if which == "after":
+        ax.legend(**_BESIDE)
 
 
 def _rank(ax: Axes, runs: list[RunRecord]) -> None:
@@ -82,7 +85,7 @@ def _rank(ax: Axes, runs: list[RunRecord]) -> None:
         (line,) = ax.plot(*run.series("effective_rank"), label=run.label)
         ax.plot(*run.series("effective_rank_whitened"), "--", color=line.get_color())
     ax.set(xlabel="epoch", ylabel="effective rank (dashed: after)", ylim=(0, None))
-    ax.legend(fontsize=7)
+    ax.legend(**_BESIDE)
 
 
 def _save(path: Path, panels: list, size: tuple[float, float]) -> None:

@@ -34,12 +34,15 @@ class Loss(nn.Module):
         per_rank: each rank takes the loss of its own samples, and their mean is trained on. Otherwise every rank takes
             the loss of the global batch.
         axis: of the covariance whose spectrum is watched: "channel" for samples, "batch" for channels.
+        collapsed_share: of the possible effective rank, below which an embedding counts as collapsed, where that was
+            measured for the loss; at 0 only an effective rank below two does.
         against_collapse: what to change when the embedding collapses, for the sentence of the warning.
     """
 
     position: Position | None = None
     per_rank = False
     axis: Axis = "channel"
+    collapsed_share = 0.0
     against_collapse = "lower optim.lr"
 
     def check(self, samples: int, channels: int) -> None:

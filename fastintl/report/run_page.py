@@ -16,7 +16,6 @@ from fastintl.report.numbers import compact, duration, memory, percent, short_pe
 from fastintl.report.panels import Panel
 from fastintl.report.record import RunRecord, flat_keys
 from fastintl.run_folder import write_text
-from fastintl.spectrum_watch import collapse_limit
 from fastintl.summary import PROBES
 
 _log = logging.getLogger("fastintl")
@@ -64,8 +63,8 @@ def _state(run: RunRecord) -> str:
 
 
 def _warnings(run: RunRecord) -> Iterator[str]:
-    rank, possible = run.last("effective_rank_whitened"), run.last("possible_rank")
-    if rank is not None and possible and rank < collapse_limit(int(possible)):
+    rank, possible, limit = (run.last(k) for k in ("effective_rank_whitened", "possible_rank", "collapse_limit"))
+    if rank is not None and possible and limit and rank < limit:
         yield page.warning(
             f"The embedding has collapsed: after whitening its effective rank is {compact(rank)} of {possible:.0f}."
         )
