@@ -9,7 +9,13 @@ import importlib
 
 __version__ = "0.1.0"
 
-_HOME = {"INTLLoss": "fastintl.losses.intl", "load_backbone": "fastintl.backbone_files"}
+_HOME = {
+    "INTLLoss": "fastintl.losses.intl",
+    "CWRGPLoss": "fastintl.losses.cw_rgp",
+    "BarlowTwinsLoss": "fastintl.losses.barlow_twins",
+    "SpectralLoss": "fastintl.losses.spectral",
+    "load_backbone": "fastintl.backbone_files",
+}
 __all__ = [*_HOME, "__version__"]
 
 

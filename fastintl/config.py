@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from fastintl import configfile
 from fastintl.configfile import Options, group, option
+from fastintl.losses import LOSSES
 from loaders.errors import UserError
 
 Pair = tuple[float, float]
@@ -25,10 +26,16 @@ class Data(Options, key="data"):
 
     root: str | None = option(
         None,
-        "Folder of <data.name>_train.beton and <data.name>_val.beton, or of train/ and val/ class folders.",
+        "Folder of <data.name>_train.beton and <data.name>_val.beton, of train/ and val/ class folders, or of the "
+        "public files of cifar10, cifar100, stl10, tiny-imagenet, imagenet or imagenet100.",
     )
     name: str = option("imagenet", "Name of the data set, the first part of its .beton files' names.")
-    train: str | None = option(None, "Training pictures, a .beton file or class folder, if not in data.root.")
+    train: str | None = option(
+        None, "Training pictures, a .beton file, class folder or word such as stl10:train@folder, if not in data.root."
+    )
+    train_labelled: str | None = option(
+        None, "The labelled ones of them, likewise, where not all have labels: the neighbours of the evaluation."
+    )
     val: str | None = option(None, "Held-out pictures, likewise; without any, nothing is evaluated.")
     source: Literal["auto", "ffcv", "dali", "memory", "folder"] = option(
         "auto", "Reader of the pictures; memory decodes once and keeps the pixels, auto takes the fastest that can run."
@@ -36,6 +43,9 @@ class Data(Options, key="data"):
     threads: int = option(0, "Decoding threads a rank; 0 divides a machine's cores by its ranks.", least=0)
     hardware_share: float = option(
         0.65, "DALI on a GPU: share of the pictures for its JPEG decoder, where it has one.", least=0, most=1
+    )
+    verify: bool = option(
+        True, "Compare the public files of cifar10, cifar100 and stl10 with their published checksums, once."
     )
     max_bad: float = option(0.05, "Share of unreadable pictures at which the run stops.", least=0, most=1)
 
@@ -122,6 +132,7 @@ class Model(Options, key="model"):
     )
     zero_init_residual: bool = option(True, "Start every residual block as the identity.")
     projector: tuple[int, ...] = option((8192, 8192, 8192), "Widths of the projector's layers.", least=1)
+    projector_bias: bool = option(False, "Biases in the projector's layers before the last, which always has them.")
     ema: bool = option(True, "Compare with a slowly moving average of the network (INTL's EMA form).")
     ema_momentum: float = option(
         0.996, "Share of the average kept at the first step; rises to 1 along a cosine.", least=0, most=1
@@ -135,30 +146,76 @@ class Model(Options, key="model"):
 
 @dataclass(frozen=True)
 class Loss(Options, key="loss"):
-    """the loss."""
+    """the loss; each reads the keys whose text begins with its name."""
 
-    name: Literal["intl"] = option("intl", "Which loss.")
-    iterations: int = option(4, "Newton iterations of the whitening.", least=1)
-    axis: Literal["channel", "batch"] = option("channel", "What is centred and whitened: each sample, or the batch.")
+    name: Literal[tuple(LOSSES)] = option("intl", "Which loss.")
+    iterations: int = option(4, "intl: Newton iterations of the whitening.", least=1)
+    axis: Literal["channel", "batch"] = option(
+        "channel", "intl, spectral: what is centred and whitened: each sample, or the batch."
+    )
     trade_off: float | None = option(
         None,
-        "Weight of the trace loss; null is the paper's 0.01 (log2 n - 3), n the samples (or channels).",
+        "intl, spectral: weight of the trace loss; null is INTL's 0.01 (log2 n - 3), n the samples (or channels), "
+        "and 0 for spectral.",
         least=0,
     )
+    groups: int = option(4, "cw_rgp: random groups of channels, each whitened by itself.", least=1)
+    w_size: int = option(64, "cw_rgp: samples that are whitened together.", least=2)
+    w_iter: int = option(1, "cw_rgp: random cuts of the batch into sub-batches of w_size, averaged.", least=1)
+    cov_w: float = option(0.0, "cw_rgp: weight of the covariance term.", least=0)
+    cov_stop: int = option(0, "cw_rgp: epoch from which the covariance term is left out.", least=0)
+    scope: Literal["rank", "global"] = option(
+        "rank", "cw_rgp: what is cut into sub-batches, each rank's share of the batch or all of it."
+    )
+    lambd: float = option(0.0051, "barlow_twins: weight of the off-diagonal terms.", least=0)
+    transform: Literal["whiten", "power"] = option(
+        "whiten", "spectral: the function of the eigenvalues, l^-1/2 (hard whitening) or l^-power."
+    )
+    power: float = option(0.5, "spectral: the power of transform=power; 0.5 whitens, 0 changes nothing.", least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        read = dict.fromkeys(key for entry in LOSSES.values() for key in entry.keys)
+        self.refuse_unread("name", {key: [name for name in LOSSES if key in LOSSES[name].keys] for key in read})
 
 
 @dataclass(frozen=True)
 class Optim(Options, key="optim"):
-    """stochastic gradient descent and its schedule."""
+    """the optimiser and its learning rate."""
 
-    lr: float = option(0.5, "Peak learning rate for 256 pictures a step; scaled by train.batch_size / 256.", above=0)
-    momentum: float = option(0.9, "Momentum.", least=0, most=1)
+    name: Literal["sgd", "adam", "lars"] = option(
+        "sgd", "Optimiser; adam's betas are 0.9 and 0.999, lars scales a layer's step by the size of its weights."
+    )
+    lr: float = option(
+        0.5,
+        "Peak learning rate: for 256 pictures a step, scaled by train.batch_size / 256; adam's is taken as it is.",
+        above=0,
+    )
+    lr_one_dimensional: float | None = option(
+        None, "The same for biases and the parameters of normalisation layers; null is optim.lr.", above=0
+    )
+    momentum: float = option(0.9, "Momentum of sgd and lars.", least=0, most=1)
     weight_decay: float = option(1e-5, "Weight decay.", least=0)
     decay_one_dimensional: bool = option(False, "Decay biases and the parameters of normalisation layers too.")
-    warmup_epochs: float = option(
-        2, "Epochs over which the learning rate rises; then it falls along a cosine.", least=0
+    warmup_epochs: float = option(2, "Epochs over which the learning rate rises to its peak.", least=0)
+    warmup_steps: int | None = option(None, "Steps over which it rises, in place of optim.warmup_epochs.", least=0)
+    schedule: Literal["cosine", "cosine_epoch", "step"] = option(
+        "cosine", "How it falls then: along a cosine at every step or once an epoch, or by factors at some epochs."
     )
-    final_fraction: float = option(0.001, "Learning rate at the end, as a share of the peak.", least=0, most=1)
+    final_fraction: float = option(
+        0.001, "Where the cosine of cosine and cosine_epoch ends, as a share of the peak.", least=0, most=1
+    )
+    drop_epochs: tuple[int, ...] = option((50, 25), "step: so many epochs before the end it drops.", least=1)
+    drop_factor: float = option(0.2, "step: what it is multiplied by at each drop.", above=0, most=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse_unread("name", {"momentum": ("sgd", "lars")})
+        by_step = ("step",)
+        read_by = {"final_fraction": ("cosine", "cosine_epoch"), "drop_epochs": by_step, "drop_factor": by_step}
+        self.refuse_unread("schedule", read_by)
+        if self.warmup_steps is not None and self.is_changed("warmup_epochs"):
+            raise UserError("optim.warmup_epochs: optim.warmup_steps takes its place; leave one of the two out")
 
 
 @dataclass(frozen=True)
@@ -193,7 +250,7 @@ class Train(Options, key="train"):
 
 @dataclass(frozen=True)
 class Eval(Options, key="eval"):
-    """k-nearest-neighbour classification of the held-out pictures by the backbone's features."""
+    """classification of the held-out pictures by the backbone's features, by k nearest neighbours and more."""
 
     every: int = option(10, "Evaluate every so many epochs, and at the end; 0 is at the end only.", least=0)
     k: int = option(5, "Neighbours that vote.", least=1)
@@ -201,6 +258,9 @@ class Eval(Options, key="eval"):
     size: int = option(224, "Side of the centre crop in pixels.", least=1)
     batch_size: int = option(256, "Pictures at a time, of all ranks together.", least=1)
     bank: int | None = option(None, "At most so many training pictures as neighbours; null is all.", least=1)
+    probes: tuple[Literal["linear", "quick"], ...] = option(
+        (), "Also train on their features: linear, by the protocol of small data sets; quick, by L-BFGS (scikit-learn)."
+    )
     baselines: bool = option(False, "Also measure raw pixels and the untrained network, before training.")
 
     def __post_init__(self) -> None:
@@ -243,6 +303,8 @@ class Config(Options):
         super().__post_init__()
         if self.name is not None and (Path(self.name).name != self.name or self.name == ".."):
             raise UserError(f"name: {self.name} is not a plain folder name; set out= for the place")
+        if self.model.ema and not LOSSES[self.loss.name].target:
+            raise UserError(f"model.ema: loss.name={self.loss.name} has no EMA target; set model.ema=false")
 
 
 def load(rcfg: Path | str | None, overrides: Sequence[str] = ()) -> Config:

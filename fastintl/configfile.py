@@ -14,7 +14,7 @@ import os
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +61,25 @@ class Options:
                 value = _convert(getattr(self, f.name), hints[f.name], key)
                 _check_range(value, f.metadata, key)
                 object.__setattr__(self, f.name, value)
+
+    def is_changed(self, name: str) -> bool:
+        """Whether a key is set to something else than its default."""
+        return getattr(self, name) != self.__dataclass_fields__[name].default
+
+    def refuse_unread(self, choice: str, read_by: Mapping[str, Sequence[str]]) -> None:
+        """Refuses a value that nothing would read.
+
+        Args:
+            choice: the key that decides which others are read.
+            read_by: for a key, the values of ``choice`` under which it is.
+        """
+        chosen = getattr(self, choice)
+        for name, readers in read_by.items():
+            if chosen not in readers and self.is_changed(name):
+                raise UserError(
+                    f"{self._key}{name}: {shown(getattr(self, name))} has no effect with {self._key}{choice}={chosen}; "
+                    f"it belongs to {' and '.join(readers)}"
+                )
 
 
 def options(cls: type, prefix: str = "") -> dict[str, Field]:

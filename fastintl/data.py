@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,13 @@ import torch
 from fastintl.config import Config, Crops
 from fastintl.distributed import World
 from loaders import CenterCrop, CropSpec, Loader, MultiCrop, UserError, make_loader
+from loaders.datasets.catalogue import WITH_UNLABELLED
+from loaders.datasets.checksums import verify
+from loaders.datasets.folder import class_folders
+from loaders.datasets.reference import Reference
+from loaders.sources import Pictures
+
+_SPLITS = ("train", "train_labelled", "val")
 
 
 def multi_crop(crops: Crops) -> MultiCrop:
@@ -46,10 +54,11 @@ def find(config: Config, split: str) -> Path | None:
     """Where a split's pictures are.
 
     Args:
-        split: ``"train"`` or ``"val"``.
+        split: ``"train"``, ``"val"``, or ``"train_labelled"``, the part of train that has labels.
 
     Returns:
-        A ``.beton`` file or a class folder; None if there is no held-out split.
+        What ``open_pictures`` takes: a ``.beton`` file, a class folder or a split of a data set's public files. None
+        if there is no held-out split, or no other labelled one than train.
 
     Raises:
         UserError: the configuration names no place, or there is nothing at the place it names.
@@ -57,24 +66,61 @@ def find(config: Config, split: str) -> Path | None:
     data = config.data
     given = getattr(data, split)
     if given is not None:
-        if not Path(given).exists():
+        if not Path(given).exists() and Reference.parse(given) is None:
             raise UserError(f"data.{split}={given}: no such file or folder")
         return Path(given)
+    if split == "train_labelled" and data.train is not None:
+        return None
     if data.root is None:
-        if split == "val":
+        if split != "train":
             return None
         raise UserError("no pictures given: set data.root to the folder of the data set, or data.train to a file")
-    root = Path(data.root)
-    candidates = [root / f"{data.name}_{split}.beton", root / split]
-    for candidate in candidates:
-        if candidate.exists():
-            return candidate
-    if split == "val":
+    return _in_root(Path(data.root), data.name, split)
+
+
+def _in_root(root: Path, name: str, split: str) -> Path | None:
+    file, folder = root / f"{name}_{split}.beton", root / split
+    if file.exists():
+        return file
+    is_flat = name == "imagenet" and split == "val" and folder.is_dir() and not class_folders(folder)
+    if is_flat or _is_public(root, name):
+        has_split = split != "train_labelled" or name in WITH_UNLABELLED
+        return Path(str(Reference(name, split, root))) if has_split else None
+    if folder.exists():
+        return folder
+    if split != "train":
         return None
     raise UserError(
-        f"data.root={root} holds neither {candidates[0].name} nor a folder {split}: write the file with "
-        f"python tools/write_ffcv.py {data.name} --out {root}, or set data.root to the right place"
+        f"data.root={root} holds neither {file.name} nor a folder {split}: write the file with "
+        f"python tools/write_ffcv.py {name} --out {root}, or set data.root to the right place"
     )
+
+
+def _is_public(root: Path, name: str) -> bool:
+    """Whether a root is to be read as the public files of a data set that are not just class folders."""
+    if (root / f"{name}_train.beton").exists():
+        return False
+    if name in ("imagenet100", "tiny-imagenet"):  # their train/ holds more than their classes and pictures
+        return True
+    return name in ("cifar10", "cifar100", "stl10") and not (root / "train").exists()
+
+
+def public_files(config: Config) -> list[tuple[str, Path]]:
+    """The data sets whose public files the run reads and shall verify, by name and root; errors as ``find``."""
+    if not config.data.verify:
+        return []
+    references = (Reference.parse(str(find(config, split))) for split in _SPLITS)
+    return sorted({(reference.name, reference.root) for reference in references if reference})
+
+
+def wrong_file(files: Sequence[tuple[str, Path]]) -> str | None:
+    """A sentence on the first of ``public_files`` that is not the published one; None if all are."""
+    try:
+        for name, root in files:
+            verify(name, root)
+    except UserError as error:
+        return f"{error}, or set data.verify=false to train on it as it is"
+    return None
 
 
 def training_loader(config: Config, world: World, quarantine: Path, dtype: torch.dtype) -> Loader:
@@ -90,11 +136,11 @@ def training_loader(config: Config, world: World, quarantine: Path, dtype: torch
 
 
 def evaluation_loader(
-    config: Config, path: Path, world: World, quarantine: Path, samples: np.ndarray | None = None
+    config: Config, data: Path | Pictures, world: World, quarantine: Path, samples: np.ndarray | None = None
 ) -> Loader:
-    """The centre-crop loader of this rank: every picture of ``path`` (or of ``samples``) once, in order."""
+    """The centre-crop loader of this rank: every picture of ``data`` (or of ``samples``) once, in order."""
     shared = _shared(config, world, quarantine)
-    return make_loader(path, center_crop(config), config.eval.batch_size, samples=samples, **shared)
+    return make_loader(data, center_crop(config), config.eval.batch_size, samples=samples, **shared)
 
 
 def host_threads(asked: int) -> int:

@@ -150,6 +150,27 @@ def gather_embeddings(online_Vnd: Tensor, target_nd: Tensor | None) -> tuple[Ten
     return both[:-1], both[-1].detach()
 
 
+def mean_over_ranks(loss: Tensor) -> Tensor:
+    """The mean of a scalar of every rank, on every rank; with gradient, which DistributedDataParallel averages.
+
+    The gradient of the mean is ``1/W sum_r g_r``, and that average is DistributedDataParallel's own: each rank passes
+    its g_r on as it is.
+    """
+    if world_size() == 1:
+        return loss
+    return _MeanOverRanks.apply(loss)
+
+
+class _MeanOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, loss: Tensor) -> Tensor:
+        return gather(loss[None]).mean()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad
+
+
 class _GatherViews(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z_Vnd: Tensor) -> Tensor:

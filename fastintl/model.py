@@ -81,18 +81,19 @@ class _ResNet8(ResNet):
         return super()._make_layer(block, planes // 2, *arguments, **options)
 
 
-def build_projector(in_dim: int, widths: Sequence[int]) -> nn.Sequential:
-    """INTL's projector: (Linear without bias, BatchNorm, ReLU) for all widths but the last, then Linear.
+def build_projector(in_dim: int, widths: Sequence[int], bias: bool = False) -> nn.Sequential:
+    """The projector: (Linear, BatchNorm, ReLU) for all widths but the last, then Linear with a bias.
 
     Args:
         in_dim: the backbone's ``feature_dim``.
-        widths: the width of each layer, the embedding's last; ImageNet: (8192, 8192, 8192).
+        widths: the width of each layer, the embedding's last; INTL on ImageNet: (8192, 8192, 8192).
+        bias: of the layers before the last. CW-RGP's have one, INTL's have none.
     """
     if not widths or min(widths) < 1:
         raise UserError(f"the projector's widths are {list(widths)}; give one positive width a layer")
     layers: list[nn.Module] = []
     for width in widths[:-1]:
-        layers += [nn.Linear(in_dim, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        layers += [nn.Linear(in_dim, width, bias=bias), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
         in_dim = width
     return nn.Sequential(*layers, nn.Linear(in_dim, widths[-1]))
 

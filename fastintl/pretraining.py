@@ -15,7 +15,7 @@ from fastintl import distributed
 from fastintl.agreement import Agreement
 from fastintl.checkpoint import Checkpoints
 from fastintl.config import Config
-from fastintl.data import multi_crop, training_loader
+from fastintl.data import multi_crop, public_files, training_loader, wrong_file
 from fastintl.distributed import World
 from fastintl.elastic import require_restartable
 from fastintl.evaluate.online import OnlineEvaluation
@@ -32,6 +32,7 @@ from fastintl.run_folder import RunFolder, refuse_other_settings
 from fastintl.run_start import announcement, describe_start
 from fastintl.save_points import SavePoints
 from fastintl.spectrum_watch import SpectrumWatch
+from fastintl.summary import accuracies
 from fastintl.training_step import TrainingStep
 from fastintl.wandb_mirror import WandbMirror
 from loaders import Batch, UserError
@@ -55,6 +56,8 @@ class Pretraining:
         self.config, self.world = config, world
         self.folder = RunFolder.of(config)
         self.checkpoints = Checkpoints(self.folder.checkpoints, config.train.keep_every)
+        self.agreement = Agreement(world)
+        self._verify_pictures()
         dtype = autocast_dtype(config.train.precision, world.device)
         self.loader = training_loader(config, world, self.folder.quarantine, dtype)
         self.epoch_steps = len(self.loader)
@@ -62,7 +65,6 @@ class Pretraining:
         self.model = self.train_step.model
         total_steps = self.train_step.total_steps
         self.last_step = min(total_steps, config.train.max_steps or total_steps)
-        self.agreement = Agreement(world)
         self.guard = StepGuard(self.train_step, self.agreement, window=config.log.every)
         self.preemption = Preemption(self.agreement)
         self.clock = Clock()
@@ -70,7 +72,7 @@ class Pretraining:
         self.lock = take_folder(self.folder, world, self.agreement)
         resumed = self._resume()
         self.first_step = self.step + 1
-        self.spectrum = SpectrumWatch(config)
+        self.spectrum = SpectrumWatch(config.log, self.train_step.loss)
 
         self.evaluation = OnlineEvaluation(config, world, self.folder)
         self.progress = TrainingProgress(self.last_step, self.step, shown=world.is_main)
@@ -126,6 +128,13 @@ class Pretraining:
             self.lock.close()
 
     # Set-up
+
+    def _verify_pictures(self) -> None:
+        """Looks for damaged public files, on the first rank, and ends all ranks if there is one."""
+        files = public_files(self.config)
+        wrong = wrong_file(files) if self.world.is_main else None
+        if self.agreement.largest(int(wrong is not None)):
+            self.agreement.fail(wrong or "")
 
     def _resume(self) -> bool:
         """Takes up the newest checkpoint, on every rank; False if there is none."""
@@ -219,9 +228,9 @@ class Pretraining:
             refresh_report(self.folder.path)
 
     def _evaluate(self) -> None:
-        score, epoch = self.evaluation.knn_top1(self.model.encoder.backbone), self._epochs_done()
-        self._write(epoch=epoch, knn_top1=score)
-        self.progress.note(f"epoch {epoch:g}  {self.config.eval.k}-nn accuracy {score:.1%}")
+        scores, epoch = self.evaluation.scores(self.model.encoder.backbone), self._epochs_done()
+        self._write(epoch=epoch, **scores)
+        self.progress.note(f"epoch {epoch:g}  {accuracies(scores, self.config.eval.k)}")
 
     def _evaluation_was_cut_off(self) -> bool:
         """Whether the state resumed from is due for an evaluation that the run before did not come to."""

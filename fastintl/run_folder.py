@@ -23,6 +23,7 @@ _MAY_DIFFER = (
     "data.threads",
     "data.hardware_share",
     "data.max_bad",
+    "data.verify",
     "train.max_steps",
     "train.device",
     "train.compile",

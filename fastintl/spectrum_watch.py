@@ -9,16 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from fastintl import spectrum
-from fastintl.config import Config
+from fastintl.config import Log
+from fastintl.losses.base import Loss
 
 _log = logging.getLogger("fastintl")
 
-# Share of the possible effective rank, after whitening, below which an embedding counts as collapsed. Newton's T
-# iterations lift a small eigenvalue by up to 1.5^(2T): a spectrum that is still this narrow is out of the loss's
-# reach. Measured on rcfgs/demo.yaml, 300 steps: 0.62 and more; with optim.lr=20 0.40 and more; with loss.trade_off=0,
-# which takes the trace loss away and does collapse, 0.17 at step 30, 0.06 at step 45 and 0.03 at step 120.
-COLLAPSED_SHARE = 0.1
-_FEWEST = 2.0  # and in small batches: less than two directions are a collapse in any
+# Effective rank, as the loss compares the embedding, that is a collapse in any batch and under any loss.
+_FEWEST = 2.0
 
 _LISTED = 64  # at most so many eigenvalues are written
 
@@ -30,12 +27,13 @@ class SpectrumWatch:
     it has the full size and the widest range of crops, so that runs compare.
 
     Args:
-        config: ``log.spectrum_every``, ``log.every`` and the loss's whitening.
+        log: ``spectrum_every`` and ``every``.
+        loss: whose covariance is decomposed, before and after what the loss makes of the embedding.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._every, self._log_every = config.log.spectrum_every, config.log.every
-        self._loss = config.loss
+    def __init__(self, log: Log, loss: Loss) -> None:
+        self._every, self._log_every = log.spectrum_every, log.every
+        self._loss = loss
         self._collapsed = False
 
     def is_due(self, step: int, is_last: bool) -> bool:
@@ -49,19 +47,22 @@ class SpectrumWatch:
             views_VNd: embeddings of the global batch, (V, N, d), detached.
 
         Returns:
-            ``effective_rank`` and ``condition_number``, both also ``…_whitened``, ``possible_rank`` (r),
+            ``effective_rank`` and ``condition_number``, both also ``…_whitened`` (after what the loss makes of the
+            embedding), ``possible_rank`` (r), ``collapse_limit`` (of the effective rank after it),
             ``top_eigenvalue_share`` (before whitening), and ``spectrum``: eigenvalues ``before`` and ``after`` at
             log-spaced ``ranks``, 1 the largest. Empty where the embedding is not finite.
         """
         if not views_VNd[0].isfinite().all():
             return {}
-        before = spectrum.eigenvalues(views_VNd[0], self._loss.axis).cpu()
-        after = spectrum.whitened(before, self._loss.iterations)
+        view_1Nd = views_VNd[:1].double()
+        before = spectrum.eigenvalues(view_1Nd[0], self._loss.axis).cpu()
+        after = spectrum.eigenvalues(self._loss.transformed(view_1Nd)[0], self._loss.axis).cpu()
         ranks = np.unique(np.geomspace(1, len(before), _LISTED).round().astype(int))
         metrics = {
             "effective_rank": spectrum.effective_rank(before),
             "effective_rank_whitened": spectrum.effective_rank(after),
             "possible_rank": len(before),
+            "collapse_limit": max(_FEWEST, self._loss.collapsed_share * len(before)),
             "condition_number": spectrum.condition_number(before),
             "condition_number_whitened": spectrum.condition_number(after),
             "top_eigenvalue_share": (before[0] / before.sum()).nan_to_num(1.0).item(),
@@ -75,23 +76,17 @@ class SpectrumWatch:
         return metrics
 
     def _watch(self, metrics: dict[str, Any], step: int) -> None:
-        rank, possible = metrics["effective_rank_whitened"], metrics["possible_rank"]
-        limit = collapse_limit(possible)
+        rank, limit = metrics["effective_rank_whitened"], metrics["collapse_limit"]
         if rank < limit and not self._collapsed:
             self._collapsed = True
             _log.warning(
-                "the embedding has collapsed at step %d: after whitening its effective rank is %.1f of %d, and below "
-                "%.1f the loss sees too few directions to tell the pictures apart; raise loss.trade_off or lower "
-                "optim.lr, under a new name",
+                "the embedding has collapsed at step %d: as the loss compares it its effective rank is %.1f of %d, and "
+                "below %.1f the loss sees too few directions to tell the pictures apart; %s, under a new name",
                 step,
                 rank,
-                possible,
+                metrics["possible_rank"],
                 limit,
+                self._loss.against_collapse,
             )
         elif rank > 2 * limit:  # not at the limit itself, where a rank that wavers would warn again and again
             self._collapsed = False
-
-
-def collapse_limit(possible_rank: int) -> float:
-    """Effective rank after whitening below which an embedding counts as collapsed."""
-    return max(_FEWEST, COLLAPSED_SHARE * possible_rank)

@@ -14,6 +14,7 @@ _ROWS = {
     "untrained": "untrained network",
     "trained": "trained network",
 }
+PROBES = {"linear_top1": "linear classifier", "quick_top1": "L-BFGS classifier"}
 
 
 def summarise(metrics: list[dict[str, Any]], config: Config, step: int, clock: Clock) -> dict[str, Any]:
@@ -26,8 +27,8 @@ def summarise(metrics: list[dict[str, Any]], config: Config, step: int, clock: C
 
     Returns:
         ``name``, ``steps``, ``train_seconds`` (over all restarts, without evaluation), ``images_per_second`` (without
-        the first step after a start; None where there was no other), ``loss`` (of the last log step) and
-        ``knn_top1``: accuracies as fractions, of what was measured.
+        the first step after a start; None where there was no other), ``loss`` (of the last log step), ``knn_top1``:
+        accuracies as fractions, of what was measured, and ``probes``: likewise, of the classifiers.
     """
     last = {key: value for row in metrics for key, value in row.items()}
     scores = {name: last[f"knn_top1_{name}"] for name in _ROWS if f"knn_top1_{name}" in last}
@@ -40,7 +41,14 @@ def summarise(metrics: list[dict[str, Any]], config: Config, step: int, clock: C
         "images_per_second": clock.images_per_second and round(clock.images_per_second, 1),
         "loss": last.get("loss"),
         "knn_top1": scores,
+        "probes": {key: last[key] for key in PROBES if key in last},
     }
+
+
+def accuracies(scores: dict[str, float], k: int) -> str:
+    """An evaluation in words: top-1 of k nearest neighbours and of each classifier."""
+    names = {"knn_top1": f"{k}-nn accuracy", **PROBES}
+    return ", ".join(f"{name} {scores[key]:.1%}" for key, name in names.items() if key in scores)
 
 
 def print_table(summary: dict[str, Any], config: Config, folder: Path) -> None:
@@ -56,6 +64,8 @@ def print_table(summary: dict[str, Any], config: Config, folder: Path) -> None:
         for name, score in summary["knn_top1"].items():
             table.add_row(_ROWS[name], f"{score:.1%}", style="bold" if name == "trained" else None)
         console.print(table)
+    if summary["probes"]:
+        console.print(f"{accuracies(summary['probes'], config.eval.k)}, on the trained network's features")
     rate = summary["images_per_second"]
     speed = f", {rate:,.0f} images/s" if rate else ""
     console.print(

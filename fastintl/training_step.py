@@ -15,7 +15,8 @@ from fastintl import distributed, optim
 from fastintl.compilation import compiled_regions
 from fastintl.config import Config, Model
 from fastintl.distributed import World
-from fastintl.losses.intl import INTLLoss
+from fastintl.losses import build_loss
+from fastintl.losses.base import Position
 from fastintl.model import Encoder, JointEmbedding, build_backbone, build_projector
 from fastintl.precision import autocast_dtype
 from loaders.errors import UserError
@@ -41,24 +42,19 @@ class TrainingStep:
     def __init__(self, config: Config, world: World, epoch_steps: int) -> None:
         self.config, self.world = config, world
         self.dtype = autocast_dtype(config.train.precision, world.device)
-        self.total_steps = config.train.epochs * epoch_steps
-        self.warmup_steps = round(config.optim.warmup_epochs * epoch_steps)
-        self.base_lr = optim.scaled_learning_rate(config.optim.lr, config.train.batch_size)
+        self.epoch_steps, self.total_steps = epoch_steps, config.train.epochs * epoch_steps
+        self.schedule = optim.Schedule.of(config, epoch_steps)
         torch.backends.cudnn.benchmark = True  # the sizes of the crops never change
         self.lr = 0.0
         self.embeddings: tuple[Tensor, Tensor | None] | None = None
 
         torch.manual_seed(config.seed)
         self.model = build_model(config.model).to(world.device, memory_format=torch.channels_last)
-        self.optimizer = optim.build_optimizer(
-            self.model.encoder,
-            self.base_lr,
-            config.optim.weight_decay,
-            config.optim.decay_one_dimensional,
-            config.optim.momentum,
-        )
+        self.optimizer = optim.build_optimizer(self.model.encoder, config.optim)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
-        self.loss = INTLLoss(config.loss.iterations, config.loss.axis, config.loss.trade_off)
+        self.loss = build_loss(config.loss)
+        shared = world.world_size if self.loss.per_rank else 1
+        self.loss.check(config.train.batch_size // shared, config.model.projector[-1])
         self.cuda_graphs = config.train.cuda_graphs == "on"
         if self.cuda_graphs and (world.device.type != "cuda" or world.world_size > 1):
             raise UserError(
@@ -80,14 +76,13 @@ class TrainingStep:
             The loss over the global batch, a detached scalar on the device.
         """
         optimizer, settings = self.optimizer, self.config
-        self.lr = optim.learning_rate(
-            step, self.total_steps, self.warmup_steps, self.base_lr, settings.optim.final_fraction
-        )
+        self.lr = self.schedule(step)
         optim.set_learning_rate(optimizer, self.lr)
         optimizer.zero_grad(set_to_none=True)  # before the forward pass, whose activations then have the room
         if self.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()
         self.model.update_target(optim.ema_momentum(step, self.total_steps, settings.model.ema_momentum))
+        self.loss.position = Position(settings.seed, step, step // self.epoch_steps, self.world.rank)
         loss = self.forward(views)
         self.scaler.scale(loss).backward()
         self.scaler.step(optimizer)
@@ -98,9 +93,12 @@ class TrainingStep:
         """The loss over the global batch, with gradient, unscaled."""
         with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
             online, target = self.parallel(views)
+        if self.loss.per_rank:
+            self.embeddings = distributed.gather_embeddings(online.detach(), target)
+            return distributed.mean_over_ranks(self.loss(online))
         online, target = distributed.gather_embeddings(online, target)
         self.embeddings = online.detach(), target
-        return self.loss(online, target)
+        return self.loss(online) if target is None else self.loss(online, target)
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimiser and scaler, for a checkpoint."""
@@ -120,5 +118,6 @@ class TrainingStep:
 def build_model(settings: Model) -> JointEmbedding:
     """The networks of a configuration, freshly initialised."""
     backbone = build_backbone(settings.arch, settings.stem, settings.zero_init_residual)
-    encoder = Encoder(backbone, build_projector(backbone.feature_dim, settings.projector))
+    projector = build_projector(backbone.feature_dim, settings.projector, settings.projector_bias)
+    encoder = Encoder(backbone, projector)
     return JointEmbedding(encoder, settings.ema)

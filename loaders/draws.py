@@ -5,6 +5,7 @@ A draw depends on (seed, epoch, sample, view) alone, so no backend, thread, rank
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
 
 import numpy as np
@@ -42,57 +43,77 @@ def draw(
     Returns:
         float32 table of shape (B, V, COLUMNS). Boxes are whole numbers.
     """
-    table = np.empty((len(ids), len(recipe.views), COLUMNS), dtype=np.float32)
-    for view, spec in enumerate(recipe.views):
-        words = philox(seed, np.asarray(ids)[:, None], epoch, view, np.arange(_BLOCKS))
-        numbers = uniform(words).reshape(len(ids), -1)
-        table[:, view, TOP : WIDTH + 1] = _boxes(spec, numbers[:, :22], np.asarray(heights), np.asarray(widths))
-        _draw_colour(spec, numbers[:, 22:34], table[:, view])
+    views, ids = recipe.views, np.asarray(ids)
+    words = philox(seed, ids[:, None, None], epoch, np.arange(len(views))[:, None], np.arange(_BLOCKS))
+    numbers = uniform(words).reshape(len(ids), len(views), -1)
+    table = np.empty((len(ids), len(views), COLUMNS), dtype=np.float32)
+    sizes = np.asarray(heights)[:, None], np.asarray(widths)[:, None]
+    table[..., TOP : WIDTH + 1] = _boxes(views, numbers[..., :22], *sizes)
+    _draw_colour(views, numbers[..., 22:34], table)
     return table
 
 
-def _boxes(spec: CropSpec, numbers: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """RandomResizedCrop as torchvision defines it: ten attempts, the first that fits, else the central box."""
-    picture_h, picture_w = heights[:, None].astype(np.float64), widths[:, None].astype(np.float64)
-    area = picture_h * picture_w * _between(spec.scale, numbers[:, :_ATTEMPTS])
-    aspect = np.exp(_between(np.log(spec.ratio), numbers[:, _ATTEMPTS : 2 * _ATTEMPTS]))
+def _boxes(views: Sequence[CropSpec], numbers: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """RandomResizedCrop as torchvision defines it: ten attempts, the first that fits, else the central box.
+
+    Args:
+        numbers: (B, V, 22) uniform.
+        heights, widths: (B, 1).
+
+    Returns:
+        (B, V, 4): top, left, height and width.
+    """
+    picture_h, picture_w = heights[..., None].astype(np.float64), widths[..., None].astype(np.float64)
+    scale, ratio = _column(views, "scale"), _column(views, "ratio")
+    area = picture_h * picture_w * _between(scale[..., None], numbers[..., :_ATTEMPTS])
+    aspect = np.exp(_between(np.log(ratio)[..., None], numbers[..., _ATTEMPTS : 2 * _ATTEMPTS]))
     w, h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
     fits = (w > 0) & (w <= picture_w) & (h > 0) & (h <= picture_h)
-    rows, first = np.arange(len(heights)), np.argmax(fits, axis=1)
-    h, w = h[rows, first], w[rows, first]
+    first = np.argmax(fits, axis=-1)[..., None]
+    h, w = (np.take_along_axis(sides, first, axis=-1)[..., 0] for sides in (h, w))
 
-    fallback = ~fits.any(axis=1)
-    fallback_h, fallback_w = _central_box(spec.ratio, heights, widths)
+    fallback = ~fits.any(axis=-1)
+    fallback_h, fallback_w = _central_box(ratio, heights, widths)
     h, w = np.where(fallback, fallback_h, h), np.where(fallback, fallback_w, w)
-    top = np.where(fallback, (heights - h) // 2, np.floor(numbers[:, 20] * (heights - h + 1)))
-    left = np.where(fallback, (widths - w) // 2, np.floor(numbers[:, 21] * (widths - w + 1)))
-    return np.stack([top, left, h, w], axis=1)
+    top = np.where(fallback, (heights - h) // 2, np.floor(numbers[..., 20] * (heights - h + 1)))
+    left = np.where(fallback, (widths - w) // 2, np.floor(numbers[..., 21] * (widths - w + 1)))
+    return np.stack([top, left, h, w], axis=-1)
 
 
-def _central_box(ratio: tuple[float, float], heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The largest box of an allowed aspect ratio: the fallback of RandomResizedCrop."""
-    aspect = widths / heights
-    too_tall, too_wide = aspect < min(ratio), aspect > max(ratio)
+def _central_box(ratio: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The largest box of an allowed aspect ratio: the fallback of RandomResizedCrop.
+
+    Args:
+        ratio: (2, V), the least and the largest.
+    """
+    aspect, (least, largest) = widths / heights, ratio
     # A picture one pixel across can round to an empty box; torchvision would fail on it, we keep one pixel.
-    h = np.where(too_tall, np.maximum(np.rint(widths / min(ratio)), 1), heights)
-    w = np.where(too_wide, np.maximum(np.rint(heights * max(ratio)), 1), widths)
+    h = np.where(aspect < least, np.maximum(np.rint(widths / least), 1), heights)
+    w = np.where(aspect > largest, np.maximum(np.rint(heights * largest), 1), widths)
     return h, w
 
 
-def _draw_colour(spec: CropSpec, numbers: np.ndarray, rows: np.ndarray) -> None:
-    """Fills the columns of ``rows`` (B, COLUMNS) that follow the box, from 12 uniform numbers a row."""
-    rows[:, FLIP] = numbers[:, 0] < spec.flip
-    order = np.floor(numbers[:, 2] * len(JITTER_ORDERS))
-    rows[:, JITTER_ORDER] = np.where(numbers[:, 1] < spec.jitter, order, -1)
-    strengths = {BRIGHTNESS: spec.brightness, CONTRAST: spec.contrast, SATURATION: spec.saturation}
-    for column, strength in strengths.items():
-        rows[:, column] = _between((max(0.0, 1 - strength), 1 + strength), numbers[:, column - 3])
-    rows[:, HUE] = _between((-spec.hue, spec.hue), numbers[:, 6])
-    rows[:, GRAYSCALE] = numbers[:, 7] < spec.grayscale
-    rows[:, BLUR_SIGMA] = np.where(numbers[:, 8] < spec.blur, _between(spec.blur_sigma, numbers[:, 9]), 0)
-    rows[:, SOLARIZE] = numbers[:, 10] < spec.solarize
+def _draw_colour(views: Sequence[CropSpec], numbers: np.ndarray, table: np.ndarray) -> None:
+    """Fills the columns of ``table`` (B, V, COLUMNS) that follow the box, from 12 uniform numbers a crop."""
+    table[..., FLIP] = numbers[..., 0] < _column(views, "flip")
+    order = np.floor(numbers[..., 2] * len(JITTER_ORDERS))
+    table[..., JITTER_ORDER] = np.where(numbers[..., 1] < _column(views, "jitter"), order, -1)
+    for column, name in {BRIGHTNESS: "brightness", CONTRAST: "contrast", SATURATION: "saturation"}.items():
+        strength = _column(views, name)
+        table[..., column] = _between((np.maximum(0.0, 1 - strength), 1 + strength), numbers[..., column - 3])
+    hue = _column(views, "hue")
+    table[..., HUE] = _between((-hue, hue), numbers[..., 6])
+    table[..., GRAYSCALE] = numbers[..., 7] < _column(views, "grayscale")
+    sigma = _between(_column(views, "blur_sigma"), numbers[..., 9])
+    table[..., BLUR_SIGMA] = np.where(numbers[..., 8] < _column(views, "blur"), sigma, 0)
+    table[..., SOLARIZE] = numbers[..., 10] < _column(views, "solarize")
 
 
-def _between(limits: tuple[float, float] | np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def _column(views: Sequence[CropSpec], name: str) -> np.ndarray:
+    """One number of every view, (V,); of a range both ends, (2, V)."""
+    return np.array([getattr(spec, name) for spec in views], dtype=np.float64).T
+
+
+def _between(limits: tuple[np.ndarray, np.ndarray] | np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Stretches numbers in [0, 1) to ``limits``."""
     return limits[0] + (limits[1] - limits[0]) * numbers

@@ -42,7 +42,7 @@ class Batch:
 
 
 def make_loader(
-    data: str | Path,
+    data: str | Path | Pictures,
     recipe: MultiCrop | CenterCrop,
     batch_size: int,
     *,
@@ -66,7 +66,8 @@ def make_loader(
     function of (seed, epoch, sample, view). With a ``CenterCrop`` it keeps the file's order and every sample.
 
     Args:
-        data: a ``.beton`` file or a folder ``class/picture``.
+        data: a ``.beton`` file, a folder ``class/picture`` or a data set's split ``name:split@root``; or one of them
+            opened by ``loaders.sources.open_pictures``.
         recipe: the views.
         batch_size: pictures in a batch over all ranks.
         source: decoder, one of ``loaders.sources.SOURCES``; ``"auto"`` takes the fastest that can run.
@@ -84,7 +85,7 @@ def make_loader(
     Raises:
         UserError: bad data, an unknown source, or a batch that the ranks cannot share.
     """
-    pictures, device = open_pictures(data), torch.device(device)
+    pictures, device = open_pictures(data) if isinstance(data, str | Path) else data, torch.device(device)
     threads = threads or len(os.sched_getaffinity(0))
     quarantine = Quarantine(pictures.path, len(pictures), max_bad, Path(quarantine) if quarantine else None)
     opened, explanation = open_source(pictures, source, threads, quarantine, device, hardware_share)

@@ -97,7 +97,8 @@ def assert_identical(first: dict, second: dict) -> None:
     assert_close(first, second, 0.0)
     momenta = (first["optimizer"]["state"], second["optimizer"]["state"])
     for i in momenta[0] | momenta[1]:
-        assert torch.equal(momenta[0][i]["momentum_buffer"], momenta[1][i]["momentum_buffer"])
+        for name in momenta[0][i] | momenta[1][i]:
+            assert torch.equal(momenta[0][i][name], momenta[1][i][name])
 
 
 def assert_close(first: dict, second: dict, tolerance: float) -> None:

@@ -3,6 +3,7 @@
     python tools/finetune.py backbone.pt --subset imagenet-1pct --train data/imagenet_train.beton --val …
     torchrun --nproc-per-node 8 tools/finetune.py … --subset list.txt --lr-backbone 0.005 --lr-classifier 0.5
     python tools/finetune.py backbone.pt --percent 10 --train … --val …
+    python tools/finetune.py backbone.pt --rcfg rcfgs/eval/semi_1pct_two_crop.yaml --train … --val …
     python tools/finetune.py --from-scratch --arch resnet50 --percent 10 --train … --val …
 
 The labels: --subset takes the public list of 1 % or 10 % of ImageNet (imagenet-1pct, imagenet-10pct; fetched once
@@ -24,11 +25,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fastintl.evaluate import command  # noqa: E402
+from fastintl.evaluate.arguments import parse_with_recipe  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
 
 
-@exit_on_user_error
-def main() -> None:
+def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="?", help="file of weights, run folder or URL")
     parser.add_argument("--from-scratch", action="store_true", help="a new network instead of weights")
@@ -47,7 +48,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of state and weights (default: runs/finetune-…)")
     parser.add_argument("--save-minutes", type=float, default=10, help="save this often within an epoch (default: 10)")
     parser.add_argument("--eval-every", type=int, default=0, help="test every so many epochs (default: 0, at the end)")
-    arguments = parser.parse_args()
+    return parse_with_recipe(parser, words)
+
+
+@exit_on_user_error
+def main(words: list[str] | None = None) -> None:
+    arguments = parse_arguments(words)
     if (arguments.weights is None) != arguments.from_scratch:
         raise UserError("give a file of weights, or --from-scratch, and not both")
     if arguments.epochs < 1 or arguments.batch_size < 1:

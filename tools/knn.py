@@ -6,7 +6,7 @@
 
 The features are kept under --features and used again by the next command that needs the same. Without weights,
 --train and --val are folders that tools/features.py wrote. INTL's protocol is the default: 5 neighbours, Euclidean
-distance of unnormalised features, majority vote.
+distance of unnormalised features, majority vote. Others are recipes: --rcfg rcfgs/eval/knn_200_weighted.yaml.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     )
     options.add_subject(parser)
     options.add_results(parser)
-    return parser.parse_args(words)
+    return options.parse_with_recipe(parser, words)
 
 
 @exit_on_user_error

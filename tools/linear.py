@@ -3,6 +3,7 @@
     python tools/linear.py backbone.pt --train data/imagenet_train.beton --val data/imagenet_val.beton
     torchrun --nproc-per-node 8 tools/linear.py … --lr 0.1 0.2 0.4 0.8
     python tools/linear.py backbone.pt --protocol small --sweep --train … --val …
+    python tools/linear.py backbone.pt --rcfg rcfgs/eval/linear_two_crop.yaml --train … --val …
 
 Protocols: imagenet (INTL's: random crops, SGD, 100 epochs), cw_rgp (random crops, LARS, batch 1024), small (features
 once, without augmentation, Adam, 500 epochs) and quick (features once, L-BFGS from scikit-learn, for a sanity check).
@@ -25,11 +26,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fastintl.evaluate import command  # noqa: E402
+from fastintl.evaluate.arguments import parse_with_recipe  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
 
 
-@exit_on_user_error
-def main() -> None:
+def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="?", help="file of weights, run folder or URL")
     parser.add_argument("--protocol", default="imagenet", choices=("imagenet", "cw_rgp", "small", "quick"))
@@ -49,7 +50,12 @@ def main() -> None:
     kept.add_argument("--out", type=Path, help="folder of the state (default: runs/linear-…, named after the settings)")
     kept.add_argument("--save-minutes", type=float, default=10, help="save this often within an epoch (default: 10)")
     kept.add_argument("--eval-every", type=int, default=0, help="test every so many epochs (default: 0, at the end)")
-    arguments = parser.parse_args()
+    return parse_with_recipe(parser, words)
+
+
+@exit_on_user_error
+def main(words: list[str] | None = None) -> None:
+    arguments = parse_arguments(words)
 
     from fastintl import distributed
 

@@ -59,6 +59,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="share to hold out of a folder without val/, by a hash of the file names (default: 0.1)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the demo's pictures (default: 0)")
+    parser.add_argument(
+        "--no-verify", action="store_true", help="take CIFAR's and STL-10's files without their published checksums"
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the closing table as JSON, too")
     return parser.parse_args(arguments)
 
@@ -67,9 +70,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     from loaders.convert import convert
-    from loaders.datasets.catalogue import open_dataset
+    from loaders.datasets.catalogue import default_root, open_dataset
+    from loaders.datasets.checksums import verify
     from loaders.picture_encoding import Storage
 
+    if not arguments.no_verify:
+        verify(arguments.name, arguments.root or default_root(arguments.name))
     storage = Storage(arguments.longest_side, arguments.quality, arguments.raw)
     splits = open_dataset(arguments.name, arguments.root, val_share=arguments.val_share, seed=arguments.seed)
     reports = []

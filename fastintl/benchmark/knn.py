@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from fastintl.benchmark.rest import let_threads_sleep
 from fastintl.evaluate import nearest_cpu
 from loaders.benchmark.loader import Target
 
@@ -60,6 +61,7 @@ def compare(contenders: list[Contender], rounds: int) -> None:
             contender.agrees = statistics.mean(len(np.intersect1d(a, b)) / len(b) for a, b in pairs)
     for _ in range(rounds):
         for contender in able:
+            let_threads_sleep()
             start = time.perf_counter()
             contender.search()
             contender.seconds.append(time.perf_counter() - start)

@@ -48,7 +48,7 @@ class PlainStep:
         if compiled:
             self.model.regions = compiled_regions(cuda_graphs)
         settings = config.optim
-        groups = optim.parameter_groups(self.model.encoder, settings.weight_decay, settings.decay_one_dimensional)
+        groups = optim.parameter_groups(self.model.encoder, settings)
         self.optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.loss = INTLLoss(config.loss.iterations) if our_loss else self.plain_loss

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
+from fastintl.benchmark.rest import let_threads_sleep
 from fastintl.evaluate.features import Features
 from fastintl.evaluate.head_training import train_on_features
 from fastintl.evaluate.protocols import SMALL, HeadProtocol, sweep
@@ -77,6 +78,7 @@ def compare(contenders: list[Contender], rounds: int, device: torch.device) -> N
             contender.train()
     for _ in range(rounds):
         for contender in able:
+            let_threads_sleep()
             start = time.perf_counter()
             contender.train()
             if device.type == "cuda":

@@ -3,7 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from fastintl import configfile
+from loaders.errors import UserError
+
+
+def parse_with_recipe(parser: argparse.ArgumentParser, words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses a command line behind the options of its recipe, ``--rcfg``, which it overrides.
+
+    Args:
+        words: of the command line; None takes the process's.
+
+    Raises:
+        UserError: the recipe cannot be read.
+    """
+    parser.add_argument("--rcfg", metavar="FILE", help="recipe of an evaluation, such as rcfgs/eval/knn_5.yaml")
+    words = list(sys.argv[1:] if words is None else words)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--rcfg")
+    recipe = early.parse_known_args(words)[0].rcfg
+    return parser.parse_args([*(_options_of(recipe) if recipe else []), *words])
+
+
+def _options_of(recipe: str) -> list[str]:
+    """A file of ``option: value`` lines as words; ``true`` is an option without a value, ``false`` is left out."""
+    try:
+        tree = configfile.parse_yaml(Path(recipe).read_text(encoding="utf-8"), recipe) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise UserError(f"{recipe}: cannot be read ({reason}); --rcfg takes a recipe of rcfgs/eval") from None
+    if not isinstance(tree, Mapping) or not all(isinstance(value, str) for value in tree.values()):
+        raise UserError(f"{recipe}: holds more than option: value lines; is it the recipe of a pretraining?")
+    given = {key: value for key, value in tree.items() if value != "false"}
+    return [f"--{key}" if value == "true" else f"--{key}={value}" for key, value in given.items()]
 
 
 def add_subject(parser: argparse.ArgumentParser) -> None:

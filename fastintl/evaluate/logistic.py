@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import torch
 
@@ -27,11 +29,10 @@ def logistic_probe(
     Raises:
         UserError: scikit-learn is not installed, labels that are no classes, or one class only.
     """
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.preprocessing import StandardScaler
-    except ImportError as error:
-        raise UserError("the quick probe needs scikit-learn: pip install -c constraints.txt scikit-learn") from error
+    require_scikit_learn()
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     check_labels(train.labels, classes, "the training set")
     check_labels(held_out.labels, classes, "the held-out set")
     if len(train.labels.unique()) < 2:
@@ -47,3 +48,9 @@ def logistic_probe(
     counted = Accuracy(1)
     counted.add(scores, held_out.labels)
     return {name: value for name, (value,) in counted.top().items()}
+
+
+def require_scikit_learn() -> None:
+    """Raises ``UserError`` where it is not installed."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise UserError("the quick probe needs scikit-learn: pip install -c constraints.txt scikit-learn")

@@ -1,4 +1,4 @@
-"""Nearest-neighbour accuracy on held-out pictures during a run."""
+"""Accuracy on held-out pictures during a run: of nearest neighbours, and of classifiers on the same features."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from torch import nn
 from fastintl.config import Config
 from fastintl.data import evaluation_loader, find
 from fastintl.distributed import World, gather
-from fastintl.evaluate import knn
-from fastintl.evaluate.features import extract
+from fastintl.evaluate import knn, protocols
+from fastintl.evaluate.features import Features, extract
+from fastintl.evaluate.head_training import accuracy_on_features, train_on_features
+from fastintl.evaluate.labelled import count_classes
+from fastintl.evaluate.logistic import logistic_probe, require_scikit_learn
 from fastintl.run_folder import RunFolder
 from loaders import Loader, UserError
 from loaders.sources import open_pictures
@@ -18,12 +21,13 @@ _RAW_SIDE = 32  # raw pixels are compared at this resolution: finer ones only co
 
 
 class OnlineEvaluation:
-    """k-nearest-neighbour classification of the held-out pictures, with training pictures as neighbours.
+    """Classification of the held-out pictures: by labelled training pictures as neighbours or to train classifiers on.
 
-    Without held-out pictures nothing is ever due.
+    The training goes on as if there had been none: the network's mode, weights and statistics and all global random
+    states stay as they are. Without held-out pictures nothing is ever due.
 
     Raises:
-        UserError: the two splits do not have the same classes.
+        UserError: the two splits do not have the same classes, or scikit-learn is asked for and not installed.
     """
 
     def __init__(self, config: Config, world: World, folder: RunFolder) -> None:
@@ -33,6 +37,8 @@ class OnlineEvaluation:
         if val is not None:
             self.queries = evaluation_loader(config, val, world, folder.quarantine)
             self.bank = self._open_bank(folder)
+            if "quick" in config.eval.probes:
+                require_scikit_learn()
 
     @property
     def chance(self) -> float:
@@ -45,10 +51,35 @@ class OnlineEvaluation:
         every = self.config.eval.every
         return self.queries is not None and (is_last or (every > 0 and epoch % every == 0))
 
+    def scores(self, network: nn.Module) -> dict[str, float]:
+        """``knn_top1``, the same on every rank, and on the first also ``<probe>_top1`` and ``_top5`` of each probe."""
+        bank, queries = self._features(network)
+        found = {"knn_top1": self._knn_top1(bank, queries)}
+        if self.world.is_main:  # the others wait where they next meet
+            for probe in self.config.eval.probes:
+                accuracy = self._linear(bank, queries) if probe == "linear" else self._quick(bank, queries)
+                found |= {f"{probe}_{name}": value for name, value in accuracy.items()}
+        return found
+
     def knn_top1(self, network: nn.Module) -> float:
         """Share of the held-out pictures whose class the neighbours' vote names; the same on every rank."""
+        return self._knn_top1(*self._features(network))
+
+    def _features(self, network: nn.Module) -> tuple[Features, Features]:
+        return extract(network, self.bank, self.world.device), extract(network, self.queries, self.world.device)
+
+    def _classes(self) -> int:
+        return count_classes(self.bank.pictures, self.queries.pictures)
+
+    def _linear(self, bank: Features, queries: Features) -> dict[str, float]:
+        heads = train_on_features(bank, self._classes(), protocols.SMALL, self.config.seed, self.world.device)
+        return {name: value for name, (value,) in accuracy_on_features(heads, queries).items()}
+
+    def _quick(self, bank: Features, queries: Features) -> dict[str, float]:
+        return logistic_probe(bank, queries, self._classes())
+
+    def _knn_top1(self, bank: Features, queries: Features) -> float:
         device = self.world.device
-        bank, queries = extract(network, self.bank, device), extract(network, self.queries, device)
         mine = slice(self.world.rank, None, self.world.world_size)  # every rank classifies its share
         predicted = knn.predict(
             bank.features.to(device), bank.labels.to(device), queries.features[mine].to(device), k=self.config.eval.k
@@ -68,14 +99,16 @@ class OnlineEvaluation:
                 loader.close()
 
     def _open_bank(self, folder: RunFolder) -> Loader:
-        path = find(self.config, "train")
+        path = find(self.config, "train_labelled") or find(self.config, "train")
         pictures, held_out = open_pictures(path), self.queries.pictures
         if (pictures.labels < 0).any():
-            raise UserError(f"{path} has pictures without a label, which cannot vote: set data.val=null")
+            raise UserError(
+                f"{path} has pictures without a label, which cannot vote: set data.train_labelled to those with one"
+            )
         if pictures.classes and held_out.classes and pictures.classes != held_out.classes:
             raise UserError(f"{path} and {held_out.path} do not have the same classes")
         count, limit = len(pictures), self.config.eval.bank
         samples = None
         if limit is not None and limit < count:
             samples = np.linspace(0, count, limit, endpoint=False).astype(np.int64)
-        return evaluation_loader(self.config, path, self.world, folder.quarantine, samples)
+        return evaluation_loader(self.config, pictures, self.world, folder.quarantine, samples)

@@ -44,7 +44,8 @@ def whiten(views_VNd: Tensor, iterations: int = 4, axis: Axis = "channel") -> Te
         The whitened views, (V, N, d), float32 or float64.
     """
     dim = -1 if axis == "channel" else -2
-    unit_VNd = _unit(_centre(views_VNd if views_VNd.dtype == torch.float64 else views_VNd.float(), dim))
+    views_VNd = views_VNd if views_VNd.dtype == torch.float64 else views_VNd.float()
+    unit_VNd = _unit(centre(views_VNd, dim, torch.finfo(views_VNd.dtype).eps))
     n, d = unit_VNd.shape[-2:]
     if n <= d:
         whitened_VNd = exact_matmul(_newton(exact_matmul(unit_VNd, unit_VNd.mT), iterations), unit_VNd)
@@ -53,23 +54,23 @@ def whiten(views_VNd: Tensor, iterations: int = 4, axis: Axis = "channel") -> Te
     return whitened_VNd * math.sqrt(views_VNd.shape[dim] - 1)
 
 
-def _centre(x_VNd: Tensor, dim: int) -> Tensor:
-    """Mean zero along ``dim``, largest entry of a view one, constant rows exactly zero."""
+def centre(x_VNd: Tensor, dim: int, resolution: float) -> Tensor:
+    """Mean zero along ``dim``; rows that are constant to within ``resolution`` of their mean exactly zero."""
     mean = x_VNd.mean(dim, keepdim=True)
     centred = x_VNd - mean
     # The first mean is rounded to the size of x, not to that of xc: take the rest away.
     centred = centred - centred.mean(dim, keepdim=True)
     spread = centred.detach().abs().amax(dim, keepdim=True)
-    constant = spread <= torch.finfo(x_VNd.dtype).eps * mean.detach().abs()
-    # The output does not depend on the scale of a view, so the scale is a constant for the gradient.
-    scale = spread.amax((-2, -1), keepdim=True)
-    return centred / torch.where(constant, torch.inf, scale)
+    return centred.masked_fill(spread <= resolution * mean.detach().abs(), 0)
 
 
 def _unit(centred_VNd: Tensor) -> Tensor:
-    """Frobenius norm one. The largest entry is one (so the norm is at least one) or the view is all zero."""
-    square = centred_VNd.square().sum((-2, -1), keepdim=True, dtype=torch.float64)
-    return centred_VNd / square.clamp(min=1).sqrt().to(centred_VNd.dtype)
+    """Frobenius norm one, unless the view is all zero."""
+    # The output does not depend on the scale of a view, so the scale is a constant for the gradient.
+    largest = centred_VNd.detach().abs().amax((-2, -1), keepdim=True)
+    scaled_VNd = centred_VNd / largest.masked_fill(largest == 0, 1)
+    square = scaled_VNd.square().sum((-2, -1), keepdim=True, dtype=torch.float64)  # at least one, or zero
+    return scaled_VNd / square.clamp(min=1).sqrt().to(scaled_VNd.dtype)
 
 
 def _newton(s_Vmm: Tensor, iterations: int) -> Tensor:

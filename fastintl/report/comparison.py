@@ -8,6 +8,7 @@ from html import escape
 from fastintl.report import page, panels
 from fastintl.report.numbers import compact, duration, memory, percent
 from fastintl.report.record import RunRecord
+from fastintl.summary import PROBES
 
 _APART = ("name", "out")  # differ in every comparison and say nothing
 
@@ -28,6 +29,7 @@ def results(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
     """The newest figures of every run, "–" where a run has none; figures that no run has are left out."""
     rows: list[tuple[str, Callable[[RunRecord], object], Callable[[float], str]]] = [
         (f"{runs[0].config.get('eval.k', 'k')}-nn accuracy", lambda run: run.last("knn_top1"), percent),
+        *((name, lambda run, key=key: run.last(key), percent) for key, name in PROBES.items()),
         ("untrained", lambda run: run.last("knn_top1_untrained"), percent),
         ("loss", lambda run: run.last("loss"), compact),
         ("effective rank, whitened", lambda run: run.last("effective_rank_whitened"), compact),

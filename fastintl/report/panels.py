@@ -9,7 +9,6 @@ from fastintl.report import chart
 from fastintl.report.chart import Level, Line
 from fastintl.report.numbers import compact, percent, short_percent
 from fastintl.report.record import RunRecord
-from fastintl.spectrum_watch import collapse_limit
 
 _COLOURS = 8
 _SMALLEST_DRAWN = 1e-10  # eigenvalue: further down there is only rounding
@@ -56,13 +55,13 @@ def accuracy(runs: Sequence[RunRecord]) -> Panel:
 
 def effective_rank(runs: Sequence[RunRecord]) -> Panel:
     """Of one run before and after whitening, of several after it."""
-    ranks = {run.last("possible_rank") for run in runs} - {None}
+    limits = {(run.last("possible_rank"), run.last("collapse_limit")) for run in runs}
+    possible, collapse = limits.pop() if len(limits) == 1 else (None, None)  # other batches and losses have others
     levels = []
-    if len(ranks) == 1:  # runs with other batches have other limits
-        possible = int(ranks.pop())
-        limit = collapse_limit(possible)
-        levels = [Level(f"possible: {possible}", possible, "level dash1")]
-        levels += [Level(f"collapse: below {limit:.3g}", limit, "level alarm")]
+    if possible is not None:
+        levels.append(Level(f"possible: {possible:.0f}", possible, "level dash1"))
+    if collapse is not None:
+        levels.append(Level(f"collapse: below {collapse:.3g}", collapse, "level alarm"))
     note = "Directions that the embedding fills: exp of the entropy of the eigenvalues' shares."
     if len(runs) > 1:
         return _metric(

@@ -16,7 +16,7 @@ from fastintl.report.numbers import compact, duration, memory, percent, short_pe
 from fastintl.report.panels import Panel
 from fastintl.report.record import RunRecord, flat_keys
 from fastintl.run_folder import write_text
-from fastintl.spectrum_watch import collapse_limit
+from fastintl.summary import PROBES
 
 _log = logging.getLogger("fastintl")
 
@@ -63,8 +63,8 @@ def _state(run: RunRecord) -> str:
 
 
 def _warnings(run: RunRecord) -> Iterator[str]:
-    rank, possible = run.last("effective_rank_whitened"), run.last("possible_rank")
-    if rank is not None and possible and rank < collapse_limit(int(possible)):
+    rank, possible, limit = (run.last(k) for k in ("effective_rank_whitened", "possible_rank", "collapse_limit"))
+    if rank is not None and possible and limit and rank < limit:
         yield page.warning(
             f"The embedding has collapsed: after whitening its effective rank is {compact(rank)} of {possible:.0f}."
         )
@@ -80,6 +80,10 @@ def _key_figures(run: RunRecord) -> Iterator[tuple[str, str, str]]:
         baselines = [(label, run.last(f"knn_top1_{key}")) for key, label in names]
         more = ", ".join(f"{label} {percent(value)}" for label, value in baselines if value is not None)
         yield f"{run.config.get('eval.k', 'k')}-nn accuracy", percent(score), more
+    for key, name in PROBES.items():
+        if (top1 := run.last(key)) is not None:
+            top5 = run.last(key.replace("top1", "top5"))
+            yield name[0].upper() + name[1:], percent(top1), f"top-5 {percent(top5)}"
     loss = run.last("loss")
     if loss is not None:
         yield "Loss", compact(loss), f"after {compact(run.series('loss')[0][-1])} epochs"

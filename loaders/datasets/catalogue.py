@@ -27,6 +27,7 @@ _FROM_ROOT: dict[str, Callable[[Path], dict[str, Split]]] = {
     "tiny-imagenet": tiny_imagenet_splits,
 }
 NAMES = (*_FROM_ROOT, "folder", "demo")
+WITH_UNLABELLED = ("stl10",)  # their train_labelled is the part of train that has labels
 
 
 def default_root(name: str) -> Path:

@@ -63,5 +63,5 @@ def need(path: Path, kind: str, layout: str) -> Path:
         UserError: It is missing.
     """
     if not (path.is_dir() if kind == "folder" else path.is_file()):
-        raise UserError(f"there is no {kind} {path.absolute()}; {layout} (--root names the place)")
+        raise UserError(f"there is no {kind} {path.absolute()}; {layout} (--root or data.root names the place)")
     return path

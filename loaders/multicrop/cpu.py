@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Iterator
@@ -45,11 +46,11 @@ class CpuMultiCrop:
             V tensors (B, 3, s, s), channels_last.
         """
         draws = draw(self.recipe, seed, epoch, decoded.ids, decoded.heights, decoded.widths)
-        pictures = decoded.pictures
+        pictures = [picture.numpy() for picture in decoded.pictures]
         crops = [self._memory.take((len(pictures), size, size, 3)) for size in self._sizes]
-        # One iterator for all threads: each takes the next picture when it is done with one, so they end together.
-        # A task a picture would spend more on the pool's queue than a small crop takes.
-        todo = iter(range(len(pictures)))
+        # One iterator for all threads: each takes the next crop when it is done with one, so they end together.
+        # A task a crop would spend more on the pool's queue than a small crop takes.
+        todo = itertools.product(range(len(pictures)), range(len(self._sizes)))
         # list(): an exception in a thread is raised here.
         list(self._pool.map(lambda _: self._crop_rest(pictures, draws, crops, todo), range(self._threads)))
         return [torch.from_numpy(view).permute(0, 3, 1, 2).to(self._dtype) for view in crops]
@@ -58,17 +59,19 @@ class CpuMultiCrop:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _crop_rest(
-        self, pictures: list[torch.Tensor], draws: np.ndarray, crops: list[np.ndarray], todo: Iterator[int]
+        self,
+        pictures: list[np.ndarray],
+        draws: np.ndarray,
+        crops: list[np.ndarray],
+        todo: Iterator[tuple[int, int]],
     ) -> None:
         planes, padded = self._buffers()
-        for i in todo:
-            picture = pictures[i].numpy()
-            for view, size in enumerate(self._sizes):
-                row = draws[i, view]
-                top, left, height, width = row[TOP : WIDTH + 1].astype(int).tolist()
-                box = picture[top : top + height, left : left + width]
-                pixels = resize(box, (size, size), "bicubic").reshape(3, -1)
-                colour_crop(pixels, size, row, self._mean, self._std, planes, padded, crops[view][i].reshape(-1))
+        for i, view in todo:
+            size, row = self._sizes[view], draws[i, view]
+            top, left, height, width = row[TOP : WIDTH + 1].astype(int).tolist()
+            box = pictures[i][top : top + height, left : left + width]
+            pixels = resize(box, (size, size), "bicubic").reshape(3, -1)
+            colour_crop(pixels, size, row, self._mean, self._std, planes, padded, crops[view][i].reshape(-1))
 
     def _buffers(self) -> tuple[np.ndarray, np.ndarray]:
         """Each thread's own work space, large enough for any view: its planes, and one plane with a margin to blur."""

@@ -9,22 +9,25 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from loaders.datasets.reference import Reference
 from loaders.errors import UserError
 from loaders.sources.beton_pictures import BetonPictures
 from loaders.sources.decode import Allocate, fresh
 from loaders.sources.decoded import DecodedBatch
 from loaders.sources.image_folder import ImageFolder
+from loaders.sources.split_pictures import SplitPictures
 
 HARDWARE_SHARE = 0.65  # of the pictures, for a GPU's JPEG decoder; the rest goes to its cores. NVIDIA's default
 
 
 class Pictures(Protocol):
-    """A data set on disk: encoded pictures with labels. ``BetonPictures`` and ``ImageFolder`` are the two."""
+    """A data set on disk: encoded pictures with labels. ``BetonPictures``, ``ImageFolder`` or ``SplitPictures``."""
 
     path: Path
     labels: np.ndarray  # (n,) int64
     names: Sequence[str]
     classes: list[str]
+    decoded_bytes: int | None  # of all pictures as RGB pixels; None where only the pictures themselves tell
 
     def __len__(self) -> int: ...
 
@@ -44,16 +47,23 @@ class Source(Protocol):
 
 
 def open_pictures(path: str | Path) -> Pictures:
-    """Opens a ``.beton`` file or a folder ``class/picture``.
+    """Opens a ``.beton`` file, a folder ``class/picture``, or a split of a data set's public files.
+
+    Args:
+        path: of the file or the folder, or a word ``name:split@root`` (see ``loaders.datasets.reference``).
 
     Raises:
-        UserError: nothing there, or neither of the two.
+        UserError: nothing there, or none of the three.
     """
     path = Path(path)
     if path.is_dir():
         return ImageFolder(path)
     if path.suffix == ".beton":
         return BetonPictures(path)
+    reference = Reference.parse(str(path))
+    if reference is not None:
+        return SplitPictures(path, reference.open())
+    wanted = "a .beton file, a folder class/picture, or a data set's split such as cifar10:train@data/cifar10"
     if not path.exists():
-        raise UserError(f"{path} does not exist: give a .beton file or a folder class/picture")
-    raise UserError(f"{path} is neither a .beton file nor a folder class/picture")
+        raise UserError(f"{path} does not exist: give {wanted}")
+    raise UserError(f"{path} is not {wanted}")

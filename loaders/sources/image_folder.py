@@ -20,10 +20,13 @@ class ImageFolder:
         classes: names of the class folders, sorted.
         names: file names relative to ``path``, sorted within each class.
         labels: (n,) int64.
+        decoded_bytes: None: the files' headers would have to be read.
 
     Raises:
         UserError: no class folder, or no file in any of them.
     """
+
+    decoded_bytes = None
 
     def __init__(self, path: Path) -> None:
         tree = class_tree(path)

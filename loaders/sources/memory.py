@@ -12,7 +12,6 @@ from loaders.errors import UserError
 from loaders.free_memory import free_bytes
 from loaders.quarantine import Quarantine
 from loaders.sources import Pictures
-from loaders.sources.beton_pictures import BetonPictures
 from loaders.sources.decoded import DecodedBatch, interleaved
 from loaders.sources.substitute import decode_or_substitute
 
@@ -38,7 +37,7 @@ class MemorySource:
         self._labels = pictures.labels
         self._ids = np.empty(len(pictures), dtype=np.int64)  # of the pictures that stand in
         self._heights, self._widths = np.empty_like(self._ids), np.empty_like(self._ids)
-        if isinstance(pictures, BetonPictures):
+        if pictures.decoded_bytes is not None:
             _check_fit(pictures, pictures.decoded_bytes, device)
         chunks: list[torch.Tensor] = []
         with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
@@ -48,7 +47,7 @@ class MemorySource:
                 chunks.append(torch.cat([picture.reshape(-1) for _, picture in decoded]).to(device))
                 for i, (stand_in, picture) in zip(samples, decoded, strict=True):
                     self._ids[i], self._heights[i], self._widths[i] = stand_in, *picture.shape[:2]
-                if start == 0:  # a folder's pictures are of unknown size: the first ones tell
+                if start == 0:  # of pictures of unknown size the first ones tell
                     _check_fit(pictures, len(chunks[0]) * len(pictures) // len(samples), device)
         self._pixels = torch.cat(chunks)
         sizes = self._heights * self._widths * 3

@@ -76,11 +76,13 @@ def _words(source: str, device: torch.device) -> str:
 
 
 def _fastest_first(pictures: Pictures, device: torch.device) -> list[str]:
-    is_beton, on_gpu = isinstance(pictures, BetonPictures), device.type == "cuda"
+    on_gpu, decoded_bytes = device.type == "cuda", pictures.decoded_bytes
+    is_beton = isinstance(pictures, BetonPictures)
     order = ["ffcv"] if is_beton else []
-    if on_gpu and is_beton and pictures.decoded_bytes <= _MEMORY_LIMIT:
+    if on_gpu and decoded_bytes is not None and decoded_bytes <= _MEMORY_LIMIT:
         order.insert(0, "memory")
-    if on_gpu and (not is_beton or (pictures.modes == JPEG).all()):
+    holds_files = (pictures.modes == JPEG).all() if is_beton else decoded_bytes is None
+    if on_gpu and holds_files:
         order.append("dali")
     return [*order, "folder"]
 
@@ -88,7 +90,7 @@ def _fastest_first(pictures: Pictures, device: torch.device) -> list[str]:
 def _open_ffcv(pictures: Pictures, how: _How) -> Source:
     if not isinstance(pictures, BetonPictures):
         raise UserError(
-            f"FFCV reads .beton files, and {pictures.path} is a folder: convert it with tools/write_ffcv.py"
+            f"FFCV reads .beton files, and {pictures.path} is none: convert it with tools/write_ffcv.py"
         )
     try:
         source = import_ffcv_source()

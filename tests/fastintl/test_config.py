@@ -110,6 +110,7 @@ def test_home_folder_is_expanded_as_the_shell_does_not(monkeypatch):
         ("eval.size=300", "eval.size: 300 is more than eval.resize, 256"),
         ("eval.bank=3", "eval.bank: 3 pictures are fewer than the 5 neighbours of eval.k"),
         ("model.projector=[]", "model.projector: the list is empty"),
+        ("optim.drop_factor=0.5", "optim.drop_factor: 0.5 has no effect with optim.schedule=cosine; it belongs"),
         ("name=a/b", "name: a/b is not a plain folder name"),
     ],
 )
@@ -117,6 +118,19 @@ def test_each_mistake_gets_its_sentence(word, sentence):
     with pytest.raises(UserError) as caught:
         config.load(None, [word])
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["optim.name=adam", "optim.momentum=0.5"], "optim.momentum: 0.5 has no effect with optim.name=adam"),
+        (["optim.schedule=step", "optim.final_fraction=0"], "it belongs to cosine and cosine_epoch"),
+        (["optim.warmup_steps=500", "optim.warmup_epochs=3"], "optim.warmup_epochs: optim.warmup_steps takes its"),
+    ],
+)
+def test_a_key_that_nothing_would_read_is_refused(words, sentence):
+    with pytest.raises(UserError, match=sentence):
+        config.load(None, words)
 
 
 @pytest.mark.parametrize(

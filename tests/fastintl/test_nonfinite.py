@@ -38,16 +38,24 @@ def weights(step: TrainingStep) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in step.model.encoder.parameters()])
 
 
-def test_the_weights_stay_those_that_the_broken_step_began_with():
-    step, guard = build(window=6)
+def state_of(step: TrainingStep) -> dict[str, torch.Tensor]:
+    """All numbers that the optimiser keeps."""
+    states = step.optimizer.state_dict()["state"]
+    return {f"{i} {name}": value.clone() for i, state in states.items() for name, value in state.items()}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lars"])
+def test_weights_and_momenta_stay_those_that_the_broken_step_began_with(optimizer):
+    step, guard = build(window=6, optim__name=optimizer, optim__lr=1e-3)
     for number in range(3):
         guard.see(step(views(number), number))
-    before = weights(step)
+    before, kept = weights(step), state_of(step)
     bad = views(3)
     bad[1][2, 0, 0, 0] = math.inf
     guard.see(step(bad, 3))
     guard.see(step(views(4), 4))  # a good batch again: nobody has checked yet
     assert guard.is_held() and torch.equal(weights(step), before)
+    assert all(torch.equal(value, kept[name]) for name, value in state_of(step).items())
     with pytest.raises(BrokenStep, match="step 4 gave a loss of nan") as broken:
         guard.check(5)
     assert broken.value.number == 3
@@ -67,8 +75,10 @@ def test_without_a_broken_step_the_guard_changes_nothing():
     assert reading.gradient_norm == pytest.approx(gradients.norm().item(), rel=1e-5)
 
 
-def test_steps_that_a_gradient_scaler_skips_are_counted_and_not_fatal():
-    step, guard = build(window=12, loss__trade_off=10.0)  # a loss far above 2, so that it overflows float32 as well
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lars"])
+def test_steps_that_a_gradient_scaler_skips_are_counted_and_not_fatal(optimizer):
+    # A loss far above 2, so that it overflows float32 as well.
+    step, guard = build(window=12, loss__trade_off=10.0, optim__name=optimizer)
     step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     skipped = 0
     for number in range(12):
@@ -81,7 +91,7 @@ def test_steps_that_a_gradient_scaler_skips_are_counted_and_not_fatal():
     assert guard.check(12).skipped_steps == guard.skipped_steps == skipped
     assert 0 < skipped < 12
     assert weights(step).isfinite().all()
-    assert all(state["momentum_buffer"].isfinite().all() for state in step.optimizer.state.values())
+    assert all(value.isfinite().all() for value in state_of(step).values())
 
 
 def test_gradients_that_no_scale_helps_stop_the_run():
@@ -92,9 +102,10 @@ def test_gradients_that_no_scale_helps_stop_the_run():
         guard.check(1)
 
 
-def test_the_first_update_after_a_skipped_one_is_that_of_new_momenta():
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lars"])
+def test_the_first_update_after_a_skipped_one_is_that_of_new_momenta(optimizer):
     """torch's fused SGD alone would go on from uninitialised memory."""
-    (skipping, guard), (plain, _) = build(window=2), build(window=2)
+    (skipping, guard), (plain, _) = (build(window=2, optim__name=optimizer) for _ in range(2))
     guard._held.fill_(1)
     skipping(views(0), 0)
     guard._held.zero_()

@@ -97,7 +97,8 @@ def test_a_page_that_cannot_be_written_is_a_warning(folder, caplog):
 
 def test_a_collapse_is_said_on_the_page(folder):
     with open(folder / "metrics.jsonl", "a") as file:
-        file.write('{"step": 24, "epoch": 4, "effective_rank_whitened": 1.5, "possible_rank": 8}\n')
+        row = {"step": 24, "epoch": 4, "effective_rank_whitened": 1.5, "possible_rank": 8, "collapse_limit": 2}
+        file.write(json.dumps(row) + "\n")
     assert "The embedding has collapsed" in Page(run_page.draw(RunRecord(folder))).text
 
 

@@ -9,8 +9,9 @@ import torch
 
 from fastintl import config as configuration
 from fastintl import spectrum
+from fastintl.losses import build_loss
 from fastintl.losses.whitening import whiten
-from fastintl.spectrum_watch import SpectrumWatch, collapse_limit
+from fastintl.spectrum_watch import SpectrumWatch
 
 
 def embedding(n: int, d: int, seed: int = 0) -> torch.Tensor:
@@ -55,7 +56,8 @@ def test_effective_rank_and_condition_number():
 
 
 def watch(*keys: str) -> SpectrumWatch:
-    return SpectrumWatch(configuration.load(None, keys))
+    config = configuration.load(None, keys)
+    return SpectrumWatch(config.log, build_loss(config.loss))
 
 
 @pytest.mark.parametrize("axis", ["channel", "batch"])
@@ -71,6 +73,22 @@ def test_the_metrics_are_those_of_the_first_view_and_can_be_written(axis):
     assert len(listed["ranks"]) <= 64 and listed["ranks"][0] == 1 and listed["ranks"][-1] == row["possible_rank"]
     np.testing.assert_allclose(listed["before"], expected[np.array(listed["ranks"]) - 1], rtol=1e-3)
     assert 1 < row["effective_rank"] < row["effective_rank_whitened"] < row["possible_rank"]
+
+
+@pytest.mark.parametrize(
+    "name, axis", [("cw_rgp", "channel"), ("barlow_twins", "batch"), ("spectral", "channel"), ("intl", "channel")]
+)
+def test_after_is_the_spectrum_of_what_the_loss_compares(name, axis):
+    views = embedding(64, 300)[None]
+    torch.manual_seed(0)
+    row = watch(f"loss.name={name}", "model.ema=false").measure(views, step=3)
+    torch.manual_seed(0)
+    compared = build_loss(configuration.Loss(name=name)).transformed(views.double())[0]
+    expected = numpy_eigenvalues(compared, axis)[np.array(row["spectrum"]["ranks"]) - 1]
+    np.testing.assert_allclose(row["spectrum"]["after"], expected, rtol=1e-3, atol=1e-9)
+    assert row["collapse_limit"] == (6.4 if name == "intl" else 2)  # a share is known for INTL alone
+    if name == "spectral":  # hard whitening
+        assert row["effective_rank_whitened"] == pytest.approx(row["possible_rank"])
 
 
 def test_it_is_due_on_the_log_steps_at_or_after_its_multiples():
@@ -98,7 +116,7 @@ def test_collapse_is_told_once_an_onset(kind, caplog):
         with caplog.at_level(logging.WARNING):
             row = watched.measure(views, step)
         counts.append(sum("has collapsed" in record.message for record in caplog.records))
-        assert (row["effective_rank_whitened"] < collapse_limit(row["possible_rank"])) == (views is few)
+        assert (row["effective_rank_whitened"] < row["collapse_limit"]) == (views is few)
     assert counts == [0, 1, 1, 1, 2, 2]
     assert "step 1" in caplog.records[0].message and "loss.trade_off" in caplog.records[0].message
 

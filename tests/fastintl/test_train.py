@@ -44,9 +44,20 @@ def test_the_learning_rate_and_the_loss_are_those_of_the_recipe(finished):
     assert lr[24] == pytest.approx(0.001 * base)
 
 
-def test_two_runs_of_one_seed_end_with_identical_weights(finished, pictures, tmp_path):
-    assert train(tmp_path, pictures, data__threads=2, eval__every=0).returncode == 0
+def test_two_runs_of_one_seed_end_with_identical_weights_whatever_is_evaluated(finished, pictures, tmp_path):
+    result = train(tmp_path, pictures, data__threads=2, eval__every=1, eval__probes="[linear,quick]")
+    assert result.returncode == 0, result.stderr
     assert_identical(last_state(finished), last_state(tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    probed = [row for row in rows if "linear_top1" in row]
+    assert [row["step"] for row in probed] == [6, 12, 18, 24]
+    names = ("knn_top1", "linear_top1", "linear_top5", "quick_top1", "quick_top5")
+    assert all(0 <= row[name] <= 1 for row in probed for name in names)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["probes"] == {name: probed[-1][name] for name in ("linear_top1", "quick_top1")}
+    assert "linear classifier" in result.stdout
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Linear classifier" in page and "L-BFGS classifier" in page
 
 
 def test_a_finished_run_started_again_changes_nothing(finished, pictures):

@@ -8,6 +8,7 @@ whole, which may be half as large again by chance (with one thread it is 1.06 ti
 parameter has fewer entries to average over and may have twice as much.
 """
 
+import copy
 import math
 import shutil
 
@@ -115,9 +116,21 @@ def test_a_step_needs_no_run_and_moves_encoder_and_target():
     after = dict(step.model.named_parameters())
     assert not torch.equal(after["encoder.projector.0.weight"], before["encoder.projector.0.weight"])
     assert not torch.equal(after["target.projector.0.weight"], before["target.projector.0.weight"])
-    again = training_step()
-    again.load_state_dict(step.state_dict())
-    assert torch.equal(step(views, 2), again(views, 2))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lars"])
+def test_a_step_taken_up_again_goes_on_bit_for_bit(optimizer):
+    step, again = (training_step(optim__name=optimizer, seed=seed) for seed in (0, 1))
+    views = pictures("cpu", torch.channels_last, views=3)
+    for number in range(3):
+        if number == 2:
+            again.load_state_dict(copy.deepcopy(step.state_dict()))
+        step(views, number)
+    again(views, 2)
+    ours, theirs = step.state_dict(), again.state_dict()
+    assert all(torch.equal(ours["model"][key], theirs["model"][key]) for key in ours["model"])
+    for i, state in ours["optimizer"]["state"].items():
+        assert all(torch.equal(state[key], theirs["optimizer"]["state"][i][key]) for key in state)
 
 
 def test_cuda_graphs_where_they_cannot_work_are_refused():

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from public_layouts import cifar_table, dump, write_cifar10, write_stl10, write_tiny_imagenet
 
 from loaders.beton_file import RAW, BetonFile
 from loaders.convert import convert
@@ -176,11 +177,7 @@ def test_imagenet100_takes_its_classes_from_imagenet(tmp_path):
 
 @pytest.mark.parametrize("inside", [True, False])
 def test_tiny_imagenet(tmp_path, inside):
-    root = tmp_path / "tiny-imagenet-200"
-    tree(root, "train/n02/images/n02_0.JPEG", "train/n01/images/n01_0.JPEG", "val/images/val_0.JPEG")
-    tree(root, "val/images/val_1.JPEG")
-    (root / "train" / "n01" / "n01_boxes.txt").write_text("n01_0.JPEG\t0\t0\t62\t62\n")
-    (root / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn02\t0\t0\t9\t9\nval_1.JPEG\tn01\t0\t0\t9\t9\n")
+    root = write_tiny_imagenet(tmp_path)
     splits = open_dataset("tiny-imagenet", root if inside else tmp_path)
     assert splits["train"].names == ["n01/images/n01_0.JPEG", "n02/images/n02_0.JPEG"]
     assert splits["train"].load(1) == (root / "train" / splits["train"].names[1]).read_bytes()
@@ -196,27 +193,9 @@ def test_tiny_imagenet(tmp_path, inside):
 # Files of pixels
 
 
-def cifar_table(count: int, label_key: str, classes: int) -> dict:
-    return {
-        "data": RNG.integers(0, 256, (count, 3072), np.uint8),
-        label_key: RNG.integers(0, classes, count).tolist(),
-        "filenames": [f"thing_s_{i:06d}.png" for i in range(count)],
-    }
-
-
-def dump(path: Path, table: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pickle.dumps(table, protocol=2))
-
-
 @pytest.fixture
 def cifar10(tmp_path):
-    tables = {f"data_batch_{i}": cifar_table(4, "labels", 10) for i in range(1, 6)}
-    tables["test_batch"] = cifar_table(6, "labels", 10)
-    tables["batches.meta"] = {"label_names": [f"class{i}" for i in range(10)], "num_vis": 3072}
-    for name, table in tables.items():
-        dump(tmp_path / "cifar-10-batches-py" / name, table)
-    return tmp_path, tables
+    return tmp_path, write_cifar10(tmp_path)
 
 
 def check_cifar(splits, train_tables, test_table, label_key, classes, tmp_path):
@@ -319,30 +298,21 @@ def test_cifar_files_that_are_none(cifar10, content):
 
 @pytest.fixture
 def stl10(tmp_path):
-    folder = tmp_path / "stl10_binary"
-    folder.mkdir()
-    pictures = {}
-    for part, count in (("train", 3), ("unlabeled", 4), ("test", 2)):
-        pictures[part] = RNG.integers(0, 256, (count, 96, 96, 3), np.uint8)
-        pictures[part].transpose(0, 3, 2, 1).tofile(folder / f"{part}_X.bin")
-    np.array([3, 1, 10], np.uint8).tofile(folder / "train_y.bin")
-    np.array([2, 2], np.uint8).tofile(folder / "test_y.bin")
-    (folder / "class_names.txt").write_text("\n".join(f"thing{i}" for i in range(10)))
-    return tmp_path, pictures
+    return tmp_path, write_stl10(tmp_path)
 
 
 def test_stl10(stl10, tmp_path):
     root, pictures = stl10
     splits = open_dataset("stl10", root)
     assert list(splits) == ["train", "train_labelled", "val"]
-    assert splits["train"].labels.tolist() == [2, 0, 9, -1, -1, -1, -1]
-    assert splits["train_labelled"].labels.tolist() == [2, 0, 9] and splits["val"].labels.tolist() == [1, 1]
+    assert splits["train"].labels.tolist() == [9, 8, 7, -1, -1, -1, -1]
+    assert splits["train_labelled"].labels.tolist() == [9, 8, 7] and splits["val"].labels.tolist() == [9, 8]
     report = convert(splits["train"], tmp_path / "stl10_train.beton")
     assert report.pictures == 7 and len(report.empty_classes) == 7
     file = BetonFile(report.file)
     for i, pixels in enumerate([*pictures["train"], *pictures["unlabeled"]]):
         assert np.array_equal(file.read(i).reshape(96, 96, 3), pixels)
-    assert file.labels.tolist() == [2, 0, 9, -1, -1, -1, -1] and file.classes[2] == "thing2"
+    assert file.labels.tolist() == [9, 8, 7, -1, -1, -1, -1] and file.classes[2] == "thing2"
 
 
 def test_stl10_damage(stl10):

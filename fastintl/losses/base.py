@@ -1,0 +1,91 @@
+"""What the training step asks of a loss.
+
+Shapes: V views, N samples of the global batch (of a rank's share where ``per_rank``), d channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastintl.losses.whitening import Axis
+from loaders.errors import UserError
+
+
+class Position(NamedTuple):
+    """The place of a step in a run: all that a loss's draws and schedules depend on, so that a resumed run repeats
+    them. ``step`` counts the run's steps and ``epoch`` its epochs, both from 0."""
+
+    seed: int
+    step: int
+    epoch: int
+    rank: int
+
+
+class Loss(nn.Module):
+    """A loss of V views. A subclass must have ``forward(views)``, or ``forward(views, target=None)``.
+
+    Attributes:
+        position: set before every step of a run. None: the loss is used alone, draws come from torch's global
+            generator and schedules stand at epoch 0.
+        per_rank: each rank takes the loss of its own samples, and their mean is trained on. Otherwise every rank takes
+            the loss of the global batch.
+        axis: of the covariance whose spectrum is watched: "channel" for samples, "batch" for channels.
+        collapsed_share: of the possible effective rank, below which an embedding counts as collapsed, where that was
+            measured for the loss; at 0 only an effective rank below two does.
+        against_collapse: what to change when the embedding collapses, for the sentence of the warning.
+    """
+
+    position: Position | None = None
+    per_rank = False
+    axis: Axis = "channel"
+    collapsed_share = 0.0
+    against_collapse = "lower optim.lr"
+
+    def check(self, samples: int, channels: int) -> None:
+        """Refuses what the loss cannot take, before a run starts and at every call.
+
+        Raises:
+            UserError: which setting to change.
+        """
+        if samples < 2 or channels < 2:
+            raise UserError(
+                f"{self._name}: {samples} samples of {channels} channels; it needs two or more of each: raise "
+                "train.batch_size or the last width of model.projector"
+            )
+
+    def forward(self, views: Tensor | Sequence[Tensor]) -> Tensor:
+        """Args:
+            views: embeddings, (V, N, d) or a sequence of (N, d).
+
+        Returns:
+            The loss, a scalar; float32, or float64 for float64 embeddings.
+        """
+        raise NotImplementedError
+
+    def transformed(self, views_VNd: Tensor) -> Tensor:
+        """The embeddings in the form in which they are compared, (V, N, d): whitened, by a loss that whitens."""
+        return views_VNd
+
+    def _stacked(self, views: Tensor | Sequence[Tensor], fewest: int = 2) -> Tensor:
+        """The views as one tensor, (V, N, d), checked."""
+        views_VNd = views if isinstance(views, Tensor) else torch.stack(tuple(views))
+        shape = tuple(views_VNd.shape)
+        if views_VNd.ndim != 3 or min(shape) < 1:
+            raise UserError(f"{self._name}: views have shape {shape}; they must be (V, N, d) or a list of (N, d)")
+        if shape[0] < fewest:
+            raise UserError(f"{self._name}: one view alone; give two or more views")
+        self.check(*shape[1:])
+        return views_VNd
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+
+def result_type(embeddings: Tensor) -> torch.dtype:
+    """Of a loss: float32 whatever the autocast, float64 for float64 embeddings."""
+    return torch.float64 if embeddings.dtype == torch.float64 else torch.float32

@@ -1,0 +1,103 @@
+"""The published MD5 sums of CIFAR's and STL-10's files, and whether those on disk have them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from loaders.datasets.split import file_stamp
+from loaders.errors import UserError
+
+
+@dataclass(frozen=True)
+class PublicFiles:
+    """How a data set is published: an archive, and the folder of files in it.
+
+    Attributes:
+        url: of the archive.
+        archive, md5: its name and MD5 sum.
+        folder: in the archive.
+        files: MD5 sum by file name; empty where they are too many to be published.
+    """
+
+    url: str
+    archive: str
+    md5: str
+    folder: str
+    files: dict[str, str]
+
+
+def public_files() -> dict[str, PublicFiles]:
+    """By data set; torchvision knows most."""
+    from torchvision.datasets import CIFAR10, CIFAR100, STL10  # late: it imports torch
+
+    found = {}
+    for name, theirs in {"cifar10": CIFAR10, "cifar100": CIFAR100, "stl10": STL10}.items():
+        files = dict(map(tuple, theirs.train_list + theirs.test_list))
+        if hasattr(theirs, "meta"):
+            files[theirs.meta["filename"]] = theirs.meta["md5"]
+        found[name] = PublicFiles(theirs.url, theirs.filename, theirs.tgz_md5, theirs.base_folder, files)
+    found["tiny-imagenet"] = PublicFiles(
+        "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+        "tiny-imagenet-200.zip",
+        "90528d7ca1a48142e341f4ef8d21d0de",
+        "tiny-imagenet-200",
+        {},
+    )
+    return found
+
+
+def verify(name: str, root: Path) -> None:
+    """Compares the files that would be read with their published sums; those of other data sets have none.
+
+    What was right once is not read again before its size or time changes.
+
+    Raises:
+        UserError: a file that is not the published one.
+    """
+    public = public_files().get(name)
+    if public is None or not public.files:
+        return
+    first = next(iter(public.files))
+    place = next((folder for folder in (root, root / public.folder) if (folder / first).is_file()), None)
+    wanted = {place / file: md5 for file, md5 in public.files.items()} if place else {root / public.archive: public.md5}
+    for path, md5 in wanted.items():
+        if path.is_file():  # what is missing is said by who opens it
+            check_file(path, md5)
+
+
+def check_file(path: Path, md5: str) -> None:
+    """Compares a file with its MD5 sum, unless that was done before.
+
+    Raises:
+        UserError: it has another.
+    """
+    mark = _mark(path, md5)
+    if mark.exists():
+        return
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if digest.hexdigest() != md5:
+        raise UserError(
+            f"{path} is not the published file: its MD5 sum is {digest.hexdigest()} and should be {md5}; "
+            "download it again"
+        )
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError:  # a read-only home: it is read again next time
+        pass
+
+
+def _mark(path: Path, md5: str) -> Path:
+    """An empty file whose presence says that the file, as it is now, has been found right."""
+    identity = repr((str(path.absolute()), file_stamp([path]), md5))
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastintl" / "verified"
+    return folder / hashlib.sha256(identity.encode()).hexdigest()
