@@ -189,7 +189,10 @@ def test_header_has_the_published_figures_and_counts_all_pictures_of_all_epochs(
 
 def test_every_published_recipe_is_there():
     paths = {str(path.relative_to(RCFGS).with_suffix("")) for path in RCFGS.rglob("*.yaml")}
-    assert {facts["recipe"] for facts in PUBLISHED} | {"demo"} == {path for path in paths if path[:5] != "eval/"}
+    pretraining = {path for path in paths if not path.startswith(("eval/", "detection/"))}
+    assert {facts["recipe"] for facts in PUBLISHED} | {"demo"} == pretraining
+    detection = {f"detection/{name}" for name in ("voc0712", "coco_2x", "shapes")}  # see test_detection_model.py
+    assert detection == {path for path in paths if path.startswith("detection/")}
     assert {f"eval/{facts['recipe']}" for facts in EVALUATIONS} == {path for path in paths if path[:5] == "eval/"}
 
 
