@@ -192,7 +192,7 @@ def test_from_pictures_to_a_backbone_for_other_libraries(place, monkeypatch, cap
     run_here([*in_readme("python tools/knn.py runs/mine"), *small])
     assert "20-nn" in capsys.readouterr().out
     run_here([*in_readme("python tools/features.py runs/mine"), *small])
-    assert "96 features of 512 channels" in capsys.readouterr().out
+    assert "96 features of 128 channels" in capsys.readouterr().out
     run_here(in_readme("python tools/export.py runs/mine"))
     assert Path("mine.safetensors").is_file()
     run_here(in_readme("python tools/doctor.py"))

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import multiprocessing
+import json
 import os
-import resource
-import tempfile
-import time
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import loaders
 from loaders.benchmark.loader import Target, ratio
 from loaders.benchmark.worker import Contender
-from loaders.datasets.folder import class_tree, take
 
-OURS, FFCV, PIL, DECODE = "fastintl", "FFCV's DatasetWriter", "PIL loop", "decode alone"
+OURS, FFCV, PIL, DECODE = "ours", "FFCV's DatasetWriter", "PIL loop", "decode alone"
 _MODULE = "loaders.benchmark.converters"
-_WARM_UP_PICTURES = 8
 
 
 def contenders(cores: int) -> list[Contender]:
@@ -54,45 +51,13 @@ def targets(group: list[Contender], cores: int) -> list[Target]:
 
 
 def _time(contender: Contender, data: Path) -> None:
-    """One conversion in a fresh process; it is no daemon, for FFCV's writer has processes of its own."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["loaders.benchmark.converters", "torch"])
-    ours, theirs = context.Pipe()
+    """One conversion in a fresh process, so that nothing that others imported counts as its memory."""
     cores = sorted(os.sched_getaffinity(0))[: contender.cores]
-    process = context.Process(target=_serve, args=(contender, data, cores, theirs))
-    process.start()
-    theirs.close()
-    try:
-        contender.error, sample, peak = ours.recv()
-    except EOFError:
-        contender.error, sample, peak = "its process died", None, 0
-    process.join()
-    if sample:
-        contender.samples.append(sample)
-        contender.peak_bytes = max(contender.peak_bytes, peak)
-
-
-def _serve(contender: Contender, data: Path, cores: list[int], pipe) -> None:
-    os.sched_setaffinity(0, cores)
-    try:
-        write = getattr(importlib.import_module(contender.module), contender.function)
-        split = class_tree(data)
-        with tempfile.TemporaryDirectory() as place:
-            write(take(split, range(min(_WARM_UP_PICTURES, len(split)))), Path(place) / "first.beton", len(cores))
-            start, cpu = time.perf_counter(), _cpu_seconds()
-            write(split, Path(place) / "all.beton", len(cores))
-            wall, cpu = time.perf_counter() - start, _cpu_seconds() - cpu
-        pipe.send((None, (len(split) / wall, cpu / len(split)), _peak_bytes(len(cores))))
-    except Exception as error:  # told to the parent, which leaves the contender out and says why
-        pipe.send((f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", None, 0))
-
-
-def _cpu_seconds() -> float:
-    """Of this process and of those that it has waited for."""
-    return sum(os.times()[:4])
-
-
-def _peak_bytes(processes: int) -> int:
-    """Of this process and, counted whole, as many as the largest that it has waited for."""
-    own, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return 1024 * (own + processes * child)
+    command = [sys.executable, "-m", contender.module, contender.function, data.resolve(), json.dumps(cores)]
+    run = subprocess.run(command, cwd=Path(loaders.__file__).parent.parent, capture_output=True, text=True)
+    if run.returncode:
+        contender.error = (run.stderr.splitlines() or ["its process died"])[-1][:300]
+        return
+    found = json.loads(run.stdout.splitlines()[-1])
+    contender.samples.append((found["rate"], found["cpu"]))
+    contender.peak_bytes = max(contender.peak_bytes, found["peak"])

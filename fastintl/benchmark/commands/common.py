@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,6 +24,17 @@ def origin(benchmark: str) -> dict:
 
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return {"benchmark": benchmark, "date": date, "surroundings": surroundings()}
+
+
+def read_result(path: Path) -> dict:
+    """A result file that begins with ``origin``."""
+    try:
+        result = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is no JSON'}") from error
+    if not isinstance(result, dict) or not {"benchmark", "surroundings"} <= set(result):
+        raise UserError(f"{path} is not a result of tools/bench.py: give a file that --json of one of its parts wrote")
+    return result
 
 
 def note(text: str) -> None:

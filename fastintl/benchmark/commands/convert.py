@@ -49,7 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
         write_json(arguments.json, result)
 
 
-def _print(group, found, cores: int, megabytes_of_a_picture: float) -> None:
+def _print(group, found, cores: int, megabytes: float) -> None:
+    """``megabytes`` are those of a picture."""
     from rich.console import Console
     from rich.table import Table
 
@@ -61,7 +62,7 @@ def _print(group, found, cores: int, megabytes_of_a_picture: float) -> None:
     for name in dict.fromkeys(contender.name for contender in group):
         rows = {contender.cores: contender for contender in group if contender.name == name}
         rates = [rate(rows[n]) if n in rows else None for n in counts]
-        cells = [text for r in rates for text in ((f"{r:,.0f}", f"{r * megabytes_of_a_picture:,.1f}") if r else ("", ""))]
+        cells = [f"{r * scale:,.{digits}f}" if r else "" for r in rates for scale, digits in ((1, 0), (megabytes, 1))]
         table.add_row(name, *cells, f"{max(c.peak_bytes for c in rows.values()) / 1e6:,.0f} MB")
     console.print(table)
     for contender in group:
