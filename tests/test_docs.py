@@ -4,6 +4,7 @@ there."""
 from __future__ import annotations
 
 import argparse
+import ast
 import functools
 import re
 import runpy
@@ -208,3 +209,37 @@ def examples() -> list[documents.Block]:
 def test_python_example_runs(example, place, monkeypatch):
     monkeypatch.chdir(place)
     exec(compile(example.text, str(example), "exec"), {"__name__": "__main__"})
+
+
+def sentences() -> list[str]:
+    """Every text that the source can say, with … for what is filled in."""
+
+    def text(node: ast.AST) -> str:
+        if isinstance(node, ast.JoinedStr):
+            return "".join(text(value) for value in node.values)
+        return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else "…"
+
+    found = [(ROOT / "tools/setup.sh").read_text()]
+    for path in (*ROOT.glob("fastintl/**/*.py"), *ROOT.glob("loaders/**/*.py"), *ROOT.glob("tools/*.py")):
+        tree = ast.parse(path.read_text())
+        found += [text(node) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr | ast.Constant)]
+    return found
+
+
+def test_every_error_that_is_explained_can_still_happen():
+    page = ROOT / "docs/troubleshooting.md"
+    source = set(sentences())
+    # A bullet's sentences stand before its first "`: ", and every one has a space; keys and commands come after.
+    bullets = re.findall(r"^- (`.+?`):(?= |\n)", documents.prose(page), re.M | re.S)
+    quoted = [" ".join(span.split()) for bullet in bullets for span in re.findall(r"`([^`]+)`", bullet)]
+    assert len(quoted) > 60
+
+    def says(text: str, sentence: str) -> bool:
+        position = 0
+        for part in sentence.split("…"):
+            position = text.find(part, position) + len(part)
+            if position < len(part):
+                return False
+        return True
+
+    assert not [sentence for sentence in quoted if not any(says(text, sentence) for text in source)]
