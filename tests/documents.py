@@ -16,7 +16,6 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 _FENCE = re.compile(r"^(?P<skip><!-- not run: .+ -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 _PROGRAMS = ("python", ".venv/bin/python", "torchrun", "make", "pip", ".venv/bin/pip", "sbatch", "conda", "pre-commit")
 _SHELL = ("source", "git", "cd", "export", "sudo", ".venv/bin/pre-commit")  # not ours to check
-_ELISION = "…"
 
 
 @dataclass(frozen=True)
@@ -103,4 +102,4 @@ def _words(line: str) -> list[str]:
     words = shlex.split(line, comments=True)
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
-    return [word for word in words if word not in ("…", "...")] if words[:1] == ["make"] else words
+    return words

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import functools
 import re
 import runpy
 import shutil
@@ -25,6 +24,7 @@ from loaders.convert import convert
 from loaders.datasets.folder import folder_splits
 
 COMMANDS = documents.commands()
+EXAMPLES = [block for block in documents.blocks() if block.language == "python"]
 
 
 class Parsed(BaseException):
@@ -205,12 +205,7 @@ def test_from_pictures_to_a_backbone_for_other_libraries(place, monkeypatch, cap
     assert "images/s" in capsys.readouterr().out
 
 
-@functools.cache
-def examples() -> list[documents.Block]:
-    return [block for block in documents.blocks() if block.language == "python"]
-
-
-@pytest.mark.parametrize("example", examples(), ids=str)
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
 def test_python_example_runs(example, place, monkeypatch):
     monkeypatch.chdir(place)
     exec(compile(example.text, str(example), "exec"), {"__name__": "__main__"})

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from fastintl.config import Config
-from fastintl.configfile import values
+from fastintl.configfile import shown, values
+from fastintl.report.record import flat_keys
 from loaders.errors import UserError
 
 # Pictures that are trained on in the public data sets and the demo.
@@ -86,7 +87,7 @@ def step_rates(results: Sequence[tuple[Path, Mapping[str, Any]]], config: Config
     for path, result in results:
         if result["benchmark"] not in ("step", "train"):
             continue
-        measured = values_of(yaml.safe_load(result["config"]))
+        measured = dict(flat_keys(yaml.safe_load(result["config"])))
         machine = result["surroundings"]["gpu"] or result["surroundings"]["cpu"]
         if result["benchmark"] == "train" and result["ranks"] == gpus and _same_work(measured, config, 1):
             rate = statistics.median(result["images_per_second"])
@@ -127,21 +128,9 @@ def estimate(config: Config, pictures: int, gpus: int, step: StepRate, host: Hos
     return Estimate(rate, hours, gpus * hours, bottleneck, other)
 
 
-def values_of(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every value of nested mappings by its dotted name."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= values_of(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return found
-
-
-def _same_work(measured: Mapping[str, Any], config: Config, gpus: int) -> bool:
+def _same_work(measured: Mapping[str, str], config: Config, gpus: int) -> bool:
     """Whether a measured step is one GPU's share of this recipe's. A key of a newer version had its default then."""
     default, mine = values(Config()), values(config)
     keys = [key for key in mine if key.startswith(("model.", "loss.")) or key == "crops.sizes"]
-    same = all(_plain(measured.get(key, default[key])) == _plain(mine[key]) for key in keys)
-    return same and measured["train.batch_size"] * gpus == config.train.batch_size
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    same = all(measured.get(key, shown(default[key])) == shown(mine[key]) for key in keys)
+    return same and int(measured["train.batch_size"]) * gpus == config.train.batch_size

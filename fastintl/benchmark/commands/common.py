@@ -48,6 +48,15 @@ def targets_as_json(targets: list) -> list[dict]:
     return [{"what": t.what, "least": t.least, "measured": t.measured, "holds": t.holds} for t in targets]
 
 
+def print_below(console, contenders: list, targets: list) -> None:
+    """What follows a table of contenders on several numbers of cores: who could not run and why, and the ratios."""
+    for contender in contenders:
+        if contender.error:
+            console.print(f"left out: {contender.name} on {contender.cores}: {contender.error}")
+    for target in targets:
+        console.print(str(target))
+
+
 def recipe_or_small_one(arguments, device: str):
     """The recipe that was named, or on a CPU a small network."""
     from fastintl.benchmark.step import TINY

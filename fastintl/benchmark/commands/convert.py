@@ -11,7 +11,7 @@ import argparse
 import os
 from pathlib import Path
 
-from fastintl.benchmark.commands.common import note, origin, require_positive, targets_as_json
+from fastintl.benchmark.commands.common import note, origin, print_below, require_positive, targets_as_json
 from loaders.errors import UserError
 from loaders.json_file import write_json
 
@@ -65,8 +65,4 @@ def _print(group, found, cores: int, megabytes: float) -> None:
         cells = [f"{r * scale:,.{digits}f}" if r else "" for r in rates for scale, digits in ((1, 0), (megabytes, 1))]
         table.add_row(name, *cells, f"{max(c.peak_bytes for c in rows.values()) / 1e6:,.0f} MB")
     console.print(table)
-    for contender in group:
-        if contender.error:
-            console.print(f"left out: {contender.name} on {contender.cores}: {contender.error}")
-    for target in found:
-        console.print(str(target))
+    print_below(console, group, found)
