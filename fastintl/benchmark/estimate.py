@@ -92,11 +92,11 @@ def step_rates(results: Sequence[tuple[Path, Mapping[str, Any]]], config: Config
         if result["benchmark"] == "train" and result["ranks"] == gpus and _same_work(measured, config, 1):
             rate = statistics.median(result["images_per_second"])
             bottleneck = "loader" if statistics.median(result["data_wait"]) >= _LOADER_BOUND else "step"
-            found.append(StepRate(rate, machine, f"{path}, with its loader", True, bottleneck))
+            found.append(StepRate(rate, machine, f"{path.name}, with its loader", True, bottleneck))
         if result["benchmark"] == "step" and _same_work(measured, config, gpus):
             able = [row for row in result["contenders"] if row["images_per_second"]]
             best = max(able, key=lambda row: row["images_per_second"])
-            found.append(StepRate(gpus * best["images_per_second"], machine, f"{path}: {best['name']}"))
+            found.append(StepRate(gpus * best["images_per_second"], machine, f"{path.name}: {best['name']}"))
     return found
 
 
@@ -112,7 +112,7 @@ def host_rate(path: Path, result: Mapping[str, Any]) -> HostRate:
         raise UserError(f"{path} holds no rate of a loader: give what tools/bench.py loader --json wrote")
     best = max(rows, key=lambda row: row["median_pictures_per_second"])
     cpu, cores = result["surroundings"]["cpu"], best["cores"]
-    return HostRate(best["median_pictures_per_second"], f"{path}: {best['name']} on {cores} cores of {cpu}")
+    return HostRate(best["median_pictures_per_second"], f"{path.name}: {best['name']} on {cores} cores of {cpu}")
 
 
 def estimate(config: Config, pictures: int, gpus: int, step: StepRate, host: HostRate | None) -> Estimate:

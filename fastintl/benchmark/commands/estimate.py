@@ -14,7 +14,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from fastintl.benchmark.commands.common import origin, read_result, require_positive
+from fastintl.benchmark.commands.common import read_result, require_positive
 from loaders.errors import UserError
 from loaders.json_file import write_json
 
@@ -59,7 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"\nThat a host feeds {fastest:,.0f} images/s is not known here: give --loader, measured on that host.")
     if arguments.json:
         rows = [{**asdict(rate), **asdict(one)} for rate, one in zip(rates, found, strict=True)]
-        write_json(arguments.json, {**origin("estimate"), "gpus": arguments.gpus, "pictures": pictures, "rows": rows})
+        what = {"recipe": str(arguments.rcfg), "gpus": arguments.gpus, "pictures": pictures}
+        write_json(arguments.json, {"benchmark": "estimate", **what, "rows": rows})
 
 
 def _rates(arguments: argparse.Namespace, config) -> list:
