@@ -1,6 +1,6 @@
 """pictures/s and MB/s of writing a folder of pictures as one .beton file, on one core and on all, beside FFCV's own
 writer, a loop over Pillow, and decoding alone, which bounds it. Each conversion has a process of its own; they are
-timed in turn, without start-up.
+timed in turn, without start-up. Every picture must be readable: FFCV's writer waits for ever after one that is not.
 
     python tools/bench.py convert --data pictures --json convert.json
 """
