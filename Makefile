@@ -5,10 +5,10 @@ python := .venv/bin/python
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint docs-check clean
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s  %s\n", $$1, $$2 }' Makefile
 
 setup:  ## create .venv with the pinned packages, FFCV where its libraries are, and DALI
 	@sh tools/setup.sh
@@ -24,6 +24,9 @@ test: setup  ## run the tests
 
 lint: setup  ## check the style
 	@$(python) -m ruff check .
+
+docs-check: setup  ## check the commands and run the examples of README.md and docs/
+	@$(python) -m pytest -q tests/test_docs.py $(ARGS)
 
 clean:  ## remove .venv and caches; data and runs stay
 	rm -rf .venv .setup build *.egg-info .pytest_cache .ruff_cache

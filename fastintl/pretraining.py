@@ -161,11 +161,15 @@ class Pretraining:
             except OSError as error:
                 self._warn(f"{self.folder.crops} could not be written ({error.strerror})")
         if self.config.eval.baselines and self.evaluation.queries is not None:
-            scores = {
-                "knn_top1_chance": self.evaluation.chance,
-                "knn_top1_raw_pixels": self.evaluation.raw_pixels_top1(),
-                "knn_top1_untrained": self.evaluation.knn_top1(self.model.encoder.backbone),
+            baselines = {
+                "chance": lambda: self.evaluation.chance,
+                "raw pixels": self.evaluation.raw_pixels_top1,
+                "untrained": lambda: self.evaluation.knn_top1(self.model.encoder.backbone),
             }
+            scores = {}
+            for name, measure in baselines.items():
+                scores[f"knn_top1_{name.replace(' ', '_')}"] = score = measure()
+                self.progress.note(f"baseline    {self.config.eval.k}-nn accuracy {score:.1%}: {name}")
             self._write(epoch=0, **scores)
 
     # The points of the loop

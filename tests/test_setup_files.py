@@ -54,6 +54,7 @@ def test_ci_runs_the_tests_and_nothing_else():
         "tools/setup.sh",
         ".ci/run",
         ".pre-commit-config.yaml",
+        ".github/workflows/test.yml",
     ],
 )
 def test_no_host_is_named(name):
@@ -63,5 +64,5 @@ def test_no_host_is_named(name):
 
 def test_make_alone_lists_the_targets():
     text = subprocess.run(["make", "-C", ROOT], capture_output=True, text=True, check=True).stdout
-    for target in ("setup", "demo", "test", "lint", "clean"):
+    for target in ("setup", "demo", "test", "lint", "docs-check", "clean"):
         assert f"make {target} " in text

@@ -18,6 +18,9 @@ _PARTS = {
     "ranks": "the ranks' meetings in BatchNorm, under torchrun",
     "knn": "nearest-neighbour search on the CPU",
     "probe": "linear heads on cached features",
+    "convert": "from a folder of pictures to a .beton file",
+    "plot": "draws the JSON of the others",
+    "estimate": "hours and GPU-hours of a recipe, from measured rates",
 }
 
 

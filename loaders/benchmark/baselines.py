@@ -158,6 +158,22 @@ def plain_decode(work: Workload) -> Iterator[int]:
         yield 1
 
 
+def decode_and_resize(work: Workload) -> Iterator[int]:
+    """One plain decode of each picture and torch's antialiased bicubic kernel once a view, without colour."""
+    from simplejpeg import decode_jpeg
+    from torch.nn.functional import interpolate
+    from torchvision.transforms.v2 import RandomResizedCrop
+
+    crops = [RandomResizedCrop(spec.size, spec.scale, spec.ratio) for spec in work.recipe.views]
+    for data in work.streams():
+        image = torch.from_numpy(decode_jpeg(data, "RGB", fastdct=True, fastupsample=False)).permute(2, 0, 1)[None]
+        for spec, crop in zip(work.recipe.views, crops, strict=True):
+            box = crop.make_params([image])
+            window = image[..., box["top"] : box["top"] + box["height"], box["left"] : box["left"] + box["width"]]
+            interpolate(window, (spec.size, spec.size), mode="bicubic", antialias=True)
+        yield 1
+
+
 def _batches(work: Workload) -> Iterator[list[np.ndarray]]:
     streams = work.streams()
     while True:

@@ -18,6 +18,7 @@ _OURS, _BASELINES = "loaders.benchmark.ours", "loaders.benchmark.baselines"
 PIL, VISION, DALI, SIX = "PIL, six pipelines", "torchvision v2, six", "DALI native, CPU", "FFCV, six decodes, no colour"
 APART = "ffcv, a process a core"  # what the machine itself makes of more cores
 PLAIN = "libjpeg-turbo, one decode"
+FLOOR = "decode and resize alone"  # what bounds the full path: no crop can do without either
 _SOURCES = ("ffcv", "dali", "memory", "folder")
 
 
@@ -53,6 +54,7 @@ def contenders(cores: int, on_gpu: bool) -> list[list[Contender]]:
         Contender(VISION, _BASELINES, "torchvision_v2", 1, works_ahead=False),
         Contender(DALI, _BASELINES, "dali_native", 1),
         Contender(SIX, _BASELINES, "ffcv_six_decodes", 1),
+        Contender(FLOOR, _BASELINES, "decode_and_resize", 1, works_ahead=False),
     ]
     decode = [Contender(PLAIN, _BASELINES, "plain_decode", 1, works_ahead=False)]
     for many in sorted({1, cores}):
@@ -92,6 +94,7 @@ def targets(full: list[Contender], decode: list[Contender], cores: int) -> list[
     found = [
         Target("ffcv, full path : PIL, on one core", 6.0, ratio(one["ffcv"], one[PIL])),
         Target("ffcv, full path : DALI native, on one core", 4.0, ratio(one["ffcv"], one[DALI])),
+        Target(f"ffcv, full path : {FLOOR}, on one core", None, ratio(one["ffcv"], one[FLOOR])),
     ]
     plain = {c.name: c for c in decode if c.cores == 1}
     found.append(Target("ffcv, decode only : libjpeg-turbo, on one core", 1 / 1.25, ratio(plain["ffcv"], plain[PLAIN])))
@@ -133,16 +136,21 @@ def workload(data: Path, recipe: MultiCrop, batch_size: int, device: str, note: 
 
 def as_json(groups: list[list[Contender]]) -> list[dict]:
     """Contenders with every sample, as plain values."""
+    names = ("full path", "decode only", "crops on the GPU")
+    return [row for name, group in zip(names, groups, strict=False) for row in as_rows(name, group)]
+
+
+def as_rows(name: str, group: list[Contender]) -> list[dict]:
+    """Those of one group, which is called ``name``."""
     rows = []
-    for name, group in zip(("full path", "decode only", "crops on the GPU"), groups, strict=False):
-        for contender in group:
-            row = asdict(contender)
-            samples = row.pop("samples")
-            row |= {
-                "group": name,
-                "pictures_per_second": [sample[0] for sample in samples],
-                "cpu_seconds_per_picture": [sample[1] for sample in samples],
-                "median_pictures_per_second": rate(contender),
-            }
-            rows.append(row)
+    for contender in group:
+        row = asdict(contender)
+        samples = row.pop("samples")
+        row |= {
+            "group": name,
+            "pictures_per_second": [sample[0] for sample in samples],
+            "cpu_seconds_per_picture": [sample[1] for sample in samples],
+            "median_pictures_per_second": rate(contender),
+        }
+        rows.append(row)
     return rows

@@ -10,21 +10,29 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numba
+import numba.typed
 import numpy as np
 import torch
-from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
-from ffcv.libffcv import imdecode, memcpy
-from ffcv.loader import Loader
-from ffcv.loader.epoch_iterator import EpochIterator
-from ffcv.pipeline.allocation_query import AllocationQuery
-from ffcv.pipeline.compiler import Compiler
-from ffcv.pipeline.state import State
-from ffcv.reader import Reader
 
 from loaders.quarantine import Quarantine
 from loaders.sources.beton_pictures import BetonPictures
 from loaders.sources.decoded import DecodedBatch, interleaved
 from loaders.sources.substitute import decode_or_substitute
+
+# FFCV puts two constants into a numba dict, which no compiled code reads; to fill it numba compiles for seconds, at
+# every import anew. A plain dict will do.
+_numba_dict, numba.typed.Dict = numba.typed.Dict, dict
+try:
+    from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
+    from ffcv.libffcv import imdecode, memcpy
+    from ffcv.loader import Loader
+    from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.pipeline.allocation_query import AllocationQuery
+    from ffcv.pipeline.compiler import Compiler
+    from ffcv.pipeline.state import State
+    from ffcv.reader import Reader
+finally:
+    numba.typed.Dict = _numba_dict
 
 _BATCHES_AHEAD = 2
 

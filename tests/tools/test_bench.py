@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def bench(*words: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "tools" / "bench.py", *map(str, words)]
+def bench(*words: object, env: dict[str, str] | None = None, launcher: tuple = ()) -> subprocess.CompletedProcess:
+    command = [*launcher, sys.executable, ROOT / "tools" / "bench.py", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **(env or {})})
 
 
@@ -94,3 +94,86 @@ def test_every_search_is_measured_and_finds_the_same(tmp_path):
         assert contender["missing"] or len(contender["seconds"]) == 2
         assert contender["agrees"] in (None, 1.0)
     assert bench("knn", "--k", 0).returncode == 2
+
+
+def test_every_way_of_converting_is_measured(picture_folder, tmp_path):
+    pytest.importorskip("ffcv")
+    target = tmp_path / "convert.json"
+    one_core = ("taskset", "-c", str(min(os.sched_getaffinity(0))))  # half the conversions
+    run = bench("convert", "--data", picture_folder, "--rounds", 1, "--json", target, launcher=one_core)
+    assert run.returncode == 0, run.stderr
+    result = json.loads(target.read_text())
+    assert result["pictures"] == 60 and result["megabytes"] > 0
+    names = {row["name"] for row in result["contenders"]}
+    assert names == {"PIL loop", "FFCV's DatasetWriter", "ours", "decode alone"}
+    for row in result["contenders"]:
+        assert row["error"] is None and row["pictures_per_second"][0] > 0 and row["peak_bytes"] > 0, row
+        assert row["name"] in run.stdout
+
+
+def test_what_was_measured_is_drawn_and_the_same_file_gives_the_same_bytes(tmp_path):
+    results = sorted((ROOT / "docs/benchmarks").glob("*.json"))
+    for folder in ("once", "again"):
+        run = bench("plot", *results, "--out", tmp_path / folder)
+        assert run.returncode == 0, run.stderr
+    drawn = sorted((tmp_path / "once").glob("*.svg"))
+    assert {"loader_cpu", "step_cpu", "train_cpu"} <= {path.stem for path in drawn}
+    for path in drawn:
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+        assert "<svg" in path.read_text() and path.stat().st_size < 40_000
+    assert "PIL, six pipelines" in (tmp_path / "once/loader_cpu.svg").read_text()
+    (tmp_path / "no.json").write_text("{}")
+    assert bench("plot", tmp_path / "no.json").returncode == 2
+
+
+def measured(path, ranks_share=32, part="step", **changes):
+    """A result as ``step`` or ``train`` writes it, of made-up rates."""
+    from fastintl import config
+
+    made = config.load(ROOT / "rcfgs/ep100.yaml", [f"train.batch_size={ranks_share}"])
+    rates = {"authors' way": 100.0, "all together": 500.0, "+ compile": 700.0, "all together + graphs": None}
+    rows = [{"name": name, "images_per_second": rate} for name, rate in rates.items()]
+    result = {
+        "benchmark": part,
+        "surroundings": {"gpu": "Some GPU", "cpu": "Some CPU"},
+        "config": config.to_yaml(made),
+        "contenders": rows,
+        **changes,
+    }
+    path.write_text(json.dumps(result))
+    return path
+
+
+def test_hours_follow_from_a_measured_rate_and_from_nothing_else(tmp_path):
+    words = ("estimate", "--rcfg", ROOT / "rcfgs/ep100.yaml", "--gpus", 8)
+    pictures = 1_281_167 // 256 * 256 * 100
+    step = measured(tmp_path / "step.json")
+    run = bench(*words, "--step", step, "--json", tmp_path / "out.json")
+    assert run.returncode == 0 and "Some GPU" in run.stdout, run.stderr
+    row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
+    assert row["gpu_hours"] == pytest.approx(pictures / 500 / 3600) and row["bottleneck"] == "step"
+    assert row["hours"] * 8 == pytest.approx(row["gpu_hours"])
+
+    # A host that feeds less than the step takes is what bounds the run.
+    host = [{"name": "ffcv", "function": "decode_only", "cores": 2, "median_pictures_per_second": 1500.0}]
+    loader = tmp_path / "loader.json"
+    loader.write_text(json.dumps({"benchmark": "loader", "surroundings": {"cpu": "Some CPU"}, "contenders": host}))
+    run = bench(*words, "--step", step, "--loader", loader, "--json", tmp_path / "out.json")
+    row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
+    assert row["bottleneck"] == "loader" and row["hours"] == pytest.approx(pictures / 1500 / 3600)
+
+    # Training under torchrun has loader and exchange in it.
+    rates = {"ranks": 8, "ratio": 0.8, "images_per_second": [3000.0], "data_wait": [0.2]}
+    train = measured(tmp_path / "train.json", 256, "train", **rates)
+    run = bench(*words, "--step", train, "--json", tmp_path / "out.json")
+    row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
+    assert row["bottleneck"] == "loader" and row["hours"] == pytest.approx(pictures / 3000 / 3600)
+
+
+def test_no_rate_is_invented(tmp_path):
+    step = measured(tmp_path / "step.json")
+    for name, *words in (("ep100", 4), ("ep800_two_crop", 8), ("ep100", 8, "model.arch=resnet18")):
+        run = bench("estimate", "--rcfg", ROOT / f"rcfgs/{name}.yaml", "--step", step, "--gpus", *words)
+        assert run.returncode == 2 and run.stderr.startswith("error: no step of "), run.stdout
+    run = bench("estimate", "--rcfg", ROOT / "rcfgs/ep100.yaml", "--gpus", 3)
+    assert run.returncode == 2 and "shared evenly" in run.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +26,17 @@ def origin(benchmark: str) -> dict:
     return {"benchmark": benchmark, "date": date, "surroundings": surroundings()}
 
 
+def read_result(path: Path) -> dict:
+    """A result file that begins with ``origin``."""
+    try:
+        result = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is no JSON'}") from error
+    if not isinstance(result, dict) or not {"benchmark", "surroundings"} <= set(result):
+        raise UserError(f"{path} is not a result of tools/bench.py: give a file that --json of one of its parts wrote")
+    return result
+
+
 def note(text: str) -> None:
     """Says what is going on, on a terminal."""
     if sys.stderr.isatty():
@@ -34,6 +46,15 @@ def note(text: str) -> None:
 def targets_as_json(targets: list) -> list[dict]:
     """The project's promises and what was measured."""
     return [{"what": t.what, "least": t.least, "measured": t.measured, "holds": t.holds} for t in targets]
+
+
+def print_below(console, contenders: list, targets: list) -> None:
+    """What follows a table of contenders on several numbers of cores: who could not run and why, and the ratios."""
+    for contender in contenders:
+        if contender.error:
+            console.print(f"left out: {contender.name} on {contender.cores}: {contender.error}")
+    for target in targets:
+        console.print(str(target))
 
 
 def recipe_or_small_one(arguments, device: str):

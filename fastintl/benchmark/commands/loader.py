@@ -11,7 +11,7 @@ import argparse
 import os
 from pathlib import Path
 
-from fastintl.benchmark.commands.common import note, origin, require_positive, targets_as_json
+from fastintl.benchmark.commands.common import note, origin, print_below, require_positive, targets_as_json
 from loaders.json_file import write_json
 
 
@@ -68,8 +68,4 @@ def _print(groups, found, bench, cores: int) -> None:
             rates = [f"{r:,.0f}" if n in rows and (r := bench.rate(rows[n])) else "" for n in sorted({1, cores})]
             table.add_row(name, *rates, f"{max(c.peak_bytes for c in rows.values()) / 1e6:,.0f} MB")
         console.print(table)
-        for contender in group:
-            if contender.error:
-                console.print(f"left out: {contender.name} on {contender.cores}: {contender.error}")
-    for target in found:
-        console.print(str(target))
+    print_below(console, [contender for group in groups for contender in group], found)

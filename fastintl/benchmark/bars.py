@@ -1,0 +1,85 @@
+"""A measurement as a picture: horizontal bars in an SVG that is readable on white and on black."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loaders.errors import UserError
+
+_INK = "#7d8590"  # 4 : 1 against white and against GitHub's black
+_COLOURS = {"ours": "#2f81f7", "other": "#8b949e", "ceiling": "none"}
+_BAR_INCHES, _WIDTH_INCHES = 0.27, 7.0
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One row.
+
+    Attributes:
+        kind: ``ours``, ``other`` or ``ceiling``, an outline: what bounds the others.
+        group: rows of a group stand together, under its name.
+    """
+
+    label: str
+    value: float
+    kind: str
+    group: str = ""
+
+
+def draw(bars: Sequence[Bar], title: str, caption: str, path: Path) -> None:
+    """Writes the bars as ``path``, an SVG; the same bars give the same bytes.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    groups = list(dict.fromkeys(bar.group for bar in bars))
+    rows = len(bars) + len(groups) * (len(groups) > 1)
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "fastintl", "font.size": 9, "text.color": _INK}
+    with matplotlib.rc_context(settings):
+        figure, axes = pyplot.subplots(figsize=(_WIDTH_INCHES, 0.75 + _BAR_INCHES * rows))
+        _draw_rows(axes, bars, groups)
+        axes.set_title(title, loc="left", fontsize=10, x=0)
+        figure.text(0.01, 0.01, caption, fontsize=7.5)
+        figure.tight_layout(rect=(0, 0.02, 1, 1))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        finally:
+            pyplot.close(figure)
+    path.write_text(re.sub(r"[ \t]+$", "", path.read_text(), flags=re.M))
+
+
+def _draw_rows(axes, bars: Sequence[Bar], groups: Sequence[str]) -> None:
+    y, ticks, labels = 0, [], []
+    for group in groups:
+        if len(groups) > 1:
+            axes.text(0, y, group, va="center", fontweight="bold")
+            y += 1
+        for bar in (bar for bar in bars if bar.group == group):
+            edge = _INK if bar.kind == "ceiling" else "none"
+            axes.barh(y, bar.value, 0.7, color=_COLOURS[bar.kind], edgecolor=edge, linestyle="--")
+            axes.text(bar.value, y, f" {_number(bar.value)}", va="center")
+            ticks.append(y)
+            labels.append(bar.label)
+            y += 1
+    axes.set_yticks(ticks, labels)
+    axes.set_ylim(y - 0.4, -0.6)
+    axes.set_xlim(0, 1.12 * max(bar.value for bar in bars))
+    axes.set_xticks([])
+    axes.tick_params(length=0, labelcolor=_INK)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

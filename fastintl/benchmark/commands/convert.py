@@ -1,0 +1,68 @@
+"""pictures/s and MB/s of writing a folder of pictures as one .beton file, on one core and on all, beside FFCV's own
+writer, a loop over Pillow, and decoding alone, which bounds it. Each conversion has a process of its own; they are
+timed in turn, without start-up. Every picture must be readable: FFCV's writer waits for ever after one that is not.
+
+    python tools/bench.py convert --data pictures --json convert.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from fastintl.benchmark.commands.common import note, origin, print_below, require_positive, targets_as_json
+from loaders.errors import UserError
+from loaders.json_file import write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="folder class/picture")
+    parser.add_argument("--json", type=Path, help="write every sample, the medians and the surroundings to this file")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each contender is timed (default: 3)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from loaders.benchmark import conversion as bench
+    from loaders.benchmark.loader import as_rows
+    from loaders.datasets.folder import class_tree
+
+    require_positive(arguments, "rounds")
+    if not arguments.data.is_dir():
+        raise UserError(f"{arguments.data} is no folder: give a folder class/picture")
+    names = class_tree(arguments.data).names
+    megabytes = sum((arguments.data / name).stat().st_size for name in names) / 1e6
+    cores = len(os.sched_getaffinity(0))
+    group = bench.contenders(cores)
+    bench.compare(arguments.data, group, arguments.rounds, note)
+    found = bench.targets(group, cores)
+    _print(group, found, cores, megabytes / len(names))
+    if arguments.json:
+        result = {
+            **origin("convert"),
+            "pictures": len(names),
+            "megabytes": megabytes,
+            "rounds": arguments.rounds,
+            "contenders": as_rows("conversion", group),
+            "targets": targets_as_json(found),
+        }
+        write_json(arguments.json, result)
+
+
+def _print(group, found, cores: int, megabytes: float) -> None:
+    """``megabytes`` are those of a picture."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from loaders.benchmark.loader import rate
+
+    console = Console(width=110, highlight=False)
+    counts = sorted({1, cores})
+    table = Table("conversion", *(f"{unit} on {n}" for n in counts for unit in ("pictures/s", "MB/s")), "peak memory")
+    for name in dict.fromkeys(contender.name for contender in group):
+        rows = {contender.cores: contender for contender in group if contender.name == name}
+        rates = [rate(rows[n]) if n in rows else None for n in counts]
+        cells = [f"{r * scale:,.{digits}f}" if r else "" for r in rates for scale, digits in ((1, 0), (megabytes, 1))]
+        table.add_row(name, *cells, f"{max(c.peak_bytes for c in rows.values()) / 1e6:,.0f} MB")
+    console.print(table)
+    print_below(console, group, found)

@@ -1,0 +1,245 @@
+"""README and docs say nothing that a reader cannot type: every command is parsed, every example runs, every file is
+there."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import documents
+import pytest
+import training
+from documents import PAGES, ROOT
+from pictures import write_picture
+from test_setup_files import PROJECT
+
+from fastintl import config
+from loaders.convert import convert
+from loaders.datasets.folder import folder_splits
+
+COMMANDS = documents.commands()
+EXAMPLES = [block for block in documents.blocks() if block.language == "python"]
+
+
+class Parsed(BaseException):
+    """Carries what a tool's parser understood past everything that the tool would do with it."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+
+
+def parse(script: Path, words: list[str]) -> argparse.Namespace:
+    """Runs a script up to the end of its argument parsing."""
+
+    def stopping_after(original):
+        def stop(parser, args=None, namespace=None):
+            raise Parsed(original(parser, args, namespace))
+
+        return stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("parse_args", "parse_intermixed_args"):
+            patch.setattr(argparse.ArgumentParser, name, stopping_after(getattr(argparse.ArgumentParser, name)))
+        patch.setattr(sys, "argv", [str(script), *words])
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except Parsed as parsed:
+            return parsed.arguments
+        except SystemExit as error:
+            if error.code == 0:  # --help
+                return argparse.Namespace()
+            pytest.fail(f"{script.name} refuses {words}: status {error.code}")
+    pytest.fail(f"{script.name} parses no arguments")
+
+
+def check_python(words: list[str]) -> None:
+    if words[0] == "-m":
+        module, *words = words[1:]
+        if module in ("pip", "pytest", "ruff"):
+            return
+        assert module.split(".")[0] in ("fastintl", "loaders"), f"unknown module {module}"
+        script = ROOT / f"{module.replace('.', '/')}.py"
+    else:
+        script, words = ROOT / words[0], words[1:]
+    if "ArgumentParser(" not in script.read_text():  # it would run
+        assert not words, f"{script.name} takes no arguments"
+        return
+    arguments = vars(parse(script, words))
+    if arguments.get("rcfg") or arguments.get("overrides"):
+        config.load(ROOT / arguments["rcfg"] if arguments.get("rcfg") else None, arguments.get("overrides", []))
+
+
+def check_torchrun(words: list[str]) -> None:
+    from torch.distributed.run import get_args_parser
+
+    arguments = get_args_parser().parse_args(words)
+    check_python([*(["-m"] if arguments.module else []), arguments.training_script, *arguments.training_script_args])
+
+
+def check_make(words: list[str]) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+    asked = [word for word in words if "=" not in word]
+    assert set(asked) <= set(targets), f"the Makefile has no target {set(asked) - set(targets)}"
+
+
+def check_pip(words: list[str]) -> None:
+    extras = PROJECT["optional-dependencies"]
+    for option, value in zip(words, words[1:], strict=False):
+        assert option not in ("-c", "-r") or (ROOT / value).is_file(), value
+    for named in re.findall(r"\.\[([\w,-]+)\]", " ".join(words)):
+        assert set(named.split(",")) <= set(extras), f"pyproject.toml has no extra {named}"
+
+
+def check_files(words: list[str]) -> None:
+    for word in words:
+        assert not word.endswith((".yml", ".sbatch")) or (ROOT / word).is_file(), word
+
+
+CHECKS = {
+    "python": check_python,
+    ".venv/bin/python": check_python,
+    "torchrun": check_torchrun,
+    "make": check_make,
+    "pip": check_pip,
+    ".venv/bin/pip": check_pip,
+}
+
+
+def test_there_is_something_to_check():
+    shown = [" ".join(command.words) for command in COMMANDS]
+    assert any(text.startswith("python -m fastintl.train --rcfg") for text in shown)
+    assert any(text.startswith("torchrun") for text in shown) and "make demo" in shown
+    assert any(text.startswith("python tools/finetune.py") for text in shown)  # in backticks, over two lines
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_command_is_understood(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    program, *words = command.words
+    CHECKS.get(program, check_files)(words)
+
+
+def test_what_is_wrong_is_noticed(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    wrong = [
+        (check_python, ["tools/knn.py", "runs/mine", "--trian", "a", "--val", "b"], BaseException),
+        (check_python, ["-m", "fastintl.train", "--rcfg", "rcfgs/ep100.yaml", "train.epoch=3"], Exception),
+        (check_python, ["-m", "fastintl.train", "--rcfg", "rcfgs/none.yaml"], Exception),
+        (check_python, ["tools/none.py"], Exception),
+        (check_torchrun, ["--nproc-a-node", "8", "-m", "fastintl.train"], BaseException),
+        (check_make, ["dmeo"], AssertionError),
+        (check_pip, ["install", "-e", ".[none]"], AssertionError),
+    ]
+    for check, words, error in wrong:
+        with pytest.raises(error):
+            check(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_is_named_is_there(page):
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]+)?\)", documents.prose(page))
+    folders = "tools|rcfgs|docs|fastintl|loaders|tests|examples"
+    named = [text for _, text in documents.spans(page) if re.fullmatch(rf"(?:{folders})/[\w./-]*\w\.\w+", text)]
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing + [name for name in named if not (ROOT / name).exists()]
+
+
+# What follows runs. The commands are those of the README, letter by letter; what is added makes them small.
+
+SMALL = [f"{key}={value}" for key, value in training.SMALL.items() if key != "data.source"]
+SMALL += ["train.max_steps=3", "model.ema=true"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A clone with a user's pictures, 96 of three classes, and their conversion."""
+    root = tmp_path_factory.mktemp("clone")
+    for name in ("tools", "rcfgs", "fastintl", "loaders", "hubconf.py", "constraints.txt"):
+        (root / name).symlink_to(ROOT / name)
+    for i in range(96):
+        write_picture(root / "pictures" / f"class{i % 3}" / f"{i:03}.jpg", 48, 64, seed=i)
+    for part, split in folder_splits(root / "pictures", 0.2).items():
+        convert(split, root / "data" / f"folder_{part}.beton")
+    return root
+
+
+def in_readme(beginning: str) -> list[str]:
+    """The words of the README's command that begins so, without the program."""
+    found = [c.words[1:] for c in COMMANDS if c.page.name == "README.md" and " ".join(c.words).startswith(beginning)]
+    assert found, f"the README has no command {beginning}"
+    return list(found[0])
+
+
+def run_here(words: list[str]) -> None:
+    """A tool as its command starts it, but within this process, which has torch already."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", words)
+        runpy.run_path(words[0], run_name="__main__")
+
+
+def test_from_pictures_to_a_backbone_for_other_libraries(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    small = ["--device", "cpu", "--resize", "24", "--size", "24"]
+    shutil.move("data", "converted")
+    run_here(in_readme("python tools/write_ffcv.py folder"))
+    assert Path("data/folder_train.beton").is_file() and Path("data/folder_val.beton").is_file()
+
+    train = [sys.executable, *in_readme("python -m fastintl.train --rcfg rcfgs/ep100.yaml data.root=data"), *SMALL]
+    done = subprocess.run(train, env=training.environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert Path("runs/mine/report.html").is_file()
+
+    run_here([*in_readme("python tools/knn.py runs/mine"), *small])
+    assert "20-nn" in capsys.readouterr().out
+    run_here([*in_readme("python tools/features.py runs/mine"), *small])
+    assert "96 features of 128 channels" in capsys.readouterr().out
+    run_here(in_readme("python tools/export.py runs/mine"))
+    assert Path("mine.safetensors").is_file()
+    run_here(in_readme("python tools/doctor.py"))
+    assert "images/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def test_python_example_runs(example, place, monkeypatch):
+    monkeypatch.chdir(place)
+    exec(compile(example.text, str(example), "exec"), {"__name__": "__main__"})
+
+
+def sentences() -> list[str]:
+    """Every text that the source can say, with … for what is filled in."""
+
+    def text(node: ast.AST) -> str:
+        if isinstance(node, ast.JoinedStr):
+            return "".join(text(value) for value in node.values)
+        return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else "…"
+
+    found = [(ROOT / "tools/setup.sh").read_text()]
+    for path in (*ROOT.glob("fastintl/**/*.py"), *ROOT.glob("loaders/**/*.py"), *ROOT.glob("tools/*.py")):
+        tree = ast.parse(path.read_text())
+        found += [text(node) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr | ast.Constant)]
+    return found
+
+
+def test_every_error_that_is_explained_can_still_happen():
+    page = ROOT / "docs/troubleshooting.md"
+    source = set(sentences())
+    # A bullet's sentences stand before its first "`: ", and every one has a space; keys and commands come after.
+    bullets = re.findall(r"^- (`.+?`):(?= |\n)", documents.prose(page), re.M | re.S)
+    quoted = [" ".join(span.split()) for bullet in bullets for span in re.findall(r"`([^`]+)`", bullet)]
+    assert len(quoted) > 60
+
+    def says(text: str, sentence: str) -> bool:
+        position = 0
+        for part in sentence.split("…"):
+            position = text.find(part, position) + len(part)
+            if position < len(part):
+                return False
+        return True
+
+    assert not [sentence for sentence in quoted if not any(says(text, sentence) for text in source)]
