@@ -20,6 +20,7 @@ from pictures import write_picture
 from test_setup_files import PROJECT
 
 from fastintl import config
+from fastintl.detection import config as detection
 from loaders.convert import convert
 from loaders.datasets.folder import folder_splits
 
@@ -67,12 +68,16 @@ def check_python(words: list[str]) -> None:
         script = ROOT / f"{module.replace('.', '/')}.py"
     else:
         script, words = ROOT / words[0], words[1:]
-    if "ArgumentParser(" not in script.read_text():  # it would run
-        assert not words, f"{script.name} takes no arguments"
+    source = script.read_text()
+    if "ArgumentParser(" not in source:  # it would run
+        assert not words or "sys.argv" in source or "argument_parser" in source, f"{script.name} takes no arguments"
         return
-    arguments = vars(parse(script, words))
-    if arguments.get("rcfg") or arguments.get("overrides"):
-        config.load(ROOT / arguments["rcfg"] if arguments.get("rcfg") else None, arguments.get("overrides", []))
+    arguments = vars(parse(script, words))  # with the options of a recipe of rcfgs/eval, where one is named
+    recipe, overrides = arguments.get("rcfg"), arguments.get("overrides") or []
+    if script.name == "detect.py":
+        detection.load(recipe or ROOT / "rcfgs/detection/voc0712.yaml", overrides)
+    elif (recipe or overrides) and "rcfgs/eval" not in str(recipe):
+        config.load(recipe, overrides)
 
 
 def check_torchrun(words: list[str]) -> None:

@@ -63,7 +63,8 @@ def open_pictures(path: str | Path) -> Pictures:
     reference = Reference.parse(str(path))
     if reference is not None:
         return SplitPictures(path, reference.open())
-    wanted = "a .beton file, a folder class/picture, or a data set's split such as cifar10:train@data/cifar10"
-    if not path.exists():
-        raise UserError(f"{path} does not exist: give {wanted}")
-    raise UserError(f"{path} is not {wanted}")
+    what = "does not exist" if not path.exists() else "holds no pictures that can be read here"
+    raise UserError(
+        f"{path} {what}: give a .beton file, a folder class/picture, or a data set's split such as "
+        "cifar10:train@data/cifar10"
+    )

@@ -280,7 +280,7 @@ def test_places_without_pictures_are_named(tmp_path, picture_folder):
     with pytest.raises(UserError, match="does not exist"):
         open_pictures(tmp_path / "missing")
     (tmp_path / "list.txt").write_text("x")
-    with pytest.raises(UserError, match="neither a .beton file nor a folder"):
+    with pytest.raises(UserError, match="holds no pictures that can be read here: give a .beton file"):
         open_pictures(tmp_path / "list.txt")
     pictures = open_pictures(picture_folder)
     quarantine = Quarantine(pictures.path, len(pictures), 0.1)
