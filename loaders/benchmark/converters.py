@@ -112,4 +112,5 @@ def _rgb(split: Split, index: int):
 
 
 if __name__ == "__main__":  # a process a conversion, which ``conversion`` starts
-    print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]))))
+    print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]))), flush=True)
+    os._exit(0)  # after FFCV's writer an ordinary exit may wait for ever
