@@ -59,6 +59,14 @@ def shapes(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def few_shapes(tmp_path_factory) -> Path:
+    """For trainings of a few steps, which find a hundred things in every picture of the test."""
+    root = tmp_path_factory.mktemp("few_shapes")
+    write_coco(root / "coco", 40, 6, SIDE)
+    return root
+
+
+@pytest.fixture(scope="module")
 def backbone(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("backbone") / "resnet8.pt"
@@ -121,9 +129,9 @@ BRIEF = {
 }
 
 
-def test_killed_or_stopped_it_ends_with_identical_weights(shapes, backbone, tmp_path, capsys, monkeypatch):
+def test_killed_or_stopped_it_ends_with_identical_weights(few_shapes, backbone, tmp_path, capsys, monkeypatch):
     def arguments(name):
-        return words(shapes, "coco", tmp_path, *weights_of(backbone), name=name, **BRIEF)
+        return words(few_shapes, "coco", tmp_path, *weights_of(backbone), name=name, **BRIEF)
 
     tool.main(arguments("whole"))
     command = [sys.executable, "tools/detect.py", *arguments("killed")]
@@ -227,11 +235,11 @@ def norm_of_uneven_shares(rank: int):
     return y.detach(), x.grad
 
 
-def test_two_ranks(shapes):
-    config = brief_config(shapes)
+def test_two_ranks(few_shapes):
+    config = brief_config(few_shapes)
     alone = World(0, 1, 0, torch.device("cpu"))
     expected = trained(config, alone, first_batches(config)).network.state_dict()
-    ranks = run_ranks(on_a_rank, str(shapes))
+    ranks = run_ranks(on_a_rank, str(few_shapes))
     for alike, *_ in ranks:  # the same pictures on both ranks are those pictures once
         for name, value in expected.items():
             torch.testing.assert_close(alike[name], value, rtol=1e-3, atol=1e-4, msg=name)
