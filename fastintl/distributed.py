@@ -5,8 +5,10 @@ Shapes: V views, n samples of one rank, N = n * world size samples of the global
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
+import traceback
 from dataclasses import dataclass
 
 import torch
@@ -40,14 +42,19 @@ class World:
             dist.barrier()
 
     def close(self) -> None:
-        """Leaves the process group."""
+        """Leaves the process groups; to be called when nothing else holds one, for its threads end with it.
+
+        A thread of gloo's that still waits for Python's lock when the interpreter ends aborts the process.
+        """
         if dist.is_initialized():
+            gc.collect()  # models and steps refer to each other in circles
             dist.destroy_process_group()
 
     def __enter__(self) -> World:
         return self
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, kind, error, stack) -> None:
+        traceback.clear_frames(stack)  # what an error keeps alive of the run, the process groups among it
         self.close()
 
 

@@ -45,7 +45,13 @@ def pretrain(config: Config) -> None:
         UserError: bad data or settings, or a loss that is no longer a number.
     """
     require_restartable()
-    with distributed.start(config.train.device) as world, closing(Pretraining(config, world)) as run:
+    with distributed.start(config.train.device) as world:
+        _fit(config, world)
+
+
+def _fit(config: Config, world: World) -> None:
+    """A run that holds no process group any more when this returns, see ``World.close``."""
+    with closing(Pretraining(config, world)) as run:
         run.fit()
 
 

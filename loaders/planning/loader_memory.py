@@ -17,7 +17,7 @@ _FOLDER_BATCHES = 4.5
 # DALI: two batches scheduled and one in hand, each as it was decoded and padded to one size.
 _DALI_BATCHES = 3
 _DALI_POOLS = 256 << 20  # what DALI keeps besides, whatever the batch; measured
-_FFCV_CODE = 96 << 20  # FFCV's pipeline, compiled; measured
+_FFCV_CODE = 144 << 20  # numba, which compiles FFCV's pipeline, and what it makes; measured
 _CROP_CODE = 32 << 20  # the CPU engine's; measured
 _MEMORY_CHUNK = 1024  # pictures that the memory source decodes before it moves them to the GPU
 # The C library returns larger blocks at once and keeps smaller ones for later: as much again, measured.

@@ -74,6 +74,14 @@ def two_ranks():
     return run_ranks(all_cases)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a rank has: what differs is only what the ranks do
+    yield
+    torch.set_num_threads(before)
+
+
 def relative_error(a, b):
     return ((a.double() - b.double()).norm() / b.double().norm()).item()
 
