@@ -92,7 +92,7 @@ def _finetune(arguments: argparse.Namespace, world) -> None:
     if arguments.from_scratch:
         start |= {"from_scratch": True, "arch": backbone.arch, "stem": backbone.stem, **asdict(crop)}
     settings = command.settings_of(arguments, subject, {**asdict(protocol), **start})
-    identity = command.identity_of(settings, train)
+    identity = command.identity_of(settings, train, samples)
     folder = arguments.out or command.run_folder("finetune", identity)
     loop = EpochLoop(tuning, train, protocol.epochs, world, folder, identity, arguments.save_minutes, "training")
     command.say(world, f"{len(samples):,} of {len(train.pictures):,} labels, state in {folder}")

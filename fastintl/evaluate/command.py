@@ -81,9 +81,11 @@ def settings_of(arguments: argparse.Namespace, subject: Subject | None, protocol
     return {**plain, **(subject.describe() if subject else {}), "seed": arguments.seed}
 
 
-def identity_of(settings: Mapping[str, Any], train: Loader) -> dict[str, Any]:
-    """What a training is resumed by: its settings, and how many pictures and steps an epoch has."""
-    return {**settings, "pictures": len(train.pictures), "steps an epoch": len(train)}
+def identity_of(settings: Mapping[str, Any], train: Loader, samples: Sequence[int] = ()) -> dict[str, Any]:
+    """What a training is resumed by: its settings, which pictures it has (or which of them), and an epoch's steps."""
+    from fastintl.evaluate.labelled import fingerprint
+
+    return {**settings, "pictures": fingerprint(train.pictures, samples), "steps an epoch": len(train)}
 
 
 def run_folder(task: str, identity: Mapping[str, Any]) -> Path:

@@ -16,6 +16,7 @@ from fastintl.backbone_files import backbone_of
 from fastintl.data import host_threads
 from fastintl.distributed import World
 from fastintl.evaluate.feature_file import StoredFeatures, load_features, write_features
+from fastintl.evaluate.labelled import fingerprint
 from fastintl.evaluate.results import versions
 from fastintl.weight_files import read_weights, sha256
 from loaders import CenterCrop, Loader, make_loader
@@ -124,13 +125,11 @@ def cached_features(
 
 def features_meta(subject: Subject, pictures: Pictures, flip_average: bool) -> dict[str, Any]:
     """What the features of these pictures depend on, the pictures by their names and labels."""
-    names = hashlib.sha256("\n".join(pictures.names).encode())
-    names.update(np.asarray(pictures.labels, np.int64).tobytes())
     return {
         **subject.describe(),
         "flip_average": flip_average,
         "count": len(pictures),
-        "pictures_sha256": names.hexdigest(),
+        "pictures_sha256": fingerprint(pictures),
     }
 
 

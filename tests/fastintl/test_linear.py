@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from ddp import run_ranks
 from training import ROOT, environment
 
 from fastintl.distributed import World
+from fastintl.evaluate import command
 from fastintl.evaluate.features import extract
 from fastintl.evaluate.finetune import FineTuneProtocol, FineTuning
 from fastintl.evaluate.labelled import count_classes
@@ -214,6 +216,21 @@ def test_a_training_of_other_settings_in_the_same_folder_is_refused(pictures, tm
     EpochLoop(probe(pictures), loader, 1, ALONE, tmp_path, {"lr": 1, "seed": 0}).fit()
     with pytest.raises(UserError, match="another lr: .*--out"):
         EpochLoop(probe(pictures), loader, 1, ALONE, tmp_path, {"lr": 2, "seed": 0})
+
+
+def test_other_pictures_of_the_same_number_are_another_training(pictures, tmp_path):
+    moved, other = tmp_path / "moved", tmp_path / "other"
+    for place in (moved, other):
+        shutil.copytree(pictures / "train", place)
+    renamed = next(other.rglob("*.jpg"))
+    renamed.rename(renamed.with_name("new.jpg"))
+    here, there, changed = (
+        command.identity_of({"lr": 1}, make_loader(path, random_crop_and_flip(20), 20, threads=1))
+        for path in (pictures / "train", moved, other)
+    )
+    assert here == there != changed and command.run_folder("linear", here) != command.run_folder("linear", changed)
+    few = (command.identity_of({"lr": 1}, random_crops(pictures, ALONE), samples) for samples in ([0, 1], [0, 2]))
+    assert next(few) != next(few)
 
 
 def test_a_loss_that_is_no_number_stops_the_training(pictures):
