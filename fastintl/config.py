@@ -222,22 +222,17 @@ def load(rcfg: Path | str | None, overrides: Sequence[str] = ()) -> Config:
 
     ``name`` is filled in from the file's name where nothing sets it ("run" without a file).
     """
-    flat = {"name": Path(rcfg).stem if rcfg else "run"}
-    if rcfg:
-        flat |= configfile.read_file(rcfg, Config)
-    for word in overrides:
-        flat |= configfile.parse_override(word, Config)
-    return configfile.build(Config, flat)
+    return configfile.load(Config, rcfg, overrides, Path(rcfg).stem if rcfg else "run")
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
     """A configuration from nested dicts; keys that are missing keep their defaults."""
-    return configfile.build(Config, configfile.flatten(tree, Config, "configuration"))
+    return configfile.from_dict(Config, tree)
 
 
 def from_yaml(text: str) -> Config:
     """The inverse of ``to_yaml``."""
-    return from_dict(configfile.parse_yaml(text, "configuration"))
+    return configfile.from_yaml(Config, text)
 
 
 def to_yaml(config: Config) -> str:
@@ -247,8 +242,7 @@ def to_yaml(config: Config) -> str:
 
 def differences(a: Config, b: Config) -> list[str]:
     """Dotted names of the keys on which two configurations differ."""
-    theirs = configfile.values(b)
-    return [key for key, value in configfile.values(a).items() if value != theirs[key]]
+    return configfile.differences(a, b)
 
 
 def help_text() -> str:

@@ -8,19 +8,16 @@ the text means: ``1e-5`` is a number where a number is declared, ``off`` stays a
 from __future__ import annotations
 
 import difflib
-import json
-import math
-import os
 import textwrap
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
+from fastintl.config_values import check_range, convert, describe, describe_range, shown
 from loaders.errors import UserError
 
 
@@ -58,8 +55,8 @@ class Options:
         for f in fields(self):
             if not is_dataclass(hints[f.name]):
                 key = self._key + f.name
-                value = _convert(getattr(self, f.name), hints[f.name], key)
-                _check_range(value, f.metadata, key)
+                value = convert(getattr(self, f.name), hints[f.name], key)
+                check_range(value, f.metadata, key)
                 object.__setattr__(self, f.name, value)
 
     def is_changed(self, name: str) -> bool:
@@ -92,95 +89,6 @@ def options(cls: type, prefix: str = "") -> dict[str, Field]:
         else:
             found[prefix + f.name] = f
     return found
-
-
-def _convert(value: Any, hint: Any, key: str) -> Any:
-    kind = hint
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        if value is None or value in ("", "~", "null"):
-            return None
-        kind = next(a for a in typing.get_args(hint) if a is not types.NoneType)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple and isinstance(value, list | tuple):
-        if arguments[-1] is Ellipsis:
-            arguments = (arguments[0],) * len(value)
-        if len(value) == len(arguments):
-            return tuple(_convert(v, arguments[i], f"{key}[{i}]") for i, v in enumerate(value))
-    elif origin is Literal and value in arguments:
-        return value
-    elif kind in _SCALARS:
-        try:
-            return _SCALARS[kind](value)
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-            pass
-    raise UserError(f"{key}: {shown(value)} is not {describe(hint)}")
-
-
-def _bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    return {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}[value.lower()]
-
-
-def _int(value: Any) -> int:
-    if isinstance(value, bool | float):
-        raise TypeError
-    return int(value)
-
-
-def _float(value: Any) -> float:
-    number = float(value)
-    if isinstance(value, bool) or not math.isfinite(number):
-        raise TypeError
-    return number
-
-
-def _str(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return os.path.expanduser(value)  # the shell leaves the ~ of key=~/folder alone
-
-
-_SCALARS = {bool: _bool, int: _int, float: _float, str: _str}
-_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-
-
-def describe(hint: Any) -> str:
-    """A declared type in words."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join("null" if a is types.NoneType else describe(a) for a in arguments)
-    if origin is Literal:
-        return arguments[0] if len(arguments) == 1 else f"one of {', '.join(arguments)}"
-    if origin is tuple:
-        inside = [describe(a) for a in arguments if a is not Ellipsis]
-        if arguments[-1] is Ellipsis:
-            return f"a list, each item {inside[0]}"
-        return f"a list of {len(inside)} values, each {inside[0]}"
-    return _NAMES[hint]
-
-
-def _range(metadata: Mapping[str, Any]) -> str:
-    words = {"least": "at least", "above": "more than", "most": "at most"}
-    return " and ".join(f"{words[k]} {metadata[k]:g}" for k in words if metadata.get(k) is not None)
-
-
-def _check_range(value: Any, metadata: Mapping[str, Any], key: str) -> None:
-    if isinstance(value, tuple):
-        for index, item in enumerate(value):
-            _check_range(item, metadata, f"{key}[{index}]")
-    elif isinstance(value, int | float):
-        least, above, most = (metadata.get(name) for name in ("least", "above", "most"))
-        too_low = (least is not None and value < least) or (above is not None and value <= above)
-        if too_low or (most is not None and value > most):
-            raise UserError(f"{key}: {shown(value)} is out of range; it must be {_range(metadata)}")
-
-
-def shown(value: Any) -> str:
-    """A value as a user would type it after ``key=``."""
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(shown(item) for item in value)}]"
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 class _TextLoader(yaml.BaseLoader):
@@ -278,6 +186,34 @@ def build(cls: type, flat: Mapping[str, Any], prefix: str = "") -> Any:
     return cls(**arguments)
 
 
+def load(cls: type, rcfg: Path | str | None, overrides: Sequence[str], name: str) -> Any:
+    """The configuration of a recipe file (None: the defaults) with ``key=value`` words laid over it.
+
+    Args:
+        name: value of the key ``name`` where nothing sets it.
+    """
+    flat = {"name": name} | (read_file(rcfg, cls) if rcfg else {})
+    for word in overrides:
+        flat |= parse_override(word, cls)
+    return build(cls, flat)
+
+
+def from_dict(cls: type, tree: Mapping[str, Any]) -> Any:
+    """A configuration from nested dicts; keys that are missing keep their defaults."""
+    return build(cls, flatten(tree, cls, "configuration"))
+
+
+def from_yaml(cls: type, text: str) -> Any:
+    """The inverse of ``dump``."""
+    return from_dict(cls, parse_yaml(text, "configuration"))
+
+
+def differences(a: Any, b: Any) -> list[str]:
+    """Dotted names of the keys on which two configurations of one class differ."""
+    theirs = values(b)
+    return [key for key, value in values(a).items() if value != theirs[key]]
+
+
 def values(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every value of a configuration by its dotted name."""
     found = {}
@@ -316,7 +252,7 @@ def help_text(cls: type) -> str:
             lines += ["", f"{group_name}: {about}"]
         last_group = group_name
         default = "" if f.default is MISSING else shown(f.default)
-        kind = ", ".join(filter(None, [describe(_hint(cls, key)), _range(f.metadata)]))
+        kind = ", ".join(filter(None, [describe(_hint(cls, key)), describe_range(f.metadata)]))
         doc = textwrap.fill(f"{f.metadata['doc']} ({kind})", 94)
         lines += [f"  {key}={default}", textwrap.indent(doc, " " * 6)]
     return "\n".join(lines).strip("\n")

@@ -109,14 +109,13 @@ def _heads(arguments: argparse.Namespace, world) -> None:
 
 def _small(arguments: argparse.Namespace, world, protocol, said: dict) -> tuple[list, dict]:
     """Trains on features made once; every rank on its own, to the same result."""
-    from fastintl.evaluate import head_training, linear
+    from fastintl.evaluate import linear
     from loaders.progress import Progress
 
     bank, queries, classes, subject = _features(arguments, world)
     with Progress("training", "epochs", protocol.epochs) if world.is_main else nullcontext() as progress:
         on_epoch = (lambda: progress.advance(1)) if progress else (lambda: None)
-        heads = head_training.train_on_features(bank, classes, protocol, arguments.seed, world.device, on_epoch)
-    scores = linear.head_scores(protocol, head_training.accuracy_on_features(heads, queries))
+        _, scores = linear.fit_heads(bank, queries, classes, protocol, arguments.seed, world.device, on_epoch)
     return scores, command.settings_of(arguments, subject, said)
 
 

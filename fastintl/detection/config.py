@@ -138,13 +138,9 @@ class DetectionConfig(Options):
 
 def load(rcfg: Path | str, overrides: Sequence[str] = ()) -> DetectionConfig:
     """The configuration of a recipe file with ``key=value`` words laid over it; its name is the file's."""
-    flat = {"name": Path(rcfg).stem} | configfile.read_file(rcfg, DetectionConfig)
-    for word in overrides:
-        flat |= configfile.parse_override(word, DetectionConfig)
-    return configfile.build(DetectionConfig, flat)
+    return configfile.load(DetectionConfig, rcfg, overrides, Path(rcfg).stem)
 
 
 def from_yaml(text: str) -> DetectionConfig:
     """The inverse of ``configfile.dump``."""
-    tree = configfile.parse_yaml(text, "configuration")
-    return configfile.build(DetectionConfig, configfile.flatten(tree, DetectionConfig, "configuration"))
+    return configfile.from_yaml(DetectionConfig, text)

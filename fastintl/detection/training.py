@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor
 from torchvision.models.resnet import ResNet
 
-from fastintl import config as configuration
 from fastintl import configfile
 from fastintl.agreement import Agreement
 from fastintl.checkpoint import Checkpoints, write_atomically
@@ -136,7 +135,7 @@ class DetectionTraining:
 
     def _refuse_another(self, state: Mapping[str, Any]) -> None:
         saved = detection_config.from_yaml(state["config"])
-        changed = [key for key in configuration.differences(self.config, saved) if not key.startswith(_MAY_DIFFER)]
+        changed = [key for key in configfile.differences(self.config, saved) if not key.startswith(_MAY_DIFFER)]
         theirs = state["origin"]
         changed += sorted(key for key in theirs | self.origin if theirs.get(key) != self.origin.get(key))
         if changed:

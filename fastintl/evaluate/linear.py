@@ -5,7 +5,7 @@ Shapes: H heads, B samples, d channels of a feature.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastintl.distributed import World
 from fastintl.evaluate.accuracy import Accuracy
-from fastintl.evaluate.features import extract
+from fastintl.evaluate.features import Features, extract
 from fastintl.evaluate.head_training import HeadTraining, accuracy_on_features, train_on_features
 from fastintl.evaluate.heads import LinearHeads
 from fastintl.evaluate.labelled import count_classes
@@ -65,7 +65,20 @@ def probe_features(
     """
     classes = count_classes(train.pictures, held_out.pictures)
     bank, queries = (extract(network, loader, world.device) for loader in (train, held_out))
-    heads = train_on_features(bank, classes, protocol, seed, world.device)
+    return fit_heads(bank, queries, classes, protocol, seed, world.device)
+
+
+def fit_heads(
+    bank: Features,
+    queries: Features,
+    classes: int,
+    protocol: HeadProtocol,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    on_epoch: Callable[[], None] = lambda: None,
+) -> tuple[LinearHeads, list[HeadScore]]:
+    """Trains the heads of a protocol on features in memory and tests them on others; see ``train_on_features``."""
+    heads = train_on_features(bank, classes, protocol, seed, device, on_epoch)
     return heads, head_scores(protocol, accuracy_on_features(heads, queries))
 
 

@@ -10,8 +10,8 @@ from fastintl.data import evaluation_loader, find
 from fastintl.distributed import World, gather
 from fastintl.evaluate import knn, protocols
 from fastintl.evaluate.features import Features, extract
-from fastintl.evaluate.head_training import accuracy_on_features, train_on_features
 from fastintl.evaluate.labelled import count_classes
+from fastintl.evaluate.linear import fit_heads
 from fastintl.evaluate.logistic import logistic_probe, require_scikit_learn
 from fastintl.run_folder import RunFolder
 from loaders import Loader, UserError
@@ -72,8 +72,10 @@ class OnlineEvaluation:
         return count_classes(self.bank.pictures, self.queries.pictures)
 
     def _linear(self, bank: Features, queries: Features) -> dict[str, float]:
-        heads = train_on_features(bank, self._classes(), protocols.SMALL, self.config.seed, self.world.device)
-        return {name: value for name, (value,) in accuracy_on_features(heads, queries).items()}
+        _, (score,) = fit_heads(
+            bank, queries, self._classes(), protocols.SMALL, self.config.seed, self.world.device
+        )
+        return {"top1": score.top1, "top5": score.top5}
 
     def _quick(self, bank: Features, queries: Features) -> dict[str, float]:
         return logistic_probe(bank, queries, self._classes())
