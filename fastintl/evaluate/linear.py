@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastintl.distributed import World
 from fastintl.evaluate.accuracy import Accuracy
-from fastintl.evaluate.features import Features, extract
+from fastintl.evaluate.features import Features, extract, represent
 from fastintl.evaluate.head_training import HeadTraining, accuracy_on_features, train_on_features
 from fastintl.evaluate.heads import LinearHeads
 from fastintl.evaluate.labelled import count_classes
@@ -131,4 +131,4 @@ class FrozenProbe:
     def _features(self, batch: Batch) -> Tensor:
         views = batch.views[0].to(self.world.device, non_blocking=True)
         with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.network(views).flatten(1).float()
+            return represent(self.network, views)
