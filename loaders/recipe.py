@@ -8,6 +8,7 @@ from loaders.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LEAST_AREA = 0.08  # torchvision's RandomResizedCrop
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,15 @@ class CenterCrop:
 
 
 def random_crop_and_flip(
-    size: int = 224, mean: tuple[float, float, float] = IMAGENET_MEAN, std: tuple[float, float, float] = IMAGENET_STD
+    size: int = 224,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+    least_area: float = LEAST_AREA,
 ) -> MultiCrop:
-    """What a linear probe trains on: torchvision's RandomResizedCrop with its defaults, and a flip (bicubic here)."""
-    spec = CropSpec(size, scale=(0.08, 1.0), jitter=0, grayscale=0, blur=0, solarize=0)
+    """What a linear probe trains on: torchvision's RandomResizedCrop with its defaults, and a flip (bicubic here).
+
+    Args:
+        least_area: share of the picture that a crop takes at least.
+    """
+    spec = CropSpec(size, scale=(least_area, 1.0), jitter=0, grayscale=0, blur=0, solarize=0)
     return MultiCrop((spec,), mean, std)

@@ -45,6 +45,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     protocol.add_argument("--lr-classifier", type=float, default=0.2, help="likewise (default: 0.2)")
     protocol.add_argument("--weight-decay", type=float, default=0.0, help="default: 0")
     protocol.add_argument("--schedule", default="cosine", choices=("cosine", "steps", "exponential", "constant"))
+    command.add_random_crops(protocol)
     parser.add_argument("--out", type=Path, help="folder of state and weights (default: runs/finetune-…)")
     parser.add_argument("--save-minutes", type=float, default=10, help="save this often within an epoch (default: 10)")
     parser.add_argument("--eval-every", type=int, default=0, help="test every so many epochs (default: 0, at the end)")
@@ -83,7 +84,7 @@ def _finetune(arguments: argparse.Namespace, world) -> None:
     backbone = subject.network if subject else _new_backbone(arguments)
     crop = subject.crop if subject else CenterCrop(arguments.resize or 256, arguments.size or 224)
     samples = _samples(arguments, world, open_pictures(arguments.train))
-    crops = command.random_crops(crop)
+    crops = command.random_crops(arguments, crop)
     train = command.open_loader(arguments, world, arguments.train, crops, dtype, protocol.batch_size, samples)
     held_out = command.open_loader(arguments, world, arguments.val, crop, dtype)
     classes = count_classes(train.pictures, held_out.pictures)
@@ -91,7 +92,7 @@ def _finetune(arguments: argparse.Namespace, world) -> None:
     start = {"labels": len(samples), "subset": arguments.subset or f"{arguments.percent:g} %"}
     if arguments.from_scratch:
         start |= {"from_scratch": True, "arch": backbone.arch, "stem": backbone.stem, **asdict(crop)}
-    settings = command.settings_of(arguments, subject, {**asdict(protocol), **start})
+    settings = command.settings_of(arguments, subject, {**asdict(protocol), "crop_area": arguments.crop_area, **start})
     identity = command.identity_of(settings, train, samples)
     folder = arguments.out or command.run_folder("finetune", identity)
     loop = EpochLoop(tuning, train, protocol.epochs, world, folder, identity, arguments.save_minutes, "training")

@@ -47,6 +47,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     changes.add_argument("--weight-decay", type=float, nargs="+")
     changes.add_argument("--sweep", action="store_true", help="ten learning rates times four weight decays")
     kept = parser.add_argument_group("imagenet and cw_rgp")
+    command.add_random_crops(kept)
     kept.add_argument("--out", type=Path, help="folder of the state (default: runs/linear-…, named after the settings)")
     kept.add_argument("--save-minutes", type=float, default=10, help="save this often within an epoch (default: 10)")
     kept.add_argument("--eval-every", type=int, default=0, help="test every so many epochs (default: 0, at the end)")
@@ -129,12 +130,12 @@ def _frozen(arguments: argparse.Namespace, world, protocol, said: dict) -> tuple
     if arguments.weights is None:
         raise UserError(f"the protocol {arguments.protocol} needs a file of weights: it crops the pictures anew")
     subject, dtype = command.open_subject(arguments), autocast_dtype(arguments.precision, world.device)
-    crops = command.random_crops(subject.crop)
+    crops = command.random_crops(arguments, subject.crop)
     train = command.open_loader(arguments, world, arguments.train, crops, dtype, protocol.batch_size)
     held_out = command.open_loader(arguments, world, arguments.val, subject.crop, dtype)
     classes, dim = count_classes(train.pictures, held_out.pictures), subject.network.feature_dim
     probe = linear.FrozenProbe(subject.network, dim, classes, protocol, world, arguments.seed, dtype)
-    settings = command.settings_of(arguments, subject, said)
+    settings = command.settings_of(arguments, subject, {**said, "crop_area": arguments.crop_area})
     identity = command.identity_of(settings, train)
     folder = arguments.out or command.run_folder("linear", identity)
     loop = EpochLoop(probe, train, protocol.epochs, world, folder, identity, arguments.save_minutes, "training")

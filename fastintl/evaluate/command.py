@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastintl.evaluate import arguments as options
-from loaders.recipe import CenterCrop, MultiCrop, random_crop_and_flip
+from loaders.errors import UserError
+from loaders.recipe import LEAST_AREA, CenterCrop, MultiCrop, random_crop_and_flip
 
 if TYPE_CHECKING:  # these import torch, and --help needs none
     import torch
@@ -42,9 +43,21 @@ def open_subject(arguments: argparse.Namespace) -> Subject:
     return subject.open_subject(*(getattr(arguments, name) for name in names))
 
 
-def random_crops(crop: CenterCrop) -> MultiCrop:
-    """A random crop and a flip, of the size and the statistics of the view that is tested."""
-    return random_crop_and_flip(crop.size, crop.mean, crop.std)
+def add_random_crops(group: argparse._ArgumentGroup) -> None:
+    """The option of ``random_crops``."""
+    text = f"least share of a picture that a training crop takes (default: {LEAST_AREA})"
+    group.add_argument("--crop-area", type=float, default=LEAST_AREA, metavar="SHARE", help=text)
+
+
+def random_crops(arguments: argparse.Namespace, crop: CenterCrop) -> MultiCrop:
+    """A random crop and a flip, of the size and the statistics of the view that is tested.
+
+    Raises:
+        UserError: the share is none.
+    """
+    if not 0 < arguments.crop_area <= 1:
+        raise UserError(f"--crop-area must be above 0 and at most 1, not {arguments.crop_area}")
+    return random_crop_and_flip(crop.size, crop.mean, crop.std, arguments.crop_area)
 
 
 def open_loader(

@@ -266,6 +266,7 @@ def test_sets_of_other_classes_or_labels_are_refused(pictures):
     [
         ("linear", ("--arch", "resnet18"), "resnet18"),
         ("linear", ("--sweep", "--lr", 1), "--sweep"),
+        ("linear", ("--crop-area", 2), "--crop-area"),
         ("finetune", ("--percent", 0), "--percent"),
         ("finetune", ("--percent", 1, "--from-scratch"), "not both"),
     ],

@@ -68,11 +68,15 @@ def test_an_untouched_crop_is_the_normalised_picture():
     torch.testing.assert_close(view, expected, atol=1e-5, rtol=0)
 
 
-def test_a_probes_crop_is_torchvisions_resized_crop_of_the_drawn_box():
-    recipe, batch = random_crop_and_flip(24), decoded()
+@pytest.mark.parametrize("least_area", [0.08, 0.6])
+def test_a_probes_crop_is_torchvisions_resized_crop_of_the_drawn_box(least_area):
+    recipe, batch = random_crop_and_flip(24, least_area=least_area), decoded()
     views = CpuMultiCrop(recipe, 1)(batch, 0, 0)[0]
     boxes = draw(recipe, 0, 0, batch.ids, batch.heights, batch.widths)[:, 0]
     assert 0 < boxes[:, FLIP].mean() < 1
+    areas = boxes[:, 2] * boxes[:, 3] / (batch.heights * batch.widths)
+    wide = np.maximum(batch.heights / batch.widths, batch.widths / batch.heights) > 2  # no crop of 60 % fits its ratio
+    assert (areas[~wide].min() > 0.55) == (least_area == 0.6)  # sides are whole pixels
     for view, picture, row in zip(views, batch.pictures, boxes, strict=True):
         top, left, height, width = row[:4].astype(int).tolist()
         image = Image.fromarray(picture.numpy())
