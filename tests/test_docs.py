@@ -195,10 +195,14 @@ def test_from_pictures_to_a_backbone_for_other_libraries(place, monkeypatch, cap
     run_here(in_readme("python tools/write_ffcv.py folder"))
     assert Path("data/folder_train.beton").is_file() and Path("data/folder_val.beton").is_file()
 
-    train = [sys.executable, *in_readme("python -m fastintl.train --rcfg rcfgs/ep100.yaml data.root=data"), *SMALL]
-    done = subprocess.run(train, env=training.environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert Path("runs/mine/report.html").is_file()
+    for recipe, run in (("ep100", "mine"), ("demo", "small")):
+        beginning = f"python -m fastintl.train --rcfg rcfgs/{recipe}.yaml data.root=data"
+        train = [sys.executable, *in_readme(beginning), *SMALL]
+        done = subprocess.run(train, env=training.environment(), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert Path(f"runs/{run}/report.html").is_file()
+    run_here([*in_readme("python tools/linear.py runs/small"), *small])
+    assert "linear, quick" in capsys.readouterr().out
 
     run_here([*in_readme("python tools/knn.py runs/mine"), *small])
     assert "20-nn" in capsys.readouterr().out
