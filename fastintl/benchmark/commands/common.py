@@ -55,7 +55,7 @@ def targets_as_json(targets: list) -> list[dict]:
 def print_below(console, left_out: Sequence[str], targets: Sequence = ()) -> None:
     """What follows a table: who could not run and why, and the project's promises."""
     for contender in left_out:
-        console.print(f"left out: {contender}")
+        console.print(f"left out: {contender}", markup=False)  # a reason may hold brackets: '.[bench]'
     for target in targets:
         console.print(str(target))
 
