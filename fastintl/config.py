@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from fastintl import configfile
 from fastintl.config_pictures import Crops, Data
+from fastintl.config_values import check_folder_name
 from fastintl.configfile import Options, group, option
 from fastintl.losses import LOSSES
 from loaders.errors import UserError
@@ -211,8 +212,7 @@ class Config(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name is not None and (Path(self.name).name != self.name or self.name == ".."):
-            raise UserError(f"name: {self.name} is not a plain folder name; set out= for the place")
+        check_folder_name(self.name)
         if self.model.ema and not LOSSES[self.loss.name].target:
             raise UserError(f"model.ema: loss.name={self.loss.name} has no EMA target; set model.ema=false")
 

@@ -8,6 +8,7 @@ import os
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from loaders.errors import UserError
@@ -96,6 +97,12 @@ def check_range(value: Any, metadata: Mapping[str, Any], key: str) -> None:
         too_low = (least is not None and value < least) or (above is not None and value <= above)
         if too_low or (most is not None and value > most):
             raise UserError(f"{key}: {shown(value)} is out of range; it must be {describe_range(metadata)}")
+
+
+def check_folder_name(name: str | None) -> None:
+    """Raises ``UserError`` where the name of a run would lead out of the folder ``out``."""
+    if name is not None and (Path(name).name != name or name == ".."):
+        raise UserError(f"name: {name} is not a plain folder name; set out= for the place")
 
 
 def shown(value: Any) -> str:

@@ -11,7 +11,7 @@ import difflib
 import textwrap
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, field, fields, is_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,12 +190,13 @@ def load(cls: type, rcfg: Path | str | None, overrides: Sequence[str], name: str
     """The configuration of a recipe file (None: the defaults) with ``key=value`` words laid over it.
 
     Args:
-        name: value of the key ``name`` where nothing sets it.
+        name: value of the key ``name`` where it is null.
     """
-    flat = {"name": name} | (read_file(rcfg, cls) if rcfg else {})
+    flat = read_file(rcfg, cls) if rcfg else {}
     for word in overrides:
         flat |= parse_override(word, cls)
-    return build(cls, flat)
+    config = build(cls, flat)
+    return config if config.name is not None else replace(config, name=name)
 
 
 def from_dict(cls: type, tree: Mapping[str, Any]) -> Any:

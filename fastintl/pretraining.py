@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -19,6 +19,7 @@ from fastintl.data import multi_crop, public_files, training_loader, wrong_file
 from fastintl.distributed import World
 from fastintl.elastic import require_restartable
 from fastintl.evaluate.online import OnlineEvaluation
+from fastintl.fingerprint import description, difference
 from fastintl.metrics_file import MetricsFile
 from fastintl.monitor import Clock, TrainingProgress, gpu_memory
 from fastintl.nonfinite import BrokenStep, StepGuard, explain
@@ -35,7 +36,7 @@ from fastintl.spectrum_watch import SpectrumWatch
 from fastintl.summary import accuracies
 from fastintl.training_step import TrainingStep
 from fastintl.wandb_mirror import WandbMirror
-from loaders import Batch, UserError
+from loaders import Batch
 
 
 def pretrain(config: Config) -> None:
@@ -67,6 +68,8 @@ class Pretraining:
         dtype = autocast_dtype(config.train.precision, world.device)
         self.loader = training_loader(config, world, self.folder.quarantine, dtype)
         self.epoch_steps = len(self.loader)
+        # On one rank: to read ImageNet's names from a .beton takes a second and 100 MB.
+        self.pictures = description(self.loader.pictures) if world.is_main else None
         self.train_step = TrainingStep(config, world, self.epoch_steps)
         self.model = self.train_step.model
         total_steps = self.train_step.total_steps
@@ -74,7 +77,7 @@ class Pretraining:
         self.guard = StepGuard(self.train_step, self.agreement, window=config.log.every)
         self.preemption = Preemption(self.agreement)
         self.clock = Clock()
-        self.step, self.wandb_id = 0, None
+        self.step, self.wandb_id, self.pictures_compared = 0, None, True
         self.lock = take_folder(self.folder, world, self.agreement)
         resumed = self._resume()
         self.first_step = self.step + 1
@@ -148,16 +151,29 @@ class Pretraining:
         if state is None:
             return False
         refuse_other_settings(self.config, state["config"], self.folder.path)
-        if state["epoch_steps"] != self.epoch_steps:
-            raise UserError(
-                f"{self.folder.path} holds a run of {state['epoch_steps']} steps an epoch, and these pictures give "
-                f"{self.epoch_steps}: they are not the same data set; give this run a name of its own (name=…)"
-            )
+        self._refuse_other_pictures(state)
         self.train_step.load_state_dict(state)
         self.guard.skipped_steps = state["skipped_steps"]
         self.clock.load_state_dict(state["clock"])
         self.step, self.wandb_id = state["step"], state["wandb_id"]
         return True
+
+    def _refuse_other_pictures(self, state: Mapping[str, Any]) -> None:
+        """Ends all ranks if the run began with other pictures than these, as far as ``difference`` can tell.
+
+        A checkpoint of an older version does not know its pictures; there the number of steps must do.
+        """
+        other, saved = None, state.get("pictures")
+        self.pictures_compared = saved is not None
+        if saved is None and state["epoch_steps"] != self.epoch_steps:
+            other = f"pictures that gave {state['epoch_steps']} steps an epoch, and these give {self.epoch_steps}"
+        elif saved is not None and self.world.is_main:
+            other = difference(saved, self.pictures)
+        if self.agreement.largest(int(other is not None)):
+            self.agreement.fail(
+                f"{self.folder.path} holds a run on {other}: they are not the same data set; give this run a name of "
+                "its own (name=…)"
+            )
 
     def _before_training(self) -> None:
         """Draws the crops and measures the baselines."""
@@ -262,6 +278,7 @@ class Pretraining:
             **self.train_step.state_dict(),
             "step": self.step,
             "epoch_steps": self.epoch_steps,
+            "pictures": self.pictures,
             "clock": self.clock.state_dict(),
             "skipped_steps": self.guard.skipped_steps,
             "wandb_id": self.wandb_id,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from fastintl.benchmark.rest import let_threads_sleep
+from fastintl.benchmark.turns import Contender, able
 from fastintl.evaluate import nearest_cpu
 from loaders.benchmark.loader import Target
 
@@ -21,26 +19,11 @@ PRODUCT, TILES = "matrix product alone", "matrix product alone, in tiles"
 _PRODUCT_BLOCK, _TILE = 4096, 512
 
 
-@dataclass
-class Contender:
-    """One way of searching.
-
-    Attributes:
-        search: answers all queries; returns the neighbours' indices (Q, k), None for the bare product.
-        seconds: of each round.
-        agrees: share of its neighbours that are ours, in any order.
-        missing: why it did not run.
-    """
-
-    name: str
-    search: Callable[[], np.ndarray | None] | None
-    missing: str | None = None
-    seconds: list[float] = field(default_factory=list)
-    agrees: float | None = None
-
-
 def contenders(features: np.ndarray, queries: np.ndarray, k: int, memory: float) -> list[Contender]:
-    """Who is timed; indices are built here, outside of the timing."""
+    """Who is timed: each returns the neighbours' indices (Q, k), the bare products None.
+
+    Indices are built here, outside of the timing.
+    """
     return [
         Contender(OURS, lambda: nearest_cpu.nearest(features, queries, k, "euclidean", memory)[1]),
         _scikit(features, queries, k),
@@ -50,53 +33,22 @@ def contenders(features: np.ndarray, queries: np.ndarray, k: int, memory: float)
     ]
 
 
-def compare(contenders: list[Contender], rounds: int) -> None:
-    """Times all in turn, ``rounds`` times, after one untimed round that also compares their answers."""
-    able = [contender for contender in contenders if contender.search]
-    answers = {contender.name: contender.search() for contender in able}
-    for contender in able:
-        found = answers[contender.name]
-        if found is not None:
-            pairs = zip(found, answers[OURS], strict=True)
-            contender.agrees = statistics.mean(len(np.intersect1d(a, b)) / len(b) for a, b in pairs)
-    for _ in range(rounds):
-        for contender in able:
-            let_threads_sleep()
-            start = time.perf_counter()
-            contender.search()
-            contender.seconds.append(time.perf_counter() - start)
+def agreement(contenders: Sequence[Contender]) -> dict[str, float]:
+    """Runs each once; of those that find neighbours, by name, the share of them that are ours, in any order."""
+    answers = {contender.name: contender.run() for contender in able(contenders)}
+    return {name: _overlap(found, answers[OURS]) for name, found in answers.items() if found is not None}
 
 
-def targets(contenders: list[Contender]) -> list[Target]:
+def targets(contenders: Sequence[Contender]) -> list[Target]:
     """The project's promises, measured: medians over the rounds of the ratio of two rates."""
     by_name = {contender.name: contender for contender in contenders}
     promised = {SCIKIT: None, FAISS: 1.0, PRODUCT: 0.85, TILES: 0.85}
     return [Target(f"{OURS} : {name}", least, _ratio(by_name[OURS], by_name[name])) for name, least in promised.items()]
 
 
-def as_json(contenders: list[Contender]) -> list[dict]:
-    names = ("name", "missing", "seconds", "agrees")
-    return [{name: getattr(contender, name) for name in names} for contender in contenders]
-
-
-def print_table(contenders: list[Contender], found: list[Target], queries: int, title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=110, highlight=False)
-    table = Table(title=title)
-    for column in ("search", "queries/s", "same neighbours"):
-        table.add_column(column, justify="left" if column == "search" else "right")
-    for contender in contenders:
-        if contender.seconds:
-            agrees = "" if contender.agrees is None else f"{contender.agrees:.2%}"
-            table.add_row(contender.name, f"{queries / statistics.median(contender.seconds):,.0f}", agrees)
-    console.print(table)
-    for contender in contenders:
-        if contender.missing:
-            console.print(f"left out: {contender.name}: {contender.missing}")
-    for target in found:
-        console.print(str(target))
+def _overlap(found: np.ndarray, expected: np.ndarray) -> float:
+    """Of two tables of indices, (Q, k), row by row."""
+    return statistics.mean(len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, expected, strict=True))
 
 
 def _ratio(first: Contender, second: Contender) -> float | None:

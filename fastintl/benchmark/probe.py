@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from fastintl.benchmark.rest import let_threads_sleep
+from fastintl.benchmark.turns import Contender, able
 from fastintl.evaluate.features import Features
 from fastintl.evaluate.head_training import train_on_features
 from fastintl.evaluate.protocols import SMALL, HeadProtocol, sweep
@@ -19,26 +17,6 @@ from loaders.order import permutation
 ONE, SWEEP, TURNS = "one head", "40 heads at once", "40 heads one after another"
 PLAIN, SCIKIT = "one nn.Linear under torch.optim.Adam", "scikit-learn, L-BFGS"
 PRODUCTS = "the products of 40 heads alone"
-
-
-@dataclass
-class Contender:
-    """One way of training.
-
-    Attributes:
-        train: the whole training.
-        seconds: of each round.
-        missing: why it did not run.
-    """
-
-    name: str
-    train: Callable[[], object] | None
-    missing: str | None = None
-    seconds: list[float] = field(default_factory=list)
-
-    @property
-    def median(self) -> float | None:
-        return statistics.median(self.seconds) if self.seconds else None
 
 
 def random_features(samples: int, channels: int, classes: int, device: torch.device) -> Features:
@@ -70,42 +48,18 @@ def contenders(train: Features, classes: int, epochs: int) -> list[Contender]:
     ]
 
 
-def compare(contenders: list[Contender], rounds: int, device: torch.device) -> None:
-    """Times all in turn, ``rounds`` times, after one untimed round of all but the 40 in turn."""
-    able = [contender for contender in contenders if contender.train]
-    for contender in able:
+def warm_up(contenders: Sequence[Contender]) -> None:
+    """Runs each once but the 40 in turn, which do what one head does."""
+    for contender in able(contenders):
         if contender.name != TURNS:
-            contender.train()
-    for _ in range(rounds):
-        for contender in able:
-            let_threads_sleep()
-            start = time.perf_counter()
-            contender.train()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            contender.seconds.append(time.perf_counter() - start)
+            contender.run()
 
 
-def ratios(contenders: list[Contender]) -> dict[str, float]:
+def ratios(contenders: Sequence[Contender]) -> dict[str, float]:
     """Medians over each other, by name."""
     median = {contender.name: contender.median for contender in contenders if contender.median}
     pairs = ((SWEEP, ONE), (TURNS, SWEEP), (PRODUCTS, ONE), (SWEEP, PRODUCTS), (PLAIN, ONE), (SCIKIT, SWEEP))
     return {f"{a} / {b}": median[a] / median[b] for a, b in pairs if a in median and b in median}
-
-
-def print_table(contenders: list[Contender], title: str) -> None:
-    """Prints medians and ratios."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("training", "median", title=title)
-    for contender in contenders:
-        took = f"{contender.median:.3f} s" if contender.median else f"left out: {contender.missing}"
-        table.add_row(contender.name, took)
-    console = Console(width=110, highlight=False)
-    console.print(table)
-    for name, ratio in ratios(contenders).items():
-        console.print(f"{name:64} {ratio:8.2f}")
 
 
 def _products(train: Features, classes: int, protocol: HeadProtocol) -> None:

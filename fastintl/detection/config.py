@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from fastintl import configfile
+from fastintl.config_values import check_folder_name
 from fastintl.configfile import Options, group, option
 from loaders.errors import UserError
 
@@ -125,6 +126,7 @@ class DetectionConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_folder_name(self.name)
         if self.data.classes is not None and self.data.layout == "coco":
             raise UserError("data.classes: COCO's files name their classes; leave it null")
         if self.model.masks and self.data.layout == "voc":

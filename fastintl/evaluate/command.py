@@ -96,7 +96,7 @@ def settings_of(arguments: argparse.Namespace, subject: Subject | None, protocol
 
 def identity_of(settings: Mapping[str, Any], train: Loader, samples: Sequence[int] = ()) -> dict[str, Any]:
     """What a training is resumed by: its settings, which pictures it has (or which of them), and an epoch's steps."""
-    from fastintl.evaluate.labelled import fingerprint
+    from fastintl.fingerprint import fingerprint
 
     return {**settings, "pictures": fingerprint(train.pictures, samples), "steps an epoch": len(train)}
 

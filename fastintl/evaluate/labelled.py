@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-
 import numpy as np
 from torch import Tensor
 
@@ -27,18 +24,6 @@ def count_classes(train: Pictures, held_out: Pictures) -> int:
     for pictures in (train, held_out):
         check_labels(pictures.labels, classes, str(pictures.path))
     return classes
-
-
-def fingerprint(pictures: Pictures, samples: Sequence[int] = ()) -> str:
-    """What tells a data set from another, wherever it lies: the SHA-256 of its names and labels.
-
-    Args:
-        samples: the ids of those that are used, where not all are.
-    """
-    digest = hashlib.sha256("\n".join(pictures.names).encode())
-    digest.update(np.asarray(pictures.labels, np.int64).tobytes())
-    digest.update(np.asarray(samples, np.int64).tobytes())
-    return digest.hexdigest()
 
 
 def check_labels(labels: np.ndarray | Tensor, classes: int, where: str) -> None:

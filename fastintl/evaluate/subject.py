@@ -16,8 +16,8 @@ from fastintl.backbone_files import backbone_of
 from fastintl.data import host_threads
 from fastintl.distributed import World
 from fastintl.evaluate.feature_file import StoredFeatures, load_features, write_features
-from fastintl.evaluate.labelled import fingerprint
 from fastintl.evaluate.results import versions
+from fastintl.fingerprint import fingerprint
 from fastintl.weight_files import read_weights, sha256
 from loaders import CenterCrop, Loader, make_loader
 from loaders.sources import Pictures, open_pictures

@@ -134,6 +134,11 @@ def workload(data: Path, recipe: MultiCrop, batch_size: int, device: str, note: 
         yield Workload(data, beton, recipe, batch_size, 1, device)
 
 
+def left_out(group: list[Contender]) -> list[str]:
+    """Those of a group that could not run, on how many cores, and why."""
+    return [f"{contender.name} on {contender.cores}: {contender.error}" for contender in group if contender.error]
+
+
 def as_json(groups: list[list[Contender]]) -> list[dict]:
     """Contenders with every sample, as plain values."""
     names = ("full path", "decode only", "crops on the GPU")

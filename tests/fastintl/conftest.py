@@ -1,7 +1,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 import training
+from detecting import SIDE
+from detection_sets import write_coco
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +28,20 @@ def finished_by_two(tmp_path_factory, pictures) -> Path:
     result = training.train(out, pictures, 2)
     assert result.returncode == 0, result.stderr
     return out
+
+
+@pytest.fixture(scope="session")
+def few_shapes(tmp_path_factory) -> Path:
+    """For detectors trained for a few steps, which find a hundred things in every picture of the test."""
+    root = tmp_path_factory.mktemp("few_shapes")
+    write_coco(root / "coco", 40, 6, SIDE)
+    return root
+
+
+@pytest.fixture
+def one_thread():
+    """The order of summation of the ranks and processes that a test starts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -52,6 +52,7 @@ def test_name_comes_from_the_file_unless_set(tmp_path):
     assert load(tmp_path, "").name == "recipe"
     assert load(tmp_path, "name: other").name == "other"
     assert load(tmp_path, "name: other", "name=third").name == "third"
+    assert load(tmp_path, "name: other", "name=null").name == "recipe"
     assert config.load(None, []).name == "run"
 
 
@@ -173,9 +174,9 @@ def test_construction_in_python_checks_and_converts_too():
 
 
 def test_yaml_round_trip_is_exact_and_plain_yaml():
-    words = ["optim.lr=0.1234567890123", "name=null", "data.train=/x/null.beton", "train.compile=on"]
+    words = ["optim.lr=0.1234567890123", "train.max_steps=null", "data.train=/x/null.beton", "train.compile=on"]
     made = config.load(None, words)
-    assert made.name is None
+    assert made.train.max_steps is None
     text = config.to_yaml(made)
     assert config.from_yaml(text) == made
     assert config.differences(config.from_yaml(text), made) == []

@@ -169,6 +169,12 @@ def test_the_recipes_are_mocos_protocol():
         load("rcfgs/detection/coco_2x.yaml", ["data.classes=[disc]"])
 
 
+@pytest.mark.parametrize("name", ["a/b", "/a", "..", "."])
+def test_a_run_is_named_as_a_plain_folder_is(name):
+    with pytest.raises(UserError, match=f"name: {re.escape(name)} is not a plain folder name"):
+        load("rcfgs/detection/voc0712.yaml", [f"name={name}"])
+
+
 def test_the_rate_rises_and_falls_where_it_says():
     optim = Optim(lr=0.02, steps=100, drops=(60, 80), warmup_steps=10)
     rates = [learning_rate(step, optim) for step in range(100)]

@@ -19,6 +19,8 @@ from fastintl.losses.partition import random_orders
 from fastintl.training_step import TrainingStep
 from loaders.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # as a rank has: what differs is only what the ranks do
+
 BATCH, CHANNELS = 16, 32
 # Another order of summation opens or closes a few of the 8 ReLUs' gates, see test_training_step.py; twice for chance.
 GATES = 2 * math.sqrt(8 * 2.0**-24)
@@ -72,14 +74,6 @@ def all_cases():
 @pytest.fixture(scope="module")
 def two_ranks():
     return run_ranks(all_cases)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a rank has: what differs is only what the ranks do
-    yield
-    torch.set_num_threads(before)
 
 
 def relative_error(a, b):

@@ -12,6 +12,9 @@ import torchvision
 from processes import kill, wait_for
 from training import ROOT, assert_close, assert_identical, command, last_state, saved_step, start, train
 
+from loaders.convert import convert
+from loaders.datasets.folder import class_tree
+
 
 def test_a_run_leaves_its_results(finished):
     folder = finished / "run"
@@ -160,7 +163,33 @@ def test_another_recipe_in_the_same_folder_is_refused(finished, pictures):
 
 
 def test_other_pictures_in_the_same_folder_are_refused(finished, pictures):
-    refused(train(finished, None, data__train=pictures / "val"), "not the same data set")
+    result = train(finished, None, data__train=pictures / "val")
+    refused(result, "48 pictures, and these are 15", "not the same data set")
+
+
+def test_a_run_goes_on_with_the_pictures_that_it_began_with(finished, pictures, tmp_path):
+    held_out = {"data__val": pictures / "val"}
+    assert train(tmp_path, pictures, train__max_steps=7).returncode == 0
+    renamed = shutil.copytree(pictures / "train", tmp_path / "renamed")
+    (renamed / "class0" / "00.jpg").rename(renamed / "class0" / "other.jpg")
+    result = train(tmp_path, None, 2, data__train=renamed, **held_out)  # the ranks end together
+    assert result.returncode != 0 and result.stderr.count("error: ") == 1
+    assert "holds a run on pictures of other names: they are not the same data set" in result.stderr
+    convert(class_tree(pictures / "train"), tmp_path / "moved.beton")
+    result = train(tmp_path, None, data__train=tmp_path / "moved.beton", **held_out)
+    assert result.returncode == 0 and "warning" not in result.stderr, result.stderr
+    assert_identical(last_state(finished), last_state(tmp_path))
+
+
+def test_a_checkpoint_of_an_older_version_goes_on_and_this_is_said(finished, pictures, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    path = max((tmp_path / "run" / "checkpoints").glob("step_*.pt"))
+    state = torch.load(path, weights_only=True)
+    del state["pictures"]
+    torch.save(state, path)
+    result = train(tmp_path, pictures)
+    assert result.returncode == 0 and "does not know its pictures; these are taken for them" in result.stderr
+    refused(train(tmp_path, None, data__train=pictures / "val"), "gave 6 steps an epoch, and these give 1", "name=")
 
 
 def test_a_truncated_checkpoint_is_named(pictures, tmp_path):
@@ -187,9 +216,6 @@ def test_bad_input_is_named(pictures, tmp_path):
 
 
 def test_a_truncated_beton_is_named(pictures, tmp_path):
-    from loaders.convert import convert
-    from loaders.datasets.folder import class_tree
-
     convert(class_tree(pictures / "train"), tmp_path / "x.beton")
     (tmp_path / "x.beton").write_bytes((tmp_path / "x.beton").read_bytes()[:-100])
     refused(train(tmp_path / "out", None, data__train=tmp_path / "x.beton"), "x.beton", "truncated")

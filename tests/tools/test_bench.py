@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
+from fastintl.benchmark.commands.common import print_below
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,6 +97,11 @@ def test_every_search_is_measured_and_finds_the_same(tmp_path):
         assert contender["missing"] or len(contender["seconds"]) == 2
         assert contender["agrees"] in (None, 1.0)
     assert bench("knn", "--k", 0).returncode == 2
+
+
+def test_the_cure_for_who_is_left_out_is_printed_whole(capsys):
+    print_below(Console(width=110), ["faiss-cpu: pip install -e '.[bench]'"])
+    assert capsys.readouterr().out == "left out: faiss-cpu: pip install -e '.[bench]'\n"
 
 
 def test_every_way_of_converting_is_measured(picture_folder, tmp_path):

@@ -11,15 +11,20 @@ import argparse
 import os
 from pathlib import Path
 
-from fastintl.benchmark.commands.common import note, origin, print_below, require_positive, targets_as_json
+from fastintl.benchmark.commands.common import (
+    add_timing_arguments,
+    note,
+    print_below,
+    require_positive,
+    targets_as_json,
+    write_result,
+)
 from loaders.errors import UserError
-from loaders.json_file import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder class/picture")
-    parser.add_argument("--json", type=Path, help="write every sample, the medians and the surroundings to this file")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each contender is timed (default: 3)")
+    add_timing_arguments(parser, rounds=3)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -37,16 +42,9 @@ def run(arguments: argparse.Namespace) -> None:
     bench.compare(arguments.data, group, arguments.rounds, note)
     found = bench.targets(group, cores)
     _print(group, found, cores, megabytes / len(names))
-    if arguments.json:
-        result = {
-            **origin("convert"),
-            "pictures": len(names),
-            "megabytes": megabytes,
-            "rounds": arguments.rounds,
-            "contenders": as_rows("conversion", group),
-            "targets": targets_as_json(found),
-        }
-        write_json(arguments.json, result)
+    sizes = {"pictures": len(names), "megabytes": megabytes, "rounds": arguments.rounds}
+    contenders = as_rows("conversion", group)
+    write_result(arguments, "convert", **sizes, contenders=contenders, targets=targets_as_json(found))
 
 
 def _print(group, found, cores: int, megabytes: float) -> None:
@@ -54,7 +52,7 @@ def _print(group, found, cores: int, megabytes: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from loaders.benchmark.loader import rate
+    from loaders.benchmark.loader import left_out, rate
 
     console = Console(width=110, highlight=False)
     counts = sorted({1, cores})
@@ -65,4 +63,4 @@ def _print(group, found, cores: int, megabytes: float) -> None:
         cells = [f"{r * scale:,.{digits}f}" if r else "" for r in rates for scale, digits in ((1, 0), (megabytes, 1))]
         table.add_row(name, *cells, f"{max(c.peak_bytes for c in rows.values()) / 1e6:,.0f} MB")
     console.print(table)
-    print_below(console, group, found)
+    print_below(console, left_out(group), found)

@@ -11,15 +11,20 @@ import argparse
 import os
 from pathlib import Path
 
-from fastintl.benchmark.commands.common import note, origin, print_below, require_positive, targets_as_json
-from loaders.json_file import write_json
+from fastintl.benchmark.commands.common import (
+    add_timing_arguments,
+    note,
+    print_below,
+    require_positive,
+    targets_as_json,
+    write_result,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help=".beton file or folder class/picture")
-    parser.add_argument("--json", type=Path, help="write every sample, the medians and the surroundings to this file")
+    add_timing_arguments(parser)
     parser.add_argument("--rcfg", type=Path, help="recipe whose crops are made (default: INTL's for ImageNet)")
-    parser.add_argument("--rounds", type=int, default=5, help="times that each contender is timed (default: 5)")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a round (default: 1.5)")
     parser.add_argument("--batch-size", type=int, default=32, help="pictures in a batch (default: 32)")
 
@@ -32,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     from loaders.benchmark import loader as bench
     from loaders.sources import open_pictures
 
-    require_positive(arguments, "rounds", "seconds", "batch_size")
+    sizes = require_positive(arguments, "rounds", "seconds", "batch_size")
     pictures = open_pictures(arguments.data)
     recipe = multi_crop(load(arguments.rcfg, []).crops)
     cores, on_gpu = len(os.sched_getaffinity(0)), torch.cuda.is_available()
@@ -42,18 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
         bench.compare(work, groups, arguments.rounds, arguments.seconds, note)
     found = bench.targets(*groups[:2], cores)
     _print(groups, found, bench, cores)
-    if arguments.json:
-        result = {
-            **origin("loader"),
-            "pictures": len(pictures),
-            "views": [spec.size for spec in recipe.views],
-            "rounds": arguments.rounds,
-            "seconds": arguments.seconds,
-            "batch_size": arguments.batch_size,
-            "contenders": bench.as_json(groups),
-            "targets": targets_as_json(found),
-        }
-        write_json(arguments.json, result)
+    sizes = {"pictures": len(pictures), "views": [spec.size for spec in recipe.views], **sizes}
+    write_result(arguments, "loader", **sizes, contenders=bench.as_json(groups), targets=targets_as_json(found))
 
 
 def _print(groups, found, bench, cores: int) -> None:
@@ -68,4 +63,4 @@ def _print(groups, found, bench, cores: int) -> None:
             rates = [f"{r:,.0f}" if n in rows and (r := bench.rate(rows[n])) else "" for n in sorted({1, cores})]
             table.add_row(name, *rates, f"{max(c.peak_bytes for c in rows.values()) / 1e6:,.0f} MB")
         console.print(table)
-    print_below(console, [contender for group in groups for contender in group], found)
+    print_below(console, bench.left_out([contender for group in groups for contender in group]), found)

@@ -7,41 +7,52 @@ ways, on random features.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from fastintl.benchmark.commands.common import origin
+from fastintl.benchmark.commands.common import add_timing_arguments, print_below, require_positive, write_result
 from loaders.errors import UserError
-from loaders.json_file import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", type=Path, help="write every time, the ratios and the surroundings to this file")
+    add_timing_arguments(parser)
     parser.add_argument("--samples", type=int, default=20_000, help="features to learn from (default: 20000)")
     parser.add_argument("--channels", type=int, default=512, help="of a feature (default: 512)")
     parser.add_argument("--classes", type=int, default=10, help="default: 10")
     parser.add_argument("--epochs", type=int, default=2, help="in batches of 1000 (default: 2)")
-    parser.add_argument("--rounds", type=int, default=5, help="times that each contender is timed (default: 5)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from fastintl.benchmark import probe as bench
+    from fastintl.benchmark.turns import time_in_turn
 
-    shape = {name: getattr(arguments, name) for name in ("samples", "channels", "classes", "epochs", "rounds")}
-    if min(shape.values()) < 1 or not 1 < arguments.classes <= arguments.samples:
-        raise UserError("--samples, --channels, --epochs and --rounds must be positive, --classes 2 to --samples")
+    shape = require_positive(arguments, "samples", "channels", "classes", "epochs", "rounds")
+    if not 1 < arguments.classes <= arguments.samples:
+        raise UserError("--classes must be from 2 to --samples")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     features = bench.random_features(arguments.samples, arguments.channels, arguments.classes, device)
     contenders = bench.contenders(features, arguments.classes, arguments.epochs)
-    bench.compare(contenders, arguments.rounds, device)
+    bench.warm_up(contenders)
+    time_in_turn(contenders, arguments.rounds, torch.cuda.synchronize if device.type == "cuda" else lambda: None)
+    ratios = bench.ratios(contenders)
     size = f"{arguments.samples:,} features of {arguments.channels} channels, {arguments.classes} classes"
-    bench.print_table(contenders, f"{arguments.epochs} epochs of {size}, {device.type}")
-    if arguments.json:
-        result = {
-            **origin("probe"),
-            **shape,
-            "contenders": [{"name": c.name, "missing": c.missing, "seconds": c.seconds} for c in contenders],
-            "ratios": bench.ratios(contenders),
-        }
-        write_json(arguments.json, result)
+    _print(contenders, ratios, f"{arguments.epochs} epochs of {size}, {device.type}")
+    rows = [contender.as_row() for contender in contenders]
+    write_result(arguments, "probe", **shape, contenders=rows, ratios=ratios)
+
+
+def _print(contenders, ratios: dict[str, float], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fastintl.benchmark.turns import left_out
+
+    console = Console(width=110, highlight=False)
+    table = Table("training", "median", title=title)
+    for contender in contenders:
+        if contender.median:
+            table.add_row(contender.name, f"{contender.median:.3f} s")
+    console.print(table)
+    print_below(console, left_out(contenders))
+    for name, ratio in ratios.items():
+        console.print(f"{name:64} {ratio:8.2f}")

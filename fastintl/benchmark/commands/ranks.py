@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from fastintl.benchmark.commands.common import add_step_arguments, origin, recipe_or_small_one, require_positive
-from loaders.json_file import write_json
+from fastintl.benchmark.commands.common import add_step_arguments, recipe_or_small_one, require_positive, write_result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    require_positive(arguments, "rounds", "steps")
+    sizes = require_positive(arguments, "rounds", "steps")
     from statistics import median
 
     from fastintl import distributed
@@ -31,6 +30,4 @@ def run(arguments: argparse.Namespace) -> None:
             return
         for name, way in found.items():
             print(f"{name:14}{way['collectives']:>6} all-reduces   {1000 * median(way['seconds']):>10,.1f} ms a step")
-        if arguments.json:
-            sizes = {"rounds": arguments.rounds, "steps": arguments.steps, "ranks": world.world_size}
-            write_json(arguments.json, {**origin("ranks"), **sizes, "config": to_yaml(config), "ways": found})
+        write_result(arguments, "ranks", **sizes, ranks=world.world_size, config=to_yaml(config), ways=found)

@@ -9,8 +9,14 @@ from __future__ import annotations
 
 import argparse
 
-from fastintl.benchmark.commands.common import add_step_arguments, note, origin, recipe_or_small_one, require_positive
-from loaders.json_file import write_json
+from fastintl.benchmark.commands.common import (
+    add_step_arguments,
+    note,
+    print_below,
+    recipe_or_small_one,
+    require_positive,
+    write_result,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    require_positive(arguments, "rounds", "steps")
+    sizes = require_positive(arguments, "rounds", "steps")
     import torch
 
     from fastintl.benchmark import step as bench
@@ -32,9 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
     batch, model = config.train.batch_size, config.model
     rows = bench.as_json(groups, flops, rates, batch)
     _print_steps(rows, f"{model.arch}, batch {batch}, views {' '.join(map(str, config.crops.sizes))}, {device.type}")
-    if arguments.json:
-        sizes = {"rounds": arguments.rounds, "steps": arguments.steps, "flops_of_a_step": flops, "matrix_rates": rates}
-        write_json(arguments.json, {**origin("step"), **sizes, "config": to_yaml(config), "contenders": rows})
+    measured = {"flops_of_a_step": flops, "matrix_rates": rates, "config": to_yaml(config), "contenders": rows}
+    write_result(arguments, "step", **sizes, **measured)
 
 
 def _print_steps(rows: list[dict], title: str) -> None:
@@ -51,6 +56,4 @@ def _print_steps(rows: list[dict], title: str) -> None:
             ratios = (f"{row.get('times_the_baseline') or 0:.2f}", f"{row['share_of_matrix_rate']:.1%}")
             table.add_row(row["name"], *times, *ratios, memory, f"{row['first_step_seconds']:.1f} s")
         console.print(table)
-    for row in rows:
-        if row["error"]:
-            console.print(f"left out: {row['name']}: {row['error']}")
+    print_below(console, [f"{row['name']}: {row['error']}" for row in rows if row["error"]])

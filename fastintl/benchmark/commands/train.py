@@ -10,8 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fastintl.benchmark.commands.common import add_step_arguments, note, origin, require_positive
-from loaders.json_file import write_json
+from fastintl.benchmark.commands.common import add_step_arguments, note, require_positive, write_result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    require_positive(arguments, "rounds", "steps")
+    sizes = require_positive(arguments, "rounds", "steps")
     from dataclasses import asdict
     from statistics import median
 
@@ -39,7 +38,5 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"ratio             {found.ratio:>10.3f}")
         print(f"waiting for data  {median(found.data_wait):>10.1%}")
         print(f"first step        {found.first_step_seconds:>10.1f} s")
-        if arguments.json:
-            sizes = {"rounds": arguments.rounds, "steps": arguments.steps, "ranks": world.world_size}
-            result = {**origin("train"), **sizes, "config": to_yaml(config), **asdict(found), "ratio": found.ratio}
-            write_json(arguments.json, result)
+        measured = {"config": to_yaml(config), **asdict(found), "ratio": found.ratio}
+        write_result(arguments, "train", **sizes, ranks=world.world_size, **measured)

@@ -1,0 +1,20 @@
+from pathlib import Path
+
+import pytest
+from pictures import write_mixed_pictures
+
+from loaders.convert import convert
+from loaders.datasets.folder import class_tree
+
+
+@pytest.fixture(scope="session")
+def mixed_folder(tmp_path_factory) -> Path:
+    return write_mixed_pictures(tmp_path_factory.mktemp("mixed"))
+
+
+@pytest.fixture(scope="session")
+def converted(mixed_folder, tmp_path_factory) -> Path:
+    """The folder in which an undisturbed conversion left ``p.beton`` and the list of unreadable pictures."""
+    folder = tmp_path_factory.mktemp("converted")
+    convert(class_tree(mixed_folder), folder / "p.beton", threads=1)
+    return folder
