@@ -36,7 +36,7 @@ from fastintl.spectrum_watch import SpectrumWatch
 from fastintl.summary import accuracies
 from fastintl.training_step import TrainingStep
 from fastintl.wandb_mirror import WandbMirror
-from loaders import Batch
+from loaders import Batch, UserError
 
 
 def pretrain(config: Config) -> None:
@@ -77,7 +77,7 @@ class Pretraining:
         self.guard = StepGuard(self.train_step, self.agreement, window=config.log.every)
         self.preemption = Preemption(self.agreement)
         self.clock = Clock()
-        self.step, self.wandb_id, self.pictures_compared = 0, None, True
+        self.step, self.wandb_id = 0, None
         self.lock = take_folder(self.folder, world, self.agreement)
         resumed = self._resume()
         self.first_step = self.step + 1
@@ -151,24 +151,21 @@ class Pretraining:
         if state is None:
             return False
         refuse_other_settings(self.config, state["config"], self.folder.path)
-        self._refuse_other_pictures(state)
+        if absent := self._state().keys() - state.keys():
+            raise UserError(
+                f"{self.folder.path} holds a checkpoint of an older version, without {', '.join(sorted(absent))}: "
+                "finish the run with that version, or give this run a name of its own (name=…)"
+            )
+        self._refuse_other_pictures(state["pictures"])
         self.train_step.load_state_dict(state)
         self.guard.skipped_steps = state["skipped_steps"]
         self.clock.load_state_dict(state["clock"])
         self.step, self.wandb_id = state["step"], state["wandb_id"]
         return True
 
-    def _refuse_other_pictures(self, state: Mapping[str, Any]) -> None:
-        """Ends all ranks if the run began with other pictures than these, as far as ``difference`` can tell.
-
-        A checkpoint of an older version does not know its pictures; there the number of steps must do.
-        """
-        other, saved = None, state.get("pictures")
-        self.pictures_compared = saved is not None
-        if saved is None and state["epoch_steps"] != self.epoch_steps:
-            other = f"pictures that gave {state['epoch_steps']} steps an epoch, and these give {self.epoch_steps}"
-        elif saved is not None and self.world.is_main:
-            other = difference(saved, self.pictures)
+    def _refuse_other_pictures(self, saved: Mapping[str, Any]) -> None:
+        """Ends all ranks if the run began with other pictures than these, as far as ``difference`` can tell."""
+        other = difference(saved, self.pictures) if self.world.is_main else None
         if self.agreement.largest(int(other is not None)):
             self.agreement.fail(
                 f"{self.folder.path} holds a run on {other}: they are not the same data set; give this run a name of "
@@ -277,7 +274,6 @@ class Pretraining:
         return {
             **self.train_step.state_dict(),
             "step": self.step,
-            "epoch_steps": self.epoch_steps,
             "pictures": self.pictures,
             "clock": self.clock.state_dict(),
             "skipped_steps": self.guard.skipped_steps,

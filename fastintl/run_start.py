@@ -42,8 +42,6 @@ def announcement(run: Pretraining) -> Iterator[str]:
         f"training    {run.config.model.arch}, views of {views} px, batch {run.config.train.batch_size} on "
         f"{run.world.world_size} x {run.world.device.type} in {_precision(run)}"
     )
-    if not run.pictures_compared:
-        yield "warning: the checkpoint is of an older version and does not know its pictures; these are taken for them"
 
 
 def _precision(run: Pretraining) -> str:
