@@ -72,9 +72,8 @@ class OnlineEvaluation:
         return count_classes(self.bank.pictures, self.queries.pictures)
 
     def _linear(self, bank: Features, queries: Features) -> dict[str, float]:
-        _, (score,) = fit_heads(
-            bank, queries, self._classes(), protocols.SMALL, self.config.seed, self.world.device
-        )
+        classes, device = self._classes(), self.world.device
+        _, (score,) = fit_heads(bank, queries, classes, protocols.SMALL, self.config.seed, device)
         return {"top1": score.top1, "top5": score.top5}
 
     def _quick(self, bank: Features, queries: Features) -> dict[str, float]:
