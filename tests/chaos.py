@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+
 from processes import kill, wait_for
 from training import assert_identical, command, last_state, saved_step, start, write_pictures
 

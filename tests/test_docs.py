@@ -12,17 +12,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import documents
 import pytest
+
+import documents
 import training
 from documents import PAGES, ROOT
-from pictures import write_picture
-from test_setup_files import PROJECT
-
 from fastintl import config
 from fastintl.detection import config as detection
 from loaders.convert import convert
 from loaders.datasets.folder import folder_splits
+from pictures import write_picture
+from test_setup_files import PROJECT
 
 COMMANDS = documents.commands()
 EXAMPLES = [block for block in documents.blocks() if block.language == "python"]

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 import training
 from detecting import SIDE
 from detection_sets import write_coco

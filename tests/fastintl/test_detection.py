@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from detecting import SIDE, words
 from detection_sets import CLASSES, write_coco, write_voc
-from PIL import Image
-from training import ROOT, environment
-
 from fastintl.detection.average_precision import measure
 from fastintl.detection.config import load
 from fastintl.detection.sets import read_sets
@@ -23,6 +22,7 @@ from fastintl.detection.training_step import DetectionStep
 from fastintl.model import build_backbone
 from fastintl.preemption import REQUEUE_STATUS
 from tools import detect as tool
+from training import ROOT, environment
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from detection_sets import CLASSES, voc_xml, write_coco, write_voc
 
+from detection_sets import CLASSES, voc_xml, write_coco, write_voc
 from fastintl.detection.coco import annotation_file, read_coco
 from fastintl.detection.coco_ap import coco_metrics
 from fastintl.detection.outlines import encode

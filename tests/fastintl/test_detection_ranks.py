@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+
 from ddp import run_ranks
 from detecting import words
-from training import ROOT
-
 from fastintl.batchnorm import SyncBatchNorm
 from fastintl.detection.config import DetectionConfig, load
 from fastintl.detection.inference import detect
@@ -18,6 +17,7 @@ from fastintl.detection.sets import read_sets
 from fastintl.detection.training_step import DetectionStep
 from fastintl.distributed import World
 from fastintl.model import build_backbone
+from training import ROOT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

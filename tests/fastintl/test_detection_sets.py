@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detection_sets import CLASSES, box, draw, voc_xml, write_coco, write_voc
 from PIL import Image
 
+from detection_sets import CLASSES, box, draw, voc_xml, write_coco, write_voc
 from fastintl.detection.augment import fitted, training_view
 from fastintl.detection.coco import read_coco
 from fastintl.detection.config import DetectionConfig, Views

@@ -3,10 +3,10 @@ import os
 import pytest
 import torch
 import torch.distributed as dist
-from ddp import free_port, run_ranks
 from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 
+from ddp import free_port, run_ranks
 from fastintl import INTLLoss, lockstep
 from fastintl.batchnorm import batch_norm
 from fastintl.distributed import World, data_parallel, gather_embeddings, gather_views, start

@@ -3,11 +3,11 @@
 import signal
 
 import pytest
-from elastic import free_port, signal_worker, start_agent, wait_for_steps
-from training import assert_identical, last_state, saved_step
 
+from elastic import free_port, signal_worker, start_agent, wait_for_steps
 from fastintl.elastic import require_restartable
 from loaders import UserError
+from training import assert_identical, last_state, saved_step
 
 
 def test_two_agents_that_lose_a_worker_end_with_the_same_weights(finished_by_two, pictures, tmp_path):

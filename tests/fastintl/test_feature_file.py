@@ -9,9 +9,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from ddp import run_ranks
-from training import ROOT
 
+from ddp import run_ranks
 from fastintl.distributed import World
 from fastintl.evaluate.feature_file import load_features
 from fastintl.evaluate.features import extract
@@ -20,6 +19,7 @@ from fastintl.evaluate.subject import Reading, features_of, open_subject
 from loaders import CenterCrop, make_loader
 from loaders.errors import UserError
 from tools import features as tool
+from training import ROOT
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from ddp import run_ranks
 from torch import nn
 
+from ddp import run_ranks
 from fastintl.evaluate.features import extract
 from loaders import CenterCrop, make_loader
 

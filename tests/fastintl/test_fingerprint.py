@@ -5,12 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
-from public_layouts import write_cifar10
 
 from fastintl.fingerprint import description, difference, fingerprint
 from loaders.convert import convert
 from loaders.datasets.catalogue import open_dataset
 from loaders.sources import open_pictures
+from public_layouts import write_cifar10
 
 
 def test_a_moved_folder_and_its_file_are_the_same_pictures(picture_folder, picture_beton, tmp_path):

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from training import ROOT, command, environment
 
 from fastintl.checkpoint import Checkpoints, remove_temporaries
 from fastintl.metrics_file import MetricsFile, read_metrics
@@ -16,6 +15,7 @@ from fastintl.run_folder import write_text
 from fastintl.run_lock import lock_run
 from fastintl.save_points import SavePoints
 from loaders.errors import UserError
+from training import ROOT, command, environment
 
 
 @contextmanager

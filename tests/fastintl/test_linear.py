@@ -13,9 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from ddp import run_ranks
-from training import ROOT, environment
 
+from ddp import run_ranks
 from fastintl.distributed import World
 from fastintl.evaluate import command
 from fastintl.evaluate.features import extract
@@ -28,6 +27,7 @@ from fastintl.evaluate.resumable import EpochLoop
 from fastintl.model import build_backbone
 from loaders import CenterCrop, UserError, make_loader, random_crop_and_flip
 from loaders.sources import open_pictures
+from training import ROOT, environment
 
 PROTOCOL = replace(IMAGENET, epochs=2, batch_size=20, lr=(0.4, 3.0))  # 48 pictures: two batches an epoch
 TUNING = FineTuneProtocol(epochs=2, batch_size=20, lr_backbone=0.02, lr_classifier=0.5)

@@ -7,9 +7,8 @@ import loss_references
 import pytest
 import torch
 import torch.distributed as dist
-from ddp import run_ranks
-from training import assert_identical, last_state, train
 
+from ddp import run_ranks
 from fastintl import config as configuration
 from fastintl import configfile
 from fastintl.distributed import World
@@ -18,6 +17,7 @@ from fastintl.losses.base import Position
 from fastintl.losses.partition import random_orders
 from fastintl.training_step import TrainingStep
 from loaders.errors import UserError
+from training import assert_identical, last_state, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # as a rank has: what differs is only what the ranks do
 

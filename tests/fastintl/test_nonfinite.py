@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-import training
 
+import training
 from fastintl import config as configuration
 from fastintl.agreement import Agreement
 from fastintl.distributed import World

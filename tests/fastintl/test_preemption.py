@@ -5,13 +5,13 @@ import signal
 
 import torch
 import torch.distributed as dist
-from ddp import run_ranks
-from processes import wait_for
-from training import assert_identical, command, last_state, saved_step, start, train
 
+from ddp import run_ranks
 from fastintl.agreement import Agreement
 from fastintl.distributed import World
 from fastintl.preemption import REQUEUE_STATUS, Preemption
+from processes import wait_for
+from training import assert_identical, command, last_state, saved_step, start, train
 
 
 def test_a_signal_saves_and_asks_for_another_start(finished, pictures, tmp_path):

@@ -9,11 +9,11 @@ import sys
 import pytest
 import torch
 import torchvision
-from processes import kill, wait_for
-from training import ROOT, assert_close, assert_identical, command, last_state, saved_step, start, train
 
 from loaders.convert import convert
 from loaders.datasets.folder import class_tree
+from processes import kill, wait_for
+from training import ROOT, assert_close, assert_identical, command, last_state, saved_step, start, train
 
 
 def test_a_run_leaves_its_results(finished):

@@ -8,12 +8,12 @@ import subprocess
 import sys
 
 import pytest
-from training import ROOT, command, environment, last_state, train
 
 from fastintl import config as configuration
 from fastintl.run_folder import RunFolder
 from fastintl.wandb_mirror import WandbMirror
 from loaders.errors import UserError
+from training import ROOT, command, environment, last_state, train
 
 pytest.importorskip("wandb")
 

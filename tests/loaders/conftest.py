@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
-from pictures import write_mixed_pictures
 
 from loaders.convert import convert
 from loaders.datasets.folder import class_tree
+from pictures import write_mixed_pictures
 
 
 @pytest.fixture(scope="session")

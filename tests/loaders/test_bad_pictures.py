@@ -5,16 +5,16 @@ import logging
 import numpy as np
 import pytest
 import torch
-from decoding import decode_all
-from pictures import png16, write_picture
 from PIL import Image
 
+from decoding import decode_all
 from loaders.errors import UserError
 from loaders.picture_reading import BadPicture
 from loaders.quarantine import Quarantine
 from loaders.sources import open_pictures
 from loaders.sources.decode import decode_picture
 from loaders.sources.nvjpeg import NvjpegSource
+from pictures import png16, write_picture
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import UNREADABLE, same_files
 from PIL import Image
 
 from loaders.beton_file import BetonFile
@@ -17,6 +16,7 @@ from loaders.datasets.folder import class_tree
 from loaders.datasets.split import Split
 from loaders.errors import UserError
 from loaders.picture_encoding import Storage, encode_picture
+from pictures import UNREADABLE, same_files
 
 
 def test_every_picture_is_stored_in_order_with_its_name_and_label(mixed_folder, converted):

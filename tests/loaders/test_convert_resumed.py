@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from pictures import same_files
 
 from loaders.convert import convert
 from loaders.datasets.folder import class_tree
 from loaders.errors import UserError
 from loaders.picture_encoding import Storage
+from pictures import same_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

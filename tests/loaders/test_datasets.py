@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from public_layouts import write_tiny_imagenet
 
 from loaders.beton_file import BetonFile
 from loaders.convert import convert
@@ -16,6 +15,7 @@ from loaders.datasets.catalogue import NAMES, default_root, open_dataset
 from loaders.datasets.folder import class_tree
 from loaders.datasets.imagenet100_wnids import IMAGENET100_WNIDS
 from loaders.errors import UserError
+from public_layouts import write_tiny_imagenet
 
 RNG = np.random.default_rng(0)
 

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from pictures import write_picture
 
 from loaders.convert import convert
 from loaders.datasets.folder import class_tree
+from pictures import write_picture
 
 # A process of its own per source, forked after the imports: what it grows by are compiled code and buffers.
 MEASURE = """

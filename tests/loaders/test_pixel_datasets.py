@@ -10,12 +10,12 @@ import tarfile
 
 import numpy as np
 import pytest
-from public_layouts import cifar_table, dump, write_cifar10, write_stl10
 
 from loaders.beton_file import RAW, BetonFile
 from loaders.convert import convert
 from loaders.datasets.catalogue import open_dataset
 from loaders.errors import UserError
+from public_layouts import cifar_table, dump, write_cifar10, write_stl10
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from public_layouts import write_cifar10, write_stl10, write_tiny_imagenet
 
 from loaders import CenterCrop, CropSpec, MultiCrop, UserError, make_loader
 from loaders.convert import convert
@@ -23,6 +22,7 @@ from loaders.datasets.download import download
 from loaders.datasets.reference import Reference
 from loaders.planning.data_facts import data_facts
 from loaders.sources import open_pictures
+from public_layouts import write_cifar10, write_stl10, write_tiny_imagenet
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = MultiCrop((CropSpec(24), CropSpec(16, scale=(0.1, 0.5))))

@@ -5,16 +5,16 @@ import sys
 import numpy as np
 import pytest
 import torch
-from decoding import IDS, decode_all
-from pictures import png16
 from PIL import Image
 
+from decoding import IDS, decode_all
 from loaders.errors import UserError
 from loaders.quarantine import Quarantine
 from loaders.sources import open_pictures
 from loaders.sources.decode import decode_picture
 from loaders.sources.nvjpeg import NvjpegSource
 from loaders.sources.opening import open_source
+from pictures import png16
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

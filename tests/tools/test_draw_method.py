@@ -6,7 +6,6 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 import training
-
 from fastintl import config as configuration
 
 TOOL = training.ROOT / "tools" / "draw_method.py"

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import training
 
+import training
 from fastintl import config as configuration
 
 TOOL = training.ROOT / "tools" / "report.py"
