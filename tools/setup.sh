@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sets up what the Makefile's targets need: .venv, the pinned packages, FFCV, DALI. Each step is done once, and one that
+# Sets up what the Makefile's targets need: .venv, the pinned packages, FFCV, DALI, numba's cache. Each step is done once, and one that
 # was interrupted is done again by the next call. Outside .venv only FFCV's system libraries (and, where Debian
 # left it out, Python's venv module) are installed, and only where the user is root.
 set -eu
@@ -99,7 +99,19 @@ install_dali() {
     fi
 }
 
+# Once: what changes later is compiled when it first runs.
+compile_cpu() {
+    [ "$(cat .venv/.compiled 2>/dev/null)" = "$(cat .venv/.packages)" ] && return
+    say "compiling the loops of the CPU"
+    if .venv/bin/python tools/compile_cpu.py >.setup/compile.log 2>&1; then
+        cp .venv/.packages .venv/.compiled
+    else
+        say "that failed, and .setup/compile.log says why; they are compiled when they first run"
+    fi
+}
+
 make_venv
 install_packages
 install_ffcv
 install_dali
+compile_cpu

@@ -13,8 +13,10 @@ import numba
 import numba.typed
 import numpy as np
 import torch
+from numba.extending import is_jitted
 
 from loaders.quarantine import Quarantine
+from loaders.sources.beton_decode import decode, decode_in_threads, read, use_library
 from loaders.sources.beton_pictures import BetonPictures
 from loaders.sources.decoded import DecodedBatch, interleaved
 from loaders.sources.substitute import decode_or_substitute
@@ -23,10 +25,11 @@ from loaders.sources.substitute import decode_or_substitute
 # every import anew. A plain dict will do.
 _numba_dict, numba.typed.Dict = numba.typed.Dict, dict
 try:
-    from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
-    from ffcv.libffcv import imdecode, memcpy
+    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+    from ffcv.libffcv import lib
     from ffcv.loader import Loader
     from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.memory_managers.os_cache import OSCacheManager
     from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.compiler import Compiler
     from ffcv.pipeline.state import State
@@ -49,39 +52,29 @@ def _set_numba_threads(cls: type[Compiler], threads: int) -> None:
 # speed and, through the order of summation, the numbers of a training step on the CPU.
 Compiler.set_num_threads = classmethod(_set_numba_threads)
 
+# FFCV compiles an operation, and what reads the file, for each loader anew. Ours is compiled already, and any other
+# operation's reader when it is first called.
+_compile = Compiler.compile
+Compiler.compile = lambda code, signature=None: code if is_jitted(code) else _compile(code, signature)
+OSCacheManager.compile_reader = lambda manager: read
+use_library(lib._name)
+
 
 class DecodeOnce(SimpleRGBImageDecoder):
     """FFCV operation: decodes whole pictures of any size into slots as large as the file's largest picture.
 
     Its output is a pair: the slots, uint8 (B, largest height x width x 3), each holding its picture's pixels from
-    the start without padding; and (B,) int32, not 0 where libjpeg-turbo had something to say.
+    the start without padding; and (B,) bool, whether libjpeg-turbo had something to say.
     """
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, Sequence[AllocationQuery]]:
         pixels = self.metadata["height"].astype(np.int64) * self.metadata["width"]
         slot = (int(pixels.max()) * 3,)
         state = replace(previous_state, jit_mode=True, shape=slot, dtype=np.dtype("u1"))
-        return state, (AllocationQuery(slot, np.dtype("u1")), AllocationQuery((1,), np.dtype("i4")))
+        return state, (AllocationQuery(slot, np.dtype("u1")), AllocationQuery((), np.dtype("?")))
 
     def generate_code(self) -> Callable:
-        read, jpeg, iterate = self.memory_read, IMAGE_MODES["jpg"], Compiler.get_iterator()
-        decode_jpeg, copy = Compiler.compile(imdecode), Compiler.compile(memcpy)
-
-        def decode(batch_indices, memory, metadata, storage_state):
-            slots, failed = memory
-            for i in iterate(len(batch_indices)):
-                field = metadata[batch_indices[i]]
-                data = read(field["data_ptr"], storage_state)
-                height, width = np.uint32(field["height"]), np.uint32(field["width"])
-                if field["mode"] == jpeg:
-                    failed[i, 0] = decode_jpeg(data, slots[i], height, width, height, width, 0, 0, 1, 1, False, False)
-                else:
-                    failed[i, 0] = 0
-                    copy(data, slots[i])
-            return slots[: len(batch_indices)], failed[: len(batch_indices), 0]
-
-        decode.is_parallel = True
-        return decode
+        return decode_in_threads if Compiler.num_threads > 1 else decode
 
 
 class _Iterator(EpochIterator):
