@@ -25,8 +25,8 @@ test: setup  ## run the tests
 lint: setup  ## check the style
 	@$(python) -m ruff check .
 
-docs-check: setup  ## check the commands and run the examples of README.md and docs/
-	@$(python) -m pytest -q tests/test_docs.py $(ARGS)
+docs-check: setup  ## check and run the commands and examples of README.md and docs/
+	@$(python) -m pytest -q tests/test_docs.py tests/test_docs_run.py $(ARGS)
 
 clean:  ## remove .venv and caches; data and runs stay
 	rm -rf .venv .setup build *.egg-info .pytest_cache .ruff_cache

@@ -91,8 +91,9 @@ def _in_root(root: Path, name: str, split: str) -> Path | None:
     if split != "train":
         return None
     raise UserError(
-        f"data.root={root} holds neither {file.name} nor a folder {split}: write the file with "
-        f"python tools/write_ffcv.py {name} --out {root}, or set data.root to the right place"
+        f"data.root={root} holds neither {file.name} nor a folder {split}: set data.root to the right place, "
+        f"data.train={root} if its folders are classes of pictures, or write the file with "
+        f"python tools/write_ffcv.py {name} --root FOLDER --out {root}"
     )
 
 

@@ -56,12 +56,13 @@ def blocks() -> list[Block]:
 
 
 def commands() -> list[Command]:
-    """Every command of a fenced block without a language (or sh), and every complete one in backticks."""
-    found = []
+    """Every command of a fenced block without a language (or sh), and every complete one in backticks, as they are
+    read: page by page from top to bottom."""
+    found = [command for page in PAGES for command in _of_prose(page)]
     for block in blocks():
         if block.language in ("", "sh", "bash", "console"):
             found += _of_block(block)
-    return found + [command for page in PAGES for command in _of_prose(page)]
+    return sorted(found, key=lambda command: (PAGES.index(command.page), command.line))
 
 
 def prose(page: Path) -> str:

@@ -34,6 +34,17 @@ def write_cifar10(root: Path, per_batch: int = 4, held_out: int = 6, classes: in
     return tables
 
 
+def write_cifar100(root: Path, train: int = 7, held_out: int = 5) -> dict[str, dict]:
+    """``root/cifar-100-python``; returns its tables by file name."""
+    tables = {"train": cifar_table(train, "fine_labels", 100), "test": cifar_table(held_out, "fine_labels", 100)}
+    for table in tables.values():
+        table["coarse_labels"] = [0] * len(table["fine_labels"])
+    tables["meta"] = {"fine_label_names": [f"fine{i}" for i in range(100)], "coarse_label_names": ["coarse"] * 20}
+    for name, table in tables.items():
+        dump(root / "cifar-100-python" / name, table)
+    return tables
+
+
 def write_stl10(root: Path, train: int = 3, unlabelled: int = 4, held_out: int = 2) -> dict[str, np.ndarray]:
     """``root/stl10_binary``; returns the pictures of its parts, (n, 96, 96, 3). Labels count down from the last."""
     folder, rng, pictures = root / "stl10_binary", np.random.default_rng(0), {}
@@ -47,10 +58,11 @@ def write_stl10(root: Path, train: int = 3, unlabelled: int = 4, held_out: int =
     return pictures
 
 
-def write_tiny_imagenet(root: Path) -> Path:
-    """``root/tiny-imagenet-200`` with two classes; returns it."""
+def write_tiny_imagenet(root: Path, per_class: int = 1) -> Path:
+    """``root/tiny-imagenet-200`` with two classes and one held-out picture of each; returns it."""
     root, rng = root / "tiny-imagenet-200", np.random.default_rng(0)
-    names = ["train/n02/images/n02_0", "train/n01/images/n01_0", "val/images/val_0", "val/images/val_1"]
+    names = [f"train/{wnid}/images/{wnid}_{i}" for wnid in ("n02", "n01") for i in range(per_class)]
+    names += ["val/images/val_0", "val/images/val_1"]
     for path in (root / f"{name}.JPEG" for name in names):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(path)

@@ -1,5 +1,5 @@
 """README and docs say nothing that a reader cannot type: every command is parsed, every example runs, every file is
-there."""
+there. ``test_docs_run.py`` runs the commands."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ import argparse
 import ast
 import re
 import runpy
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import documents
-import training
+import named_data
 from documents import PAGES, ROOT
 from fastintl import config
 from fastintl.detection import config as detection
 from loaders.convert import convert
 from loaders.datasets.folder import folder_splits
-from pictures import write_picture
 from test_setup_files import PROJECT
 
 COMMANDS = documents.commands()
@@ -155,63 +152,15 @@ def test_every_file_that_is_named_is_there(page):
     assert not missing + [name for name in named if not (ROOT / name).exists()]
 
 
-# What follows runs. The commands are those of the README, letter by letter; what is added makes them small.
-
-SMALL = [f"{key}={value}" for key, value in training.SMALL.items() if key != "data.source"]
-SMALL += ["train.max_steps=3", "model.ema=true"]
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A clone with a user's pictures, 96 of three classes, and their conversion."""
     root = tmp_path_factory.mktemp("clone")
-    for name in ("tools", "rcfgs", "fastintl", "loaders", "hubconf.py", "constraints.txt"):
-        (root / name).symlink_to(ROOT / name)
-    for i in range(96):
-        write_picture(root / "pictures" / f"class{i % 3}" / f"{i:03}.jpg", 48, 64, seed=i)
+    named_data.link_code(root)
+    named_data.write_pictures(root / "pictures")
     for part, split in folder_splits(root / "pictures", 0.2).items():
         convert(split, root / "data" / f"folder_{part}.beton")
     return root
-
-
-def in_readme(beginning: str) -> list[str]:
-    """The words of the README's command that begins so, without the program."""
-    found = [c.words[1:] for c in COMMANDS if c.page.name == "README.md" and " ".join(c.words).startswith(beginning)]
-    assert found, f"the README has no command {beginning}"
-    return list(found[0])
-
-
-def run_here(words: list[str]) -> None:
-    """A tool as its command starts it, but within this process, which has torch already."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", words)
-        runpy.run_path(words[0], run_name="__main__")
-
-
-def test_from_pictures_to_a_backbone_for_other_libraries(place, monkeypatch, capsys):
-    monkeypatch.chdir(place)
-    small = ["--device", "cpu", "--resize", "24", "--size", "24"]
-    shutil.move("data", "converted")
-    run_here(in_readme("python tools/write_ffcv.py folder"))
-    assert Path("data/folder_train.beton").is_file() and Path("data/folder_val.beton").is_file()
-
-    for recipe, run in (("ep100", "mine"), ("demo", "small")):
-        beginning = f"python -m fastintl.train --rcfg rcfgs/{recipe}.yaml data.root=data"
-        train = [sys.executable, *in_readme(beginning), *SMALL]
-        done = subprocess.run(train, env=training.environment(), capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        assert Path(f"runs/{run}/report.html").is_file()
-    run_here([*in_readme("python tools/linear.py runs/small"), *small])
-    assert "linear, quick" in capsys.readouterr().out
-
-    run_here([*in_readme("python tools/knn.py runs/mine"), *small])
-    assert "20-nn" in capsys.readouterr().out
-    run_here([*in_readme("python tools/features.py runs/mine"), *small])
-    assert "96 features of 128 channels" in capsys.readouterr().out
-    run_here(in_readme("python tools/export.py runs/mine"))
-    assert Path("mine.safetensors").is_file()
-    run_here(in_readme("python tools/doctor.py"))
-    assert "images/s" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=str)

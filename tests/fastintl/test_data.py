@@ -10,6 +10,7 @@ from fastintl import config
 from fastintl.data import find, public_files
 from loaders.datasets.imagenet100_wnids import IMAGENET100_WNIDS
 from loaders.errors import UserError
+from pictures import write_picture
 from public_layouts import write_cifar10, write_stl10, write_tiny_imagenet
 
 
@@ -54,6 +55,13 @@ def test_a_word_is_a_place_of_its_own(tmp_path):
     assert public_files(config.load(None, ["data.train=cifar10:train@/x", "data.verify=false"])) == []
     with pytest.raises(UserError, match="data.train=cifar11:train@/x: no such file or folder"):
         find(config.load(None, ["data.train=cifar11:train@/x"]), "train")
+
+
+def test_a_root_of_class_folders_is_told_where_it_belongs(tmp_path):
+    write_picture(tmp_path / "class" / "0.jpg", 8, 8, 0)
+    with pytest.raises(UserError, match=f"data.train={tmp_path} if its folders are classes"):
+        places(tmp_path, "imagenet")
+    assert places(tmp_path, "imagenet", train=str(tmp_path)) == ["ROOT", None, None]
 
 
 def test_stl10_trains_on_all_and_is_judged_by_what_has_labels(tmp_path):

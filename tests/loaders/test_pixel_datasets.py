@@ -15,7 +15,7 @@ from loaders.beton_file import RAW, BetonFile
 from loaders.convert import convert
 from loaders.datasets.catalogue import open_dataset
 from loaders.errors import UserError
-from public_layouts import cifar_table, dump, write_cifar10, write_stl10
+from public_layouts import write_cifar10, write_cifar100, write_stl10
 
 
 @pytest.fixture
@@ -73,14 +73,7 @@ def test_archives_are_read_without_unpacking(cifar10, tmp_path):
 
 
 def test_cifar100(tmp_path):
-    tables = {"train": cifar_table(7, "fine_labels", 100), "test": cifar_table(5, "fine_labels", 100)}
-    tables["train"]["coarse_labels"] = tables["test"]["coarse_labels"] = [0] * 7
-    tables["meta"] = {
-        "fine_label_names": [f"fine{i}" for i in range(100)],
-        "coarse_label_names": ["coarse"] * 20,
-    }
-    for name, table in tables.items():
-        dump(tmp_path / "cifar-100-python" / name, table)
+    tables = write_cifar100(tmp_path)
     classes = tables["meta"]["fine_label_names"]
     splits = open_dataset("cifar100", tmp_path)
     check_cifar(splits, [tables["train"]], tables["test"], "fine_labels", classes, tmp_path)
