@@ -40,7 +40,7 @@ ADDED = [
 WHOLE = [
     (r"\S+ --help", ""),
     (r"tests/detection_sets\.py", ""),
-    (r"tools/(doctor|download|export|report|show_crops|write_ffcv)\.py", ""),
+    (r"tools/(compile_cpu|doctor|download|export|report|show_crops|write_ffcv)\.py", ""),
 ]
 LEFT_OUT = [
     (r"make (setup|test|lint|docs-check)", "it sets up or tests the project itself"),
