@@ -2,7 +2,7 @@
 
     python tools/compile_cpu.py
 
-Whatever needs them compiles them anyway; a run whose code is in the cache begins eight seconds sooner. ``make setup``
+Whatever needs them compiles them anyway; a run whose code is in the cache begins ten seconds sooner. ``make setup``
 does this once. A new version of the code, of numba or of the CPU is compiled anew.
 """
 

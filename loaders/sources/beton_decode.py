@@ -38,7 +38,8 @@ def _decode(picture, storage_state, slot):
     """Decodes one picture into the start of its slot; returns whether libjpeg-turbo had something to say."""
     data = read(picture["data_ptr"], storage_state)
     if picture["mode"] != _JPEG:
-        slot[: len(data)] = data
+        for i in range(len(data)):  # to assign a slice takes numba a second and a half to compile
+            slot[i] = data[i]
         return False
     height, width = np.uint32(picture["height"]), np.uint32(picture["width"])
     whole = height, width, np.uint32(0), np.uint32(0), np.uint32(1), np.uint32(1), False, False
