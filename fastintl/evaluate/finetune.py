@@ -21,6 +21,7 @@ from fastintl.distributed import World
 from fastintl.evaluate.accuracy import Accuracy
 from fastintl.evaluate.heads import LinearHeads
 from fastintl.evaluate.protocols import SCHEDULES, ScheduleName
+from fastintl.precision import resume_scaler
 from loaders import Batch, Loader
 
 
@@ -106,7 +107,7 @@ class FineTuning:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        resume_scaler(self.scaler, state["scaler"])
 
     def _groups(self) -> list[dict]:
         classifier = list(self.network.fc.parameters())
