@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from typing import NoReturn
 
 import torch
@@ -12,16 +13,21 @@ import torch.distributed as dist
 from fastintl.distributed import World
 from loaders.errors import USER_ERROR_STATUS, UserError
 
+_PATIENCE = timedelta(days=1)  # with a rank that is at work; one that is gone is noticed at once
+
 
 class Agreement:
     """A process group of the hosts (gloo, whatever carries the training). Every rank makes the same calls in turn.
 
-    A call fails with a ``RuntimeError`` as soon as a rank is gone, also where the GPUs would wait for it in vain.
+    A call fails with a ``RuntimeError`` as soon as a rank is gone, also where the GPUs would wait for it in vain. For
+    one that works on alone it waits for hours, where the GPUs' own collectives give up after ten minutes.
     """
 
     def __init__(self, world: World) -> None:
         self._is_main = world.is_main
         self._group = dist.new_group(backend="gloo") if world.world_size > 1 else None
+        if self._group is not None and hasattr(dist, "set_timeout"):  # older torch: half an hour
+            dist.set_timeout(_PATIENCE, self._group)  # not before: hosts that find no way to each other shall say so
 
     def largest(self, value: int) -> int:
         """The largest of the ranks' values."""

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torchvision.models.resnet import ResNet
 
+from fastintl.architectures import ARCHITECTURES
 from fastintl.backbone_layouts import find_layout
-from fastintl.model import ARCHITECTURES, build_backbone
+from fastintl.model import build_backbone
 from fastintl.weight_files import WeightFile, read_weights
 from loaders.errors import UserError
 
@@ -28,8 +29,8 @@ def load_backbone(
 
     Args:
         path_or_url: a file, a run folder (its newest checkpoint) or a URL.
-        arch: one of ``fastintl.model.ARCHITECTURES``. None: what the file says, and resnet50 if it says nothing.
-        stem: one of ``fastintl.model.STEMS``. None: what the file says, and imagenet if it says nothing.
+        arch: one of ``fastintl.architectures.ARCHITECTURES``. None: what the file says, or resnet50 if nothing.
+        stem: one of ``fastintl.architectures.STEMS``. None: what the file says, or imagenet if nothing.
         target: take the EMA copy (INTL with EMA, MoCo) and not the network that was trained.
 
     Returns:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastintl import configfile
+from fastintl.architectures import ARCHITECTURES, STEMS
 from fastintl.config_pictures import Crops, Data
 from fastintl.config_values import check_folder_name
 from fastintl.configfile import Options, group, option
@@ -26,17 +27,10 @@ from loaders.errors import UserError
 class Model(Options, key="model"):
     """the network."""
 
-    arch: Literal[
-        "resnet8",
-        "resnet18",
-        "resnet34",
-        "resnet50",
-        "resnet101",
-        "resnet152",
-        "wide_resnet50_2",
-        "wide_resnet101_2",
-    ] = option("resnet50", "Backbone: torchvision's ResNet without its last layer; resnet8 is the demo's.")
-    stem: Literal["imagenet", "cifar", "small"] = option(
+    arch: Literal[ARCHITECTURES] = option(
+        "resnet50", "Backbone: torchvision's ResNet without its last layer; resnet8 is the demo's."
+    )
+    stem: Literal[STEMS] = option(
         "imagenet",
         "First layers: imagenet is 7x7 stride 2 and a max-pool; cifar is 3x3 stride 1 and none; "
         "small is 3x3 stride 1 and a max-pool.",

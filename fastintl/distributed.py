@@ -5,9 +5,11 @@ Shapes: V views, n samples of one rank, N = n * world size samples of the global
 
 from __future__ import annotations
 
+import atexit
 import gc
 import inspect
 import os
+import sys
 import traceback
 from dataclasses import dataclass
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-from loaders.errors import UserError
+from loaders.errors import USER_ERROR_STATUS, UserError
 
 _COMPRESSION = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
 
@@ -55,7 +57,12 @@ class World:
 
     def __exit__(self, kind, error, stack) -> None:
         traceback.clear_frames(stack)  # what an error keeps alive of the run, the process groups among it
-        self.close()
+        if error is not None and self.world_size > 1 and self.device.type == "cuda":
+            # To close NCCL's groups is a collective: a rank that fails alone would wait for the others, which wait for
+            # it in another one, and neither would its error be told nor torchrun see its end.
+            atexit.register(_end_at_once, _exit_status(error))
+        else:
+            self.close()
 
 
 def start(device: str = "auto") -> World:
@@ -91,6 +98,21 @@ def start(device: str = "auto") -> World:
         else:
             dist.init_process_group("gloo")
     return World(rank, world_size, local_rank, here)
+
+
+def _exit_status(error: BaseException) -> int:
+    """With which Python, or ``loaders.errors.exit_on_user_error``, ends on an error."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, UserError):
+        return USER_ERROR_STATUS
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _end_at_once(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def data_parallel(model: nn.Module, world: World, compress: str = "none") -> nn.Module:

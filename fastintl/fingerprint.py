@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from loaders.sources import Pictures
+
+if TYPE_CHECKING:
+    from fastintl.detection.annotations import AnnotatedSet
 
 
 def fingerprint(pictures: Pictures, samples: Sequence[int] = ()) -> str:
@@ -23,8 +26,8 @@ def fingerprint(pictures: Pictures, samples: Sequence[int] = ()) -> str:
     return digest.hexdigest()
 
 
-def description(pictures: Pictures) -> dict[str, Any]:
-    """What a checkpoint keeps of the pictures it was trained on: plain values.
+def description(pictures: Pictures | AnnotatedSet) -> dict[str, Any]:
+    """What a checkpoint keeps of the pictures it was trained on: plain values. A detector's labels are its objects'.
 
     A picture's place in the list decides when it comes and how it is cropped, so the order counts. A folder and a
     file that ``tools/write_ffcv.py`` wrote from it have the same names and labels, unless it had to leave pictures out.

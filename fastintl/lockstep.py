@@ -4,7 +4,7 @@ A network that sees one view after the other waits for the other ranks at every 
 projector's weights once a view, and knows no gradient before its last view's backward pass, so that the gradients'
 exchange has little left to hide behind. In lockstep the views wait together (``batchnorm.py``) and share one matrix
 product in the projector, and the gradients are complete from the last layer to the first: the projector's, six
-sevenths of all bytes with ResNet-50, travel while the backbone's are computed.
+sevenths of all bytes with ResNet-50, can travel while the backbone's are computed.
 
 The networks are torchvision's ResNets as they are, parameters and names; only the order of the calls is ours.
 

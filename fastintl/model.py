@@ -15,19 +15,8 @@ from torchvision.models import get_model
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from fastintl import lockstep
+from fastintl.architectures import ARCHITECTURES, STEMS
 from loaders.errors import UserError
-
-ARCHITECTURES = (
-    "resnet8",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-)
-STEMS = ("imagenet", "cifar", "small")
 
 
 def build_backbone(arch: str, stem: str = "imagenet", zero_init_residual: bool = True) -> ResNet:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from loaders.errors import UserError
@@ -26,3 +29,10 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+def resume_scaler(scaler: torch.amp.GradScaler, state: Mapping[str, Any]) -> None:
+    """Takes up a gradient scaler's state. A run that comes from a GPU with bf16 to one without brings none: the scaler
+    then begins as in a new run."""
+    if state:
+        scaler.load_state_dict(dict(state))

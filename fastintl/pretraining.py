@@ -252,6 +252,7 @@ class Pretraining:
 
     def _evaluate(self) -> None:
         scores, epoch = self.evaluation.scores(self.model.encoder.backbone), self._epochs_done()
+        self.agreement.wait()  # for the first rank, which alone trains classifiers, perhaps for an hour
         self._write(epoch=epoch, **scores)
         self.progress.note(f"epoch {epoch:g}  {accuracies(scores, self.config.eval.k)}")
 

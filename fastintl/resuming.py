@@ -36,7 +36,7 @@ def load_latest(checkpoints: Checkpoints, agreement: Agreement) -> dict[str, Any
     state = checkpoints.load_latest()
     if not agreement.same(state["step"] if state else -1):
         raise UserError(
-            f"the ranks do not find the same checkpoint in {checkpoints.folder}: set out= to a folder that all nodes "
-            "share"
+            f"the ranks do not find the same checkpoint in {checkpoints.folder}: set out= (--out of a tool) to a "
+            "folder that all nodes share"
         )
     return state

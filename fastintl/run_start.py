@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from fastintl.step_memory import shortage
+from loaders.free_memory import free_bytes
 from loaders.surroundings import surroundings
 
 if TYPE_CHECKING:
@@ -42,6 +46,9 @@ def announcement(run: Pretraining) -> Iterator[str]:
         f"training    {run.config.model.arch}, views of {views} px, batch {run.config.train.batch_size} on "
         f"{run.world.world_size} x {run.world.device.type} in {_precision(run)}"
     )
+    sentence = shortage(run.config, run.world, run.train_step.dtype, free_bytes(torch.device("cpu")))
+    if sentence:
+        yield f"memory      {sentence}"
 
 
 def _precision(run: Pretraining) -> str:

@@ -18,7 +18,7 @@ from fastintl.distributed import World
 from fastintl.losses import build_loss
 from fastintl.losses.base import Position
 from fastintl.model import Encoder, JointEmbedding, build_backbone, build_projector
-from fastintl.precision import autocast_dtype
+from fastintl.precision import autocast_dtype, resume_scaler
 from loaders.errors import UserError
 
 
@@ -112,7 +112,7 @@ class TrainingStep:
         """Takes up a ``state_dict``; other entries of ``state`` are left alone."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        resume_scaler(self.scaler, state["scaler"])
 
 
 def build_model(settings: Model) -> JointEmbedding:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from fastintl import config as configuration
+from fastintl.architectures import ARCHITECTURES
 from fastintl.config import Config
-from fastintl.model import ARCHITECTURES
 from loaders.errors import UserError
 
 

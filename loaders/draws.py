@@ -27,7 +27,7 @@ COLUMNS = 13
 JITTER_ORDERS = np.array(list(permutations(range(4))), dtype=np.int64)
 
 _ATTEMPTS = 10  # of RandomResizedCrop, before it falls back to the centre
-_BLOCKS = 9  # of four random numbers each: 20 for the attempts, 12 for the rest, 4 spare
+_BLOCKS = 9  # of four random numbers each: 20 for the attempts, 2 for the place, 11 for the rest, 3 spare
 
 
 def draw(

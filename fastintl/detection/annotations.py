@@ -69,6 +69,16 @@ class AnnotatedSet:
     def __len__(self) -> int:
         return len(self.pictures)
 
+    @property
+    def names(self) -> list[str]:
+        """The pictures' file names, without folders."""
+        return [picture.path.name for picture in self.pictures]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Of all objects, picture by picture: (all objects,) int64."""
+        return np.concatenate([picture.labels for picture in self.pictures])
+
 
 def joined(sets: Sequence[AnnotatedSet]) -> AnnotatedSet:
     """Several splits as one.

@@ -26,6 +26,7 @@ from fastintl.detection.loss_watch import LossWatch
 from fastintl.detection.precise_bn import average_statistics
 from fastintl.detection.training_step import DetectionStep
 from fastintl.distributed import World
+from fastintl.fingerprint import description, difference
 from fastintl.metrics_file import MetricsFile
 from fastintl.monitor import Clock, TrainingProgress, gpu_memory
 from fastintl.preemption import Preemption
@@ -65,7 +66,7 @@ class DetectionTraining:
         world: World,
     ) -> None:
         self.config, self.test, self.world = config, test, world
-        self.origin = {**origin, "pictures": len(train)}
+        self.origin, self.pictures = dict(origin), description(train)
         self.threads = host_threads(config.data.threads)
         self.folder = RunFolder(config.folder)
         self.checkpoints = Checkpoints(self.folder.checkpoints)
@@ -143,6 +144,11 @@ class DetectionTraining:
                 f"{self.folder.path} holds a training with another {', '.join(changed)}: give this one a name of its "
                 "own (name=…), or remove the folder to start again"
             )
+        if other := difference(state["pictures"], self.pictures):
+            raise UserError(
+                f"{self.folder.path} holds a training on {other}: they are not the same data set; give this one a name "
+                "of its own (name=…)"
+            )
 
     # The points of the loop
 
@@ -214,6 +220,7 @@ class DetectionTraining:
             "step": self.step,
             "clock": self.clock.state_dict(),
             "origin": self.origin,
+            "pictures": self.pictures,
             "config": configfile.dump(self.config),
         }
 

@@ -17,7 +17,7 @@ from fastintl.detection.model import autocast, build_detector
 from fastintl.detection.schedule import learning_rate, parameter_groups
 from fastintl.distributed import World
 from fastintl.optim import set_learning_rate
-from fastintl.precision import autocast_dtype
+from fastintl.precision import autocast_dtype, resume_scaler
 from loaders.philox import philox
 
 _SAMPLING_DOMAIN = 4 << 16  # the fourth counter word, see loaders/order.py
@@ -85,5 +85,6 @@ class DetectionStep:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up a ``state_dict``; other entries of ``state`` are left alone."""
-        for name in ("network", "optimizer", "scaler"):
-            getattr(self, name).load_state_dict(state[name])
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        resume_scaler(self.scaler, state["scaler"])

@@ -83,7 +83,8 @@ def write_features(
         How many samples were done in earlier sittings.
 
     Raises:
-        UserError: the folder holds features of something else, or cannot be written.
+        UserError: the folder holds features of something else or cannot be written, or the ranks that are to write it
+            are on several machines.
     """
     if world.is_main:
         _begin(folder, dict(meta), network.feature_dim)
@@ -92,6 +93,7 @@ def write_features(
     missing = np.flatnonzero(~done)
     world.barrier()  # nobody marks a row before all have counted
     if len(missing):
+        _require_one_machine(folder, world)
         order = Order(missing, batch_size, shuffled=False, rank=world.rank, world_size=world.world_size)
         mine = [rows for rows in order.batches(0) if len(rows)]
         loader = open_loader(missing)
@@ -134,6 +136,15 @@ class _Marks:
 
 
 _COLUMNS = {"features": np.float32, "labels": np.int64, "ids": np.int64, "done": np.bool_}
+
+
+def _require_one_machine(folder: Path, world: World) -> None:
+    # The last row of one rank and the first of the next lie in one page, which each machine writes back as it knows it.
+    if int(os.environ.get("LOCAL_WORLD_SIZE", world.world_size)) < world.world_size:
+        raise UserError(
+            f"{folder} is not finished, and ranks on several machines would spoil each other's pages of its files: "
+            "write the features on one machine (torchrun --nnodes 1)"
+        )
 
 
 def _begin(folder: Path, meta: dict[str, Any], channels: int) -> None:

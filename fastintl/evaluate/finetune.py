@@ -6,8 +6,9 @@ without warm-up; classifier N(0, 0.01), bias 0. BatchNorm is synchronised, so th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +20,10 @@ from fastintl import distributed
 from fastintl.batchnorm import convert_batchnorm
 from fastintl.distributed import World
 from fastintl.evaluate.accuracy import Accuracy
+from fastintl.evaluate.features import represent
 from fastintl.evaluate.heads import LinearHeads
 from fastintl.evaluate.protocols import SCHEDULES, ScheduleName
+from fastintl.precision import resume_scaler
 from loaders import Batch, Loader
 
 
@@ -96,7 +99,8 @@ class FineTuning:
         counted = Accuracy(1, self.world.device, across_ranks=self.world.world_size > 1)
         held_out.set_position(0, 0)
         for batch in held_out:
-            counted.add(self._logits(self.network, batch).T[None], self._labels(batch))
+            logits = self._logits(partial(represent, self.network), batch)
+            counted.add(logits.T[None], self._labels(batch))
         return {name: value for name, (value,) in counted.top().items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,7 +110,7 @@ class FineTuning:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        resume_scaler(self.scaler, state["scaler"])
 
     def _groups(self) -> list[dict]:
         classifier = list(self.network.fc.parameters())
@@ -117,7 +121,7 @@ class FineTuning:
             groups.append({"params": backbone, "base_lr": self.protocol.lr_backbone, "weight_decay": decay})
         return groups
 
-    def _logits(self, network: nn.Module, batch: Batch) -> Tensor:
+    def _logits(self, network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         views = batch.views[0].to(self.world.device, non_blocking=True)
         with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return network(views).float()

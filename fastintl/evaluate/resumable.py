@@ -10,8 +10,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from fastintl.agreement import Agreement
 from fastintl.checkpoint import Checkpoints
 from fastintl.distributed import World
+from fastintl.resuming import load_latest, take_folder
+from fastintl.run_folder import RunFolder
 from loaders import Batch, Loader, UserError
 from loaders.progress import Progress
 
@@ -42,7 +45,8 @@ class EpochLoop:
         title: of the progress, which the main rank shows on stderr; None shows none.
 
     Raises:
-        UserError: the folder holds a training with other settings, or a damaged checkpoint.
+        UserError: the folder holds a training with other settings, or a damaged checkpoint, is in use by another
+            process, or is not the same for all ranks.
     """
 
     def __init__(
@@ -59,10 +63,10 @@ class EpochLoop:
         self.trainee, self.loader, self.world = trainee, loader, world
         self.settings, self.save_minutes, self.title = dict(settings or {}), save_minutes, title
         self.total_steps = epochs * len(loader)
-        self.checkpoints = Checkpoints(folder) if folder else None
+        self.checkpoints = self.lock = None
         self.step, self.last_save = 0, time.monotonic()
-        if self.checkpoints is not None:
-            self._resume()
+        if folder is not None:
+            self._resume(folder)
 
     def fit(self, end_of_epoch: Callable[[int], None] = lambda epochs_done: None) -> None:
         """Trains to the end.
@@ -107,8 +111,10 @@ class EpochLoop:
             state = {"step": self.step, "settings": self.settings, "trainee": self.trainee.state_dict()}
             self.checkpoints.save(state, self.step)
 
-    def _resume(self) -> None:
-        state = self.checkpoints.load_latest()
+    def _resume(self, folder: Path) -> None:
+        self.checkpoints, agreement = Checkpoints(folder), Agreement(self.world)
+        self.lock = take_folder(RunFolder(folder), self.world, agreement)  # until the end of the process
+        state = load_latest(self.checkpoints, agreement)
         if state is None:
             return
         saved = state["settings"]

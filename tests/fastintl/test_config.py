@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import typing
 from dataclasses import FrozenInstanceError, is_dataclass
 
 import pytest
@@ -26,14 +25,6 @@ def test_every_key_is_documented_and_its_default_is_of_its_own_type():
         assert len(field.metadata["doc"]) > 5 and field.metadata["doc"].endswith("."), key
         # What the class converts its default to equals the default: none is written as another type.
         assert configfile.values(Config())[key] == field.default, key
-
-
-def test_networks_are_those_the_model_builds():
-    from fastintl import model
-
-    hints = typing.get_type_hints(config.Model)
-    assert typing.get_args(hints["arch"]) == model.ARCHITECTURES
-    assert typing.get_args(hints["stem"]) == model.STEMS
 
 
 def test_dotted_prefix_of_every_group_is_its_field_name():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,15 @@ def test_killed_or_stopped_it_ends_with_identical_weights(few_shapes, backbone, 
         with pytest.raises(SystemExit):
             tool.main([*arguments("whole"), change])
         assert f"holds a training with another {change.split('=')[0]}" in capsys.readouterr().err
+    relabelled = shutil.copytree(few_shapes / "coco", tmp_path / "relabelled")
+    path = relabelled / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    first = content["annotations"][0]
+    first["category_id"] = next(c["id"] for c in content["categories"] if c["id"] != first["category_id"])
+    path.write_text(json.dumps(content))
+    with pytest.raises(SystemExit):
+        tool.main([*arguments("whole"), f"data.root={relabelled}"])
+    assert "holds a training on pictures with other labels" in capsys.readouterr().err
 
 
 def signalled_in(call, step: int):

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -181,6 +183,40 @@ def test_start_alone(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="no GPU"):
         start("cuda")
+
+
+FAILING_RANK = """
+import atexit
+import torch, torch.distributed as dist
+from fastintl.distributed import World
+from loaders.errors import UserError, exit_on_user_error
+
+@exit_on_user_error
+def main():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    atexit.register(print, "an ordinary end")
+    with World(0, 2, 0, torch.device("cuda", 0)):  # the device is a name here: nothing is put on it
+        raise {error}
+
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "last_line"),
+    [
+        ("UserError('too many bad pictures')", 2, "error: too many bad pictures"),
+        ("ValueError('a bug')", 1, "ValueError: a bug"),
+        ("SystemExit(75)", 75, ""),
+    ],
+)
+def test_a_gpu_rank_that_fails_alone_ends_without_a_meeting(error, status, last_line):
+    """To close NCCL's groups waits for the other ranks; there is no NCCL here, but nothing must be closed."""
+    ended = subprocess.run(
+        [sys.executable, "-c", FAILING_RANK.format(error=error)], capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, ended.stdout) == (status, "")  # it ends before what Python does at an exit
+    assert (ended.stderr.splitlines() or [""])[-1].endswith(last_line)
 
 
 def count_reductions(views):

@@ -1,6 +1,7 @@
 """Stored features: every sample once at any world size and after any interruption, of one backbone and one data set."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -35,7 +36,12 @@ def write(run, data, folder, world=ALONE, batch_size=7, **options):
 
 def write_as_rank(run, data, folder):
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    stored = write(run, data, folder, World(rank, world_size, rank, torch.device("cpu")))
+    world = World(rank, world_size, rank, torch.device("cpu"))
+    os.environ["LOCAL_WORLD_SIZE"] = "1"  # as torchrun sets it on each of two machines
+    with pytest.raises(UserError, match="write the features on one machine"):
+        write(run, data, folder, world)
+    os.environ["LOCAL_WORLD_SIZE"] = "2"
+    stored = write(run, data, folder, world)
     return np.array(stored.features), stored.ids.tolist()
 
 

@@ -5,6 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from ddp import run_ranks
+from fastintl.checkpoint import Checkpoints
 from fastintl.distributed import World
 from fastintl.evaluate import command
 from fastintl.evaluate.features import extract
@@ -25,7 +27,7 @@ from fastintl.evaluate.logistic import logistic_probe
 from fastintl.evaluate.protocols import IMAGENET, SMALL
 from fastintl.evaluate.resumable import EpochLoop
 from fastintl.model import build_backbone
-from loaders import CenterCrop, UserError, make_loader, random_crop_and_flip
+from loaders import CenterCrop, Loader, UserError, make_loader, random_crop_and_flip
 from loaders.sources import open_pictures
 from training import ROOT, environment
 
@@ -104,12 +106,24 @@ def on_a_rank(data: str):
     world = World(rank, count, rank, torch.device("cpu"))
     probed, tuned, held_out = probe(Path(data), world), tune(Path(data), world), center_crops(Path(data), world)
     heads = probed.training.heads
-    return heads.weight, probed.accuracy(held_out), tuned.network.state_dict(), tuned.accuracy(held_out)
+    refused = resumed_apart(probed, random_crops(Path(data), world), world)
+    return heads.weight, probed.accuracy(held_out), tuned.network.state_dict(), tuned.accuracy(held_out), refused
+
+
+def resumed_apart(trained: FrozenProbe, loader: Loader, world: World) -> str:
+    """What ranks are told whose folders are not the same: only the first one's has a checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        if world.is_main:
+            Checkpoints(Path(folder)).save({"step": 2}, 2)
+        with pytest.raises(UserError) as refused:
+            EpochLoop(trained, loader, 2, world, Path(folder))
+        return str(refused.value)
 
 
 def test_two_ranks_end_where_one_does_and_count_each_picture_once(pictures, probed):
     tuned, held_out = tune(pictures), center_crops(pictures, ALONE)
-    for weight, scores, state, accuracy in run_ranks(on_a_rank, str(pictures)):
+    for weight, scores, state, accuracy, refused in run_ranks(on_a_rank, str(pictures)):
+        assert refused.startswith("the ranks do not find the same checkpoint")
         torch.testing.assert_close(weight, probed.training.heads.weight, rtol=1e-3, atol=1e-5)
         assert scores == probed.accuracy(held_out) and accuracy == tuned.accuracy(held_out)
         torch.testing.assert_close(state, tuned.network.state_dict(), rtol=1e-2, atol=1e-4)
@@ -216,6 +230,17 @@ def test_a_training_of_other_settings_in_the_same_folder_is_refused(pictures, tm
     EpochLoop(probe(pictures), loader, 1, ALONE, tmp_path, {"lr": 1, "seed": 0}).fit()
     with pytest.raises(UserError, match="another lr: .*--out"):
         EpochLoop(probe(pictures), loader, 1, ALONE, tmp_path, {"lr": 2, "seed": 0})
+
+
+def test_two_commands_in_one_folder_do_not_disturb_each_other(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastintl.run_lock._PATIENCE_SECONDS", 0.1)
+    first = EpochLoop(probe(pictures), random_crops(pictures, ALONE), 1, ALONE, tmp_path)
+    (tmp_path / ".step_00000002.pt.writing").touch()
+    with pytest.raises(UserError, match="is being trained by another process"):
+        EpochLoop(probe(pictures), random_crops(pictures, ALONE), 1, ALONE, tmp_path)
+    first.lock.close()
+    EpochLoop(probe(pictures), random_crops(pictures, ALONE), 1, ALONE, tmp_path)
+    assert not any(tmp_path.glob("*.writing"))  # what a killed command left
 
 
 def test_other_pictures_of_the_same_number_are_another_training(pictures, tmp_path):

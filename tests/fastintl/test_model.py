@@ -4,13 +4,8 @@ import pytest
 import torch
 import torchvision
 
-from fastintl.model import (
-    ARCHITECTURES,
-    Encoder,
-    JointEmbedding,
-    build_backbone,
-    build_projector,
-)
+from fastintl.architectures import ARCHITECTURES
+from fastintl.model import Encoder, JointEmbedding, build_backbone, build_projector
 from loaders.errors import UserError
 
 

@@ -133,6 +133,20 @@ def test_a_step_taken_up_again_goes_on_bit_for_bit(optimizer):
         assert all(torch.equal(state[key], theirs["optimizer"]["state"][i][key]) for key in state)
 
 
+def test_a_run_without_a_scaler_goes_on_with_one():
+    """As when the scheduler moves it from an A100 to a V100, where precision=auto is fp16."""
+    bf16, fp16, on_its_way = (training_step() for _ in range(3))
+    for step in (fp16, on_its_way):
+        step.scaler = torch.amp.GradScaler("cpu")
+    on_its_way.scaler.load_state_dict({**on_its_way.scaler.state_dict(), "scale": 8.0})
+    fp16.load_state_dict(bf16.state_dict())
+    assert fp16.scaler.state_dict()["scale"] == torch.amp.GradScaler("cpu").state_dict()["scale"]
+    fp16.load_state_dict(on_its_way.state_dict())
+    assert fp16.scaler.state_dict()["scale"] == 8.0
+    bf16.load_state_dict(on_its_way.state_dict())
+    assert bf16.scaler.state_dict() == {}
+
+
 def test_cuda_graphs_where_they_cannot_work_are_refused():
     with pytest.raises(UserError, match="train.cuda_graphs=on needs a GPU"):
         training_step(train__cuda_graphs="on", train__compile="on")
