@@ -86,6 +86,8 @@ def make_loader(
         UserError: bad data, an unknown source, or a batch that the ranks cannot share.
     """
     pictures, device = open_pictures(data) if isinstance(data, str | Path) else data, torch.device(device)
+    if device.type == "cuda" and device.index is None:  # so that it equals the device of what lies on it
+        device = torch.device("cuda", torch.cuda.current_device())
     threads = threads or len(os.sched_getaffinity(0))
     quarantine = Quarantine(pictures.path, len(pictures), max_bad, Path(quarantine) if quarantine else None)
     opened, explanation = open_source(pictures, source, threads, quarantine, device, hardware_share)

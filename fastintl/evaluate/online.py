@@ -55,7 +55,7 @@ class OnlineEvaluation:
         """``knn_top1``, the same on every rank, and on the first also ``<probe>_top1`` and ``_top5`` of each probe."""
         bank, queries = self._features(network)
         found = {"knn_top1": self._knn_top1(bank, queries)}
-        if self.world.is_main:  # the others wait where they next meet
+        if self.world.is_main:  # the others are back before it is done
             for probe in self.config.eval.probes:
                 accuracy = self._linear(bank, queries) if probe == "linear" else self._quick(bank, queries)
                 found |= {f"{probe}_{name}": value for name, value in accuracy.items()}

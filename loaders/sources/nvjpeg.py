@@ -52,7 +52,8 @@ class NvjpegSource:
 
     def _read(self, sample: int) -> _Read:
         found = plain_jpeg(self._pictures, sample)
-        return (sample, torch.from_numpy(found[0])) if found else self._decode_on_host(sample)
+        # A copy: torch warns of memory that is only to be read.
+        return (sample, torch.from_numpy(found[0].copy())) if found else self._decode_on_host(sample)
 
     def _decode_on_host(self, sample: int) -> _Read:
         sample, picture = decode_or_substitute(self._pictures, sample, self._quarantine)
