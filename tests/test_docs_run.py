@@ -41,6 +41,9 @@ SAYS = [
     (r"tools/detect\.py", "AP50"),
     (r"tools/doctor\.py --data", "images/s"),
 ]
+# What those of the README leave.
+LEFT = ("data/folder_train.beton", "data/folder_val.beton", "runs/mine/report.html", "runs/small/report.html")
+LEFT += ("mine.safetensors",)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,7 @@ def test_the_commands_of_a_page_run(page, place, monkeypatch, capfd):
         out, err = capfd.readouterr()
         assert status == 0, f"{command}: status {status}\n{out}\n{err}"
         assert all(said in out for said in small_commands.matching(SAYS, command.words)), f"{command}\n{out}"
+    assert all((place / name).is_file() for name in LEFT)
 
 
 def run(words: list[str]) -> int:

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Sets up what the Makefile's targets need: .venv, the pinned packages, FFCV, DALI, numba's cache. Each step is done once, and one that
-# was interrupted is done again by the next call. Outside .venv only FFCV's system libraries (and, where Debian
-# left it out, Python's venv module) are installed, and only where the user is root.
+# Sets up what the Makefile's targets need: .venv, the pinned packages, FFCV, DALI, numba's cache. Each step is done
+# once, and one that was interrupted is done again by the next call. Outside .venv only FFCV's system libraries (and,
+# where Debian left it out, Python's venv module) are installed, and only where the user is root.
 set -eu
 cd "$(dirname "$0")/.."
 mkdir -p .setup

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import probing
 import training
 from detecting import SIDE
 from detection_sets import write_coco
@@ -37,6 +38,14 @@ def few_shapes(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("few_shapes")
     write_coco(root / "coco", 40, 6, SIDE)
     return root
+
+
+@pytest.fixture(scope="session")
+def probe_weights(tmp_path_factory) -> Path:
+    """The file of a backbone that nothing trained, see ``probing.tool``."""
+    path = tmp_path_factory.mktemp("weights") / "resnet8.pt"
+    torch.save(probing.backbone().state_dict(), path)
+    return path
 
 
 @pytest.fixture

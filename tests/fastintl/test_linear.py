@@ -1,12 +1,8 @@
-"""The frozen probe and fine-tuning on pictures: what moves, what is counted, ranks, kills, and what is refused."""
+"""The frozen probe and fine-tuning on pictures: what moves, what is counted, ranks, and what is refused."""
 
-import json
 import runpy
-import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,55 +14,15 @@ import torch
 from ddp import run_ranks
 from fastintl.checkpoint import Checkpoints
 from fastintl.distributed import World
-from fastintl.evaluate import command
 from fastintl.evaluate.features import extract
-from fastintl.evaluate.finetune import FineTuneProtocol, FineTuning
 from fastintl.evaluate.labelled import count_classes
 from fastintl.evaluate.linear import FrozenProbe, best, probe_features
 from fastintl.evaluate.logistic import logistic_probe
-from fastintl.evaluate.protocols import IMAGENET, SMALL
+from fastintl.evaluate.protocols import SMALL
 from fastintl.evaluate.resumable import EpochLoop
-from fastintl.model import build_backbone
-from loaders import CenterCrop, Loader, UserError, make_loader, random_crop_and_flip
+from loaders import Loader, UserError
 from loaders.sources import open_pictures
-from training import ROOT, environment
-
-PROTOCOL = replace(IMAGENET, epochs=2, batch_size=20, lr=(0.4, 3.0))  # 48 pictures: two batches an epoch
-TUNING = FineTuneProtocol(epochs=2, batch_size=20, lr_backbone=0.02, lr_classifier=0.5)
-ALONE = World(0, 1, 0, torch.device("cpu"))
-
-
-def backbone():
-    torch.manual_seed(0)
-    network = build_backbone("resnet8", "small", zero_init_residual=False)
-    for norm in (m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)):
-        torch.nn.init.uniform_(norm.running_mean, -0.1, 0.1)
-    return network
-
-
-def random_crops(data: Path, world: World):
-    where = {"rank": world.rank, "world_size": world.world_size, "threads": 1}
-    return make_loader(data / "train", random_crop_and_flip(20), 20, **where)
-
-
-def center_crops(data: Path, world: World, split: str = "val"):
-    # 15 held-out pictures in batches of 8: two ranks share a last batch of 7 unevenly
-    where = {"rank": world.rank, "world_size": world.world_size, "threads": 1}
-    return make_loader(data / split, CenterCrop(24, 20), 8, **where)
-
-
-def probe(data: Path, world: World = ALONE) -> FrozenProbe:
-    network = backbone()
-    trained = FrozenProbe(network, network.feature_dim, 3, PROTOCOL, world)
-    EpochLoop(trained, random_crops(data, world), PROTOCOL.epochs, world).fit()
-    return trained
-
-
-def tune(data: Path, world: World = ALONE, **changes) -> FineTuning:
-    protocol = replace(TUNING, **changes)
-    tuning = FineTuning(backbone(), 3, protocol, world)
-    EpochLoop(tuning, random_crops(data, world), protocol.epochs, world).fit()
-    return tuning
+from probing import ALONE, PROTOCOL, backbone, center_crops, probe, random_crops, tool, tune
 
 
 def same_state(first, second) -> bool:
@@ -164,100 +120,6 @@ def test_the_quick_probe_is_logistic_regression(pictures, classes):
     assert logistic_probe(train, held_out, classes)["top1"] == pytest.approx(expected.double().mean().item())
 
 
-# Kills
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "resnet8.pt"
-    torch.save(backbone().state_dict(), path)
-    return path
-
-
-def tool(name: str, weights: Path, data: Path, *words: object) -> list[str]:
-    where = ("--train", data / "train", "--val", data / "val", "--arch", "resnet8", "--stem", "small")
-    small = ("--size", 20, "--resize", 24, "--batch-size", 16, "--source", "folder", "--threads", 1, "--device", "cpu")
-    return [sys.executable, *map(str, (ROOT / "tools" / f"{name}.py", weights, *where, *small, *words))]
-
-
-def run(command: list[str]) -> subprocess.CompletedProcess:
-    return subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=200)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "words"), [("linear", ("--lr", 0.4, 2.0)), ("finetune", ("--percent", 100))])
-def test_killed_it_ends_with_identical_weights(pictures, weights, tmp_path, name, words):
-    words = (*words, "--epochs", 15, "--save-minutes", 1e-6, "--out")
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    result = run(tool(name, weights, pictures, *words, whole, "--json", tmp_path / "whole.json"))
-    assert result.returncode == 0 and "top1" in result.stdout, result.stderr
-    found = json.loads((tmp_path / "whole.json").read_text())
-    assert found["sha256"] and found["settings"]["epochs"] == 15 and found["metrics"]["top5"] == 1
-    assert len(found["details"].get("heads", ())) == (2 if name == "linear" else 0)
-    process = subprocess.Popen(
-        tool(name, weights, pictures, *words, killed), env=environment(), cwd=ROOT, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while not any(killed.glob("step_*.pt")) and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
-    reached = int(max(killed.glob("step_*.pt")).stem[5:])
-    assert 0 < reached < 45, "the kill came too late"
-    assert run(tool(name, weights, pictures, *words, killed)).returncode == 0
-    first, second = (torch.load(max(out.glob("step_*.pt")), weights_only=True) for out in (whole, killed))
-    assert first["step"] == second["step"] == 45
-    _assert_identical(first["trainee"], second["trainee"])
-
-
-def _assert_identical(first, second) -> None:
-    assert type(first) is type(second)
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second)
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys()
-        for key in first:
-            _assert_identical(first[key], second[key])
-    elif isinstance(first, list | tuple):
-        for a, b in zip(first, second, strict=True):
-            _assert_identical(a, b)
-    else:
-        assert first == second
-
-
-def test_a_training_of_other_settings_in_the_same_folder_is_refused(pictures, tmp_path):
-    loader = random_crops(pictures, ALONE)
-    EpochLoop(probe(pictures), loader, 1, ALONE, tmp_path, {"lr": 1, "seed": 0}).fit()
-    with pytest.raises(UserError, match="another lr: .*--out"):
-        EpochLoop(probe(pictures), loader, 1, ALONE, tmp_path, {"lr": 2, "seed": 0})
-
-
-def test_two_commands_in_one_folder_do_not_disturb_each_other(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("fastintl.run_lock._PATIENCE_SECONDS", 0.1)
-    first = EpochLoop(probe(pictures), random_crops(pictures, ALONE), 1, ALONE, tmp_path)
-    (tmp_path / ".step_00000002.pt.writing").touch()
-    with pytest.raises(UserError, match="is being trained by another process"):
-        EpochLoop(probe(pictures), random_crops(pictures, ALONE), 1, ALONE, tmp_path)
-    first.lock.close()
-    EpochLoop(probe(pictures), random_crops(pictures, ALONE), 1, ALONE, tmp_path)
-    assert not any(tmp_path.glob("*.writing"))  # what a killed command left
-
-
-def test_other_pictures_of_the_same_number_are_another_training(pictures, tmp_path):
-    moved, other = tmp_path / "moved", tmp_path / "other"
-    for place in (moved, other):
-        shutil.copytree(pictures / "train", place)
-    renamed = next(other.rglob("*.jpg"))
-    renamed.rename(renamed.with_name("new.jpg"))
-    here, there, changed = (
-        command.identity_of({"lr": 1}, make_loader(path, random_crop_and_flip(20), 20, threads=1))
-        for path in (pictures / "train", moved, other)
-    )
-    assert here == there != changed and command.run_folder("linear", here) != command.run_folder("linear", changed)
-    few = (command.identity_of({"lr": 1}, random_crops(pictures, ALONE), samples) for samples in ([0, 1], [0, 2]))
-    assert next(few) != next(few)
-
-
 def test_a_loss_that_is_no_number_stops_the_training(pictures):
     with pytest.raises(UserError, match="lower the learning rate"):
         tune(pictures, lr_backbone=1e12, lr_classifier=1e30)
@@ -297,9 +159,9 @@ def test_sets_of_other_classes_or_labels_are_refused(pictures):
     ],
 )
 def test_what_a_user_gets_wrong_is_one_sentence(
-    pictures, weights, name, words, sentence, monkeypatch, capsys, tmp_path
+    pictures, probe_weights, name, words, sentence, monkeypatch, capsys, tmp_path
 ):
-    command = tool(name, weights, pictures, *words, "--out", tmp_path)
+    command = tool(name, probe_weights, pictures, *words, "--out", tmp_path)
     monkeypatch.setattr(sys, "argv", command[1:])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(command[1], run_name="__main__")
