@@ -25,8 +25,8 @@ def resnet18(weights: str | None = None, stem: str | None = None, target: bool =
 
 
 def _backbone(arch: str, weights: str | None, stem: str | None, target: bool):
-    from fastintl.backbone_files import load_backbone
-    from fastintl.model import build_backbone
+    from fastintl.network.model import build_backbone
+    from fastintl.weights.backbone import load_backbone
 
     if weights is None:
         return build_backbone(arch, stem or "imagenet").eval()

@@ -14,7 +14,7 @@ _HOME = {
     "CWRGPLoss": "fastintl.losses.cw_rgp",
     "BarlowTwinsLoss": "fastintl.losses.barlow_twins",
     "SpectralLoss": "fastintl.losses.spectral",
-    "load_backbone": "fastintl.backbone_files",
+    "load_backbone": "fastintl.weights.backbone",
 }
 __all__ = [*_HOME, "__version__"]
 

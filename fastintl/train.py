@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.write(configuration.to_yaml(config))
         return
 
-    from fastintl.pretraining import pretrain  # late: --help and --print-config need no torch
+    from fastintl.training.pretraining import pretrain  # late: --help and --print-config need no torch
 
     pretrain(config)
 

@@ -19,9 +19,9 @@ from loaders.order import Order
 from loaders.quarantine import Quarantine
 from loaders.recipe import CenterCrop, MultiCrop
 from loaders.sources import HARDWARE_SHARE, Pictures, Source, open_pictures
+from loaders.sources.bad_pictures import decode_or_substitute
+from loaders.sources.choice import open_source
 from loaders.sources.decoded import DecodedBatch, packed
-from loaders.sources.opening import open_source
-from loaders.sources.substitute import decode_or_substitute
 
 _BATCHES_AHEAD = 2
 

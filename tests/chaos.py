@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 
-from processes import kill, wait_for
-from training import assert_identical, command, last_state, saved_step, start, write_pictures
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.helpers.processes import kill, wait_for  # noqa: E402
+from tests.helpers.training import assert_identical, command, last_state, saved_step, start, write_pictures  # noqa: E402
 
 # Long enough not to end before the last kill; saved after every step, so that it gets on.
 SETTINGS = {"train__epochs": 100, "train__save_minutes": 1e-6, "eval__every": 25, "train__keep_every": 50}

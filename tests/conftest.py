@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from loaders.convert import convert
+from loaders.beton.convert import convert
 from loaders.datasets.folder import class_tree
-from pictures import write_picture
+from tests.helpers.pictures import write_picture
 
 if not torch.cuda.is_available():  # Triton's kernels then run in its interpreter; read when triton is first imported
     os.environ.setdefault("TRITON_INTERPRET", "1")

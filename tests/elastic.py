@@ -13,21 +13,16 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-from ddp import free_port
-from processes import kill, wait_for, workers
-from training import (
-    assert_identical,
-    command,
-    distance,
-    last_state,
-    saved_step,
-    start,
-    write_pictures,
-)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.helpers.ddp import free_port  # noqa: E402
+from tests.helpers.processes import kill, wait_for, workers  # noqa: E402
+from tests.helpers.training import assert_identical, command, distance, last_state, saved_step, start, write_pictures  # noqa: E402
 
 # A low learning rate, since a high one amplifies a rounding from step to step.
 LONG = {"train__epochs": 100, "train__save_minutes": 1e-6, "eval__every": 0, "optim__lr": 0.0005}

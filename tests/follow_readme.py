@@ -20,11 +20,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import documents
-import named_data
-import small_commands
-from documents import ROOT, Command
-from processes import kill
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.helpers import documents, named_data, small_commands  # noqa: E402
+from tests.helpers.documents import ROOT, Command  # noqa: E402
+from tests.helpers.processes import kill  # noqa: E402
 
 README = ROOT / "README.md"
 LINES_SHOWN = 6
@@ -101,7 +101,8 @@ def carry_out(command: Command, place: Path) -> Outcome:
     print(f"  status {status}, {time.monotonic() - begin:.1f} s\n", flush=True)
     if status:
         return Outcome(command, status, f"status {status}")
-    return Outcome(command, status, "" if small_commands.known(command.words) else "new to tests/small_commands.py")
+    known = small_commands.known(command.words)
+    return Outcome(command, status, "" if known else "new to tests/helpers/small_commands.py")
 
 
 def run(words: list[str], place: Path) -> tuple[int, str]:

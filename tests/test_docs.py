@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 
-import documents
-import named_data
-from documents import PAGES, ROOT
 from fastintl import config
 from fastintl.detection import config as detection
-from loaders.convert import convert
+from loaders.beton.convert import convert
 from loaders.datasets.folder import folder_splits
-from test_setup_files import PROJECT
+from tests.helpers import documents, named_data
+from tests.helpers.documents import PAGES, ROOT
+from tests.test_setup_files import PROJECT
 
 COMMANDS = documents.commands()
 EXAMPLES = [block for block in documents.blocks() if block.language == "python"]
@@ -178,7 +177,7 @@ def sentences() -> list[str]:
         return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else "…"
 
     found = [(ROOT / "tools/setup.sh").read_text()]
-    for path in (*ROOT.glob("fastintl/**/*.py"), *ROOT.glob("loaders/**/*.py"), *ROOT.glob("tools/*.py")):
+    for path in (*ROOT.glob("fastintl/**/*.py"), *ROOT.glob("loaders/**/*.py"), *ROOT.glob("tools/**/*.py")):
         tree = ast.parse(path.read_text())
         found += [text(node) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr | ast.Constant)]
     return found

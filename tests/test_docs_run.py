@@ -13,9 +13,7 @@ import sys
 
 import pytest
 
-import documents
-import named_data
-import small_commands
+from tests.helpers import documents, named_data, small_commands
 
 PAGES = [page for page in documents.PAGES if page.name != "CONTRIBUTING.md"]
 BY_HAND = [

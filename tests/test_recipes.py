@@ -9,7 +9,7 @@ import yaml
 
 from fastintl import config
 from fastintl.config import Config
-from fastintl.evaluate import protocols
+from fastintl.evaluate.linear import protocols
 from tools import finetune, knn, linear
 
 ROOT = Path(__file__).parent.parent

@@ -6,7 +6,7 @@ import pytest
 from torchvision.models import resnet50
 
 from fastintl import config
-from fastintl.benchmark.traffic import traffic
+from tools.benchmark.traffic import traffic
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "scaling.md").read_text()

@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     for name, summary in _PARTS.items():
-        module = importlib.import_module(f"fastintl.benchmark.commands.{name}")
+        module = importlib.import_module(f"tools.benchmark.commands.{name}")
         part = parts.add_parser(
             name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )

@@ -29,8 +29,8 @@ def main() -> None:
 def compile_loader(file: Path) -> None:
     """Crops a batch of pictures, decoded by the fastest source, on one thread and on two."""
     from loaders import CropSpec, MultiCrop, make_loader
-    from loaders.convert import convert
-    from loaders.demo_data import demo_splits
+    from loaders.beton.convert import convert
+    from loaders.datasets.demo import demo_splits
 
     convert(demo_splits(train=4)["train"], file)
     for threads in (1, 2):
@@ -44,7 +44,7 @@ def compile_neighbours() -> None:
     """Searches among so many features that a last block is smaller than the others, which is compiled apart."""
     import torch
 
-    from fastintl.evaluate import knn
+    from fastintl.evaluate.nearest import knn
 
     features = torch.rand(600, 8)
     knn.predict(features, torch.zeros(600, dtype=torch.int64), features[:4])

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fastintl import configfile  # noqa: E402
+from fastintl.config import options as configfile  # noqa: E402
 from fastintl.detection import config as configuration  # noqa: E402
 from fastintl.evaluate import arguments as options  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
@@ -86,14 +86,14 @@ def _backbone(given: argparse.Namespace, config: configuration.DetectionConfig):
     if given.from_scratch:
         import torch
 
-        from fastintl.model import build_backbone
+        from fastintl.network.model import build_backbone
 
         torch.manual_seed(config.seed)
         backbone = build_backbone(given.arch or "resnet50", given.stem or "imagenet")
         return backbone, {"arch": backbone.arch, "stem": backbone.stem, "from_scratch": True}
 
-    from fastintl.backbone_files import backbone_of
-    from fastintl.weight_files import read_weights, sha256
+    from fastintl.weights.backbone import backbone_of
+    from fastintl.weights.files import read_weights, sha256
 
     file = read_weights(given.backbone)
     backbone = backbone_of(file, given.arch, given.stem, given.target)

@@ -83,7 +83,7 @@ def training(machine) -> dict[str, str]:
     """The number format that ``train.precision=auto`` takes here, and what cuts the crops."""
     import torch
 
-    from fastintl.precision import autocast_dtype
+    from fastintl.network.precision import autocast_dtype
     from loaders.multicrop.device import choose_implementation
 
     device = torch.device("cuda" if machine.gpus else "cpu")

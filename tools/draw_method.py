@@ -54,7 +54,7 @@ def _map(ax: Axes) -> None:
     """An eigenvalue after the transformation against its share of the trace before it, each a function of it alone."""
     import torch
 
-    from fastintl import spectrum
+    from fastintl.training import spectrum
 
     share = torch.logspace(-4, 0, 200, dtype=torch.float64)
     for iterations in (1, 2, 4, 7):

@@ -27,8 +27,8 @@ def main(words: list[str] | None = None) -> None:
     options.add_network(parser)
     given = parser.parse_args(words)
 
-    from fastintl.backbone_files import load_backbone
-    from fastintl.export import export
+    from fastintl.weights.backbone import load_backbone
+    from fastintl.weights.export import export
 
     backbone = load_backbone(given.weights, given.arch, stem=given.stem, target=given.target)
     export(backbone, given.out)

@@ -31,7 +31,7 @@ def main(words: list[str] | None = None) -> None:
     given = parser.parse_args(words)
 
     from fastintl import distributed
-    from fastintl.evaluate.subject import features_of, from_arguments
+    from fastintl.evaluate.backbone import features_of, from_arguments
 
     with distributed.start(given.device) as world:
         subject, reading = from_arguments(given)

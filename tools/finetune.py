@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fastintl.evaluate import command  # noqa: E402
+from fastintl.evaluate import command_line as command  # noqa: E402
 from fastintl.evaluate.arguments import parse_with_recipe  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
 
@@ -71,11 +71,11 @@ def main(words: list[str] | None = None) -> None:
 def _finetune(arguments: argparse.Namespace, world) -> None:
     from dataclasses import asdict
 
-    from fastintl.checkpoint import write_atomically
+    from fastintl.evaluate.epoch_loop import EpochLoop
     from fastintl.evaluate.finetune import FineTuning
-    from fastintl.evaluate.labelled import count_classes
-    from fastintl.evaluate.resumable import EpochLoop
-    from fastintl.precision import autocast_dtype
+    from fastintl.evaluate.labels import count_classes
+    from fastintl.network.precision import autocast_dtype
+    from fastintl.runs.checkpoint import write_atomically
     from loaders import CenterCrop
     from loaders.sources import open_pictures
 
@@ -115,7 +115,7 @@ def _finetune(arguments: argparse.Namespace, world) -> None:
 def _new_backbone(arguments: argparse.Namespace):
     import torch
 
-    from fastintl.model import build_backbone
+    from fastintl.network.model import build_backbone
 
     torch.manual_seed(arguments.seed)
     return build_backbone(arguments.arch or "resnet50", arguments.stem or "imagenet")

@@ -45,8 +45,8 @@ def main(words: list[str] | None = None) -> None:
 
     from fastintl import distributed
     from fastintl.evaluate import results
-    from fastintl.evaluate.knn_protocol import compare, knn_settings
-    from fastintl.evaluate.subject import cached_features, from_arguments
+    from fastintl.evaluate.backbone import cached_features, from_arguments
+    from fastintl.evaluate.nearest.protocol import compare, knn_settings
 
     with distributed.start(given.device) as world:
         if given.weights is None:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fastintl.evaluate import command  # noqa: E402
+from fastintl.evaluate import command_line as command  # noqa: E402
 from fastintl.evaluate.arguments import parse_with_recipe  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
 
@@ -70,7 +70,7 @@ def main(words: list[str] | None = None) -> None:
 def _protocol(arguments: argparse.Namespace):
     from dataclasses import replace
 
-    from fastintl.evaluate import protocols
+    from fastintl.evaluate.linear import protocols
 
     known = {"imagenet": protocols.IMAGENET, "cw_rgp": protocols.CW_RGP, "small": protocols.SMALL}
     protocol = known[arguments.protocol]
@@ -93,7 +93,7 @@ def _protocol(arguments: argparse.Namespace):
 def _heads(arguments: argparse.Namespace, world) -> None:
     from dataclasses import asdict
 
-    from fastintl.evaluate import linear
+    from fastintl.evaluate.linear import probes as linear
 
     protocol = _protocol(arguments)
     train = _small if arguments.protocol == "small" else _frozen
@@ -110,7 +110,7 @@ def _heads(arguments: argparse.Namespace, world) -> None:
 
 def _small(arguments: argparse.Namespace, world, protocol, said: dict) -> tuple[list, dict]:
     """Trains on features made once; every rank on its own, to the same result."""
-    from fastintl.evaluate import linear
+    from fastintl.evaluate.linear import probes as linear
     from loaders.progress import Progress
 
     bank, queries, classes, subject = _features(arguments, world)
@@ -122,10 +122,10 @@ def _small(arguments: argparse.Namespace, world, protocol, said: dict) -> tuple[
 
 def _frozen(arguments: argparse.Namespace, world, protocol, said: dict) -> tuple[list, dict]:
     """Trains on random crops, with checkpoints."""
-    from fastintl.evaluate import linear
-    from fastintl.evaluate.labelled import count_classes
-    from fastintl.evaluate.resumable import EpochLoop
-    from fastintl.precision import autocast_dtype
+    from fastintl.evaluate.epoch_loop import EpochLoop
+    from fastintl.evaluate.labels import count_classes
+    from fastintl.evaluate.linear import probes as linear
+    from fastintl.network.precision import autocast_dtype
 
     if arguments.weights is None:
         raise UserError(f"the protocol {arguments.protocol} needs a file of weights: it crops the pictures anew")
@@ -151,7 +151,7 @@ def _frozen(arguments: argparse.Namespace, world, protocol, said: dict) -> tuple
 
 
 def _quick(arguments: argparse.Namespace, world) -> None:
-    from fastintl.evaluate.logistic import logistic_probe
+    from fastintl.evaluate.linear.logistic import logistic_probe
 
     bank, queries, classes, subject = _features(arguments, world)
     if world.is_main:
@@ -161,10 +161,10 @@ def _quick(arguments: argparse.Namespace, world) -> None:
 
 def _features(arguments: argparse.Namespace, world) -> tuple:
     """Features of the training and the held-out pictures, the number of classes, and the backbone if there is one."""
-    from fastintl.evaluate import subject as subjects
+    from fastintl.evaluate import backbone as subjects
     from fastintl.evaluate.feature_file import load_features
     from fastintl.evaluate.features import Features
-    from fastintl.evaluate.labelled import count_classes
+    from fastintl.evaluate.labels import count_classes
     from loaders.sources import open_pictures
 
     paths = arguments.train, arguments.val

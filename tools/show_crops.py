@@ -46,7 +46,7 @@ class Row:
         label: its name, and that of the engine where there are two.
         ids: of the pictures, or of those that stand in for damaged ones.
         pictures: uint8 (H, W, 3) as decoded.
-        draws: (n, V, COLUMNS), see ``loaders.draws``.
+        draws: (n, V, COLUMNS), see ``loaders.multicrop.draws``.
         views: V arrays float (s, s, 3) a picture, in grey levels of 255.
     """
 
@@ -110,7 +110,7 @@ def through_every_source(pictures, recipe, samples: list[int], seed: int, epoch:
     """A row a source that can run, and a sentence for each that cannot."""
     import torch
 
-    from loaders.sources.opening import SOURCES
+    from loaders.sources.choice import SOURCES
 
     rows, left_out = [], []
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -133,10 +133,10 @@ def through(source: str, pictures, recipe, samples: list[int], seed: int, epoch:
     import numpy as np
     import torch
 
-    from loaders.draws import draw
     from loaders.loader import open_engine
+    from loaders.multicrop.draws import draw
     from loaders.quarantine import Quarantine
-    from loaders.sources.opening import open_source
+    from loaders.sources.choice import open_source
 
     threads = len(os.sched_getaffinity(0))
     opened, _ = open_source(pictures, source, threads, Quarantine(pictures.path, len(pictures), 1.0), device)
@@ -232,7 +232,7 @@ def draw_box(canvas, left: float, top: float, width: float, height: float, colou
 
 def words_of(draw) -> str:
     """What a draw does besides the box, in a tile's width."""
-    from loaders import draws
+    from loaders.multicrop import draws
 
     said = ["flip"] * bool(draw[draws.FLIP]) + ["jitter"] * bool(draw[draws.JITTER_ORDER] >= 0)
     said += ["grey"] * bool(draw[draws.GRAYSCALE])

@@ -69,10 +69,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 @exit_on_user_error
 def main() -> None:
     arguments = parse_arguments()
-    from loaders.convert import convert
+    from loaders.beton.convert import convert
+    from loaders.beton.encoding import Storage
     from loaders.datasets.catalogue import default_root, open_dataset
     from loaders.datasets.checksums import verify
-    from loaders.picture_encoding import Storage
 
     if not arguments.no_verify:
         verify(arguments.name, arguments.root or default_root(arguments.name))

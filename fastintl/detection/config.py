@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastintl import configfile
-from fastintl.config_values import check_folder_name
-from fastintl.configfile import Options, group, option
+from fastintl.config import options as configfile
+from fastintl.config.options import Options, group, option
+from fastintl.config.values import check_folder_name
 from loaders.errors import UserError
 
 

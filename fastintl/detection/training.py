@@ -11,9 +11,7 @@ from typing import Any
 from torch import Tensor
 from torchvision.models.resnet import ResNet
 
-from fastintl import configfile
-from fastintl.agreement import Agreement
-from fastintl.checkpoint import Checkpoints, write_atomically
+from fastintl.config import options as configfile
 from fastintl.data import host_threads
 from fastintl.detection import config as detection_config
 from fastintl.detection.annotations import AnnotatedSet
@@ -22,20 +20,22 @@ from fastintl.detection.average_precision import measure
 from fastintl.detection.config import DetectionConfig
 from fastintl.detection.inference import Detection, detect
 from fastintl.detection.loader import TrainingLoader
-from fastintl.detection.loss_watch import LossWatch
+from fastintl.detection.loss_guard import LossWatch
 from fastintl.detection.precise_bn import average_statistics
 from fastintl.detection.training_step import DetectionStep
 from fastintl.distributed import World
-from fastintl.fingerprint import description, difference
-from fastintl.metrics_file import MetricsFile
-from fastintl.monitor import Clock, TrainingProgress, gpu_memory
-from fastintl.preemption import Preemption
-from fastintl.resuming import load_latest, take_folder
-from fastintl.run_end import stop_for_requeue
-from fastintl.run_folder import RunFolder, write_text
-from fastintl.save_points import SavePoints
+from fastintl.distributed.agreement import Agreement
+from fastintl.distributed.preemption import Preemption
+from fastintl.runs.checkpoint import Checkpoints, write_atomically
+from fastintl.runs.clock import Clock, TrainingProgress, gpu_memory
+from fastintl.runs.fingerprint import description, difference
+from fastintl.runs.folder import RunFolder, write_text
+from fastintl.runs.metrics_file import MetricsFile
+from fastintl.runs.resuming import load_latest, take_folder
+from fastintl.runs.run_end import stop_for_requeue
+from fastintl.runs.save_points import SavePoints
+from loaders.environment import surroundings
 from loaders.errors import UserError
-from loaders.surroundings import surroundings
 
 # A training may move, run elsewhere, or be tested and logged differently, and is still the same.
 _MAY_DIFFER = (

@@ -10,14 +10,14 @@ from torch import Tensor
 from torchvision.models.resnet import ResNet
 
 from fastintl import distributed
-from fastintl.batchnorm import convert_batchnorm
 from fastintl.detection.augment import Target
 from fastintl.detection.config import DetectionConfig
 from fastintl.detection.model import autocast, build_detector
 from fastintl.detection.schedule import learning_rate, parameter_groups
 from fastintl.distributed import World
-from fastintl.optim import set_learning_rate
-from fastintl.precision import autocast_dtype, resume_scaler
+from fastintl.network.batchnorm import convert_batchnorm
+from fastintl.network.precision import autocast_dtype, resume_scaler
+from fastintl.training.optim import set_learning_rate
 from loaders.philox import philox
 
 _SAMPLING_DOMAIN = 4 << 16  # the fourth counter word, see loaders/order.py

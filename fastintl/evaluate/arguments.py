@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fastintl import configfile
+from fastintl.config import options as configfile
 from loaders.errors import UserError
 
 

@@ -10,7 +10,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from numpy.lib.format import open_memmap
 from torch import nn
 
 from fastintl.distributed import World
-from fastintl.evaluate.features import feature_batches
-from fastintl.run_folder import write_text
+from fastintl.evaluate.features import StoredFeatures, feature_batches
+from fastintl.runs.folder import write_text
 from loaders import Loader, UserError
 from loaders.order import Order
 from loaders.progress import Progress
@@ -29,16 +28,6 @@ _META = "meta.json"
 # These say where things were found and with what they were read; the features are the same from elsewhere.
 _MAY_DIFFER = ("backbone", "data", "versions")
 _FLUSH_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class StoredFeatures:
-    """A finished folder: features (n, d), labels and ids (n,), mapped from their files; ``meta`` as it was written."""
-
-    features: np.ndarray
-    labels: np.ndarray
-    ids: np.ndarray
-    meta: dict[str, Any]
 
 
 def is_feature_folder(path: Path) -> bool:

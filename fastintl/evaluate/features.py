@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +13,19 @@ from torch import nn
 
 from loaders import Loader
 
-if TYPE_CHECKING:
-    from fastintl.evaluate.feature_file import StoredFeatures
-
-
 # What a network makes of so many pictures stays in a CPU's cache from layer to layer: ResNet-8 at 64 px takes 256
 # pictures in eight parts in 0.53 of the time that it takes them at once.
 _CPU_PICTURES = 32
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """A finished folder: features (n, d), labels and ids (n,), mapped from their files; ``meta`` as it was written."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+    meta: dict[str, Any]
 
 
 @dataclass

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torchvision.models.resnet import ResNet
 
 from fastintl import distributed
-from fastintl.batchnorm import convert_batchnorm
 from fastintl.distributed import World
 from fastintl.evaluate.accuracy import Accuracy
 from fastintl.evaluate.features import represent
-from fastintl.evaluate.heads import LinearHeads
-from fastintl.evaluate.protocols import SCHEDULES, ScheduleName
-from fastintl.precision import resume_scaler
+from fastintl.evaluate.linear.heads import LinearHeads
+from fastintl.evaluate.linear.protocols import SCHEDULES, ScheduleName
+from fastintl.network.batchnorm import convert_batchnorm
+from fastintl.network.precision import resume_scaler
 from loaders import Batch, Loader
 
 

@@ -7,13 +7,15 @@ from torch import nn
 
 from fastintl.config import Config
 from fastintl.data import evaluation_loader, find
-from fastintl.distributed import World, gather
-from fastintl.evaluate import knn, protocols
+from fastintl.distributed import World
+from fastintl.distributed.collectives import gather
 from fastintl.evaluate.features import Features, extract
-from fastintl.evaluate.labelled import count_classes
-from fastintl.evaluate.linear import fit_heads
-from fastintl.evaluate.logistic import logistic_probe, require_scikit_learn
-from fastintl.run_folder import RunFolder
+from fastintl.evaluate.labels import count_classes
+from fastintl.evaluate.linear import protocols
+from fastintl.evaluate.linear.logistic import logistic_probe, require_scikit_learn
+from fastintl.evaluate.linear.probes import fit_heads
+from fastintl.evaluate.nearest import knn
+from fastintl.runs.folder import RunFolder
 from loaders import Loader, UserError
 from loaders.sources import open_pictures
 

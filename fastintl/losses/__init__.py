@@ -6,12 +6,7 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from fastintl.config import Loss as Settings
-    from fastintl.losses.base import Loss
+from typing import NamedTuple
 
 
 class Entry(NamedTuple):
@@ -29,11 +24,3 @@ LOSSES = {
     "barlow_twins": Entry("barlow_twins.BarlowTwinsLoss", ("lambd",)),
     "spectral": Entry("spectral.SpectralLoss", ("transform", "power", "axis", "trade_off"), target=True),
 }
-
-
-def build_loss(settings: Settings) -> Loss:
-    """The loss of a configuration."""
-    entry = LOSSES[settings.name]
-    module, _, name = entry.cls.rpartition(".")
-    cls = getattr(importlib.import_module(f"fastintl.losses.{module}"), name)
-    return cls(**{key: getattr(settings, key) for key in entry.keys})

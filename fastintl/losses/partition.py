@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fastintl.losses.base import Position
-from loaders.multicrop.upload import upload
 from loaders.philox import philox
+from loaders.upload import upload
 
 # The fourth counter word, beside those of loaders.order: these draws share no numbers with the crops'.
 _DOMAIN = 3 << 16

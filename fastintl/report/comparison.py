@@ -8,7 +8,7 @@ from html import escape
 from fastintl.report import page, panels
 from fastintl.report.numbers import compact, duration, memory, percent
 from fastintl.report.record import RunRecord
-from fastintl.summary import PROBES
+from fastintl.runs.summary import PROBES
 
 _APART = ("name", "out")  # differ in every comparison and say nothing
 

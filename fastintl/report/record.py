@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastintl import configfile
-from fastintl.metrics_file import parse_metrics
-from fastintl.run_folder import RunFolder
+from fastintl.config import options as configfile
+from fastintl.runs.folder import RunFolder
+from fastintl.runs.metrics_file import parse_metrics
 from loaders.errors import UserError
 
 

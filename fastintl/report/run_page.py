@@ -10,13 +10,13 @@ from html import escape
 from pathlib import Path
 
 from fastintl import config as configuration
-from fastintl import configfile
+from fastintl.config import options as configfile
 from fastintl.report import page, panels
 from fastintl.report.numbers import compact, duration, memory, percent, short_percent
 from fastintl.report.panels import Panel
 from fastintl.report.record import RunRecord, flat_keys
-from fastintl.run_folder import write_text
-from fastintl.summary import PROBES
+from fastintl.runs.folder import write_text
+from fastintl.runs.summary import PROBES
 
 _log = logging.getLogger("fastintl")
 

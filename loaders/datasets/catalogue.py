@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from loaders.datasets.cifar import cifar10_splits, cifar100_splits
+from loaders.datasets.demo import demo_splits
 from loaders.datasets.folder import folder_splits
 from loaders.datasets.imagenet import imagenet100_splits, imagenet_splits, tiny_imagenet_splits
 from loaders.datasets.split import Split
 from loaders.datasets.stl10 import stl10_splits
-from loaders.demo_data import demo_splits
 from loaders.errors import UserError
 
 ROOT_VARIABLE = "FASTINTL_DATA"

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from loaders.draws import FLIP
 from loaders.multicrop.batched_colour import colour, steps
-from loaders.multicrop.upload import upload
+from loaders.multicrop.draws import FLIP
 from loaders.multicrop.windows import Windows
 from loaders.sources.decoded import DecodedBatch
+from loaders.upload import upload
 
 _PIXELS_AT_ONCE = 2**23  # of the pictures, padded to the largest: 44 of 500 x 375
 

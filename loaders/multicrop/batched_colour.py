@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from loaders.draws import (
+from loaders.multicrop.draws import (
     BLUR_SIGMA,
     BRIGHTNESS,
     CONTRAST,

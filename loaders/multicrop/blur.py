@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from loaders.multicrop.compiled import compiled
+from loaders.numba_options import compiled
 
 
 @compiled

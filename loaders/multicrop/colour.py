@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders.draws import (
+from loaders.multicrop.blur import blur
+from loaders.multicrop.draws import (
     BLUR_SIGMA,
     BRIGHTNESS,
     CONTRAST,
@@ -21,9 +22,8 @@ from loaders.draws import (
     SATURATION,
     SOLARIZE,
 )
-from loaders.multicrop.blur import blur
-from loaders.multicrop.compiled import compiled
 from loaders.multicrop.reference import GREY_WEIGHTS
+from loaders.numba_options import compiled
 
 _RED, _GREEN, _BLUE = (np.float32(weight) for weight in GREY_WEIGHTS)
 _ORDERS = JITTER_ORDERS.astype(np.int32)

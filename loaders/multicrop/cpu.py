@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from loaders.draws import TOP, WIDTH, draw
 from loaders.multicrop.blur import row_stride
+from loaders.multicrop.buffer_pool import RecycledArrays
 from loaders.multicrop.colour import colour_crop
-from loaders.multicrop.recycled import RecycledArrays
+from loaders.multicrop.draws import TOP, WIDTH, draw
 from loaders.recipe import CenterCrop, MultiCrop
 from loaders.sources.decoded import DecodedBatch
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders import draws as columns
+from loaders.multicrop import draws as columns
 from loaders.multicrop.windows import Windows
 from loaders.sources.decoded import DecodedBatch
 

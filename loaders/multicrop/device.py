@@ -8,8 +8,8 @@ from importlib import import_module
 import numpy as np
 import torch
 
-from loaders.draws import COLUMNS, JITTER_ORDER, draw
 from loaders.errors import UserError
+from loaders.multicrop.draws import COLUMNS, JITTER_ORDER, draw
 from loaders.multicrop.windows import Windows, box_windows, centre_windows
 from loaders.recipe import CenterCrop, MultiCrop
 from loaders.sources.decoded import DecodedBatch

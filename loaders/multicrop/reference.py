@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from loaders.draws import (
+from loaders.multicrop.draws import (
     BLUR_SIGMA,
     BRIGHTNESS,
     CONTRAST,
@@ -37,7 +37,7 @@ def crop(
 
     Args:
         picture: (H, W, 3) uint8 RGB.
-        draw: one row of ``loaders.draws.draw``.
+        draw: one row of ``loaders.multicrop.draws.draw``.
         size: side of the crop.
 
     Returns:

@@ -26,12 +26,12 @@ import shutil
 import numpy as np
 import torch
 
-from loaders.draws import BLUR_SIGMA
 from loaders.errors import UserError
 from loaders.multicrop import crop_table, kernels
-from loaders.multicrop.upload import upload
+from loaders.multicrop.draws import BLUR_SIGMA
 from loaders.multicrop.windows import Windows
 from loaders.sources.decoded import DecodedBatch
+from loaders.upload import upload
 
 _REACH = {"bicubic": 2, "bilinear": 1}  # of the filters, in pixels
 # A crop starts at a multiple of 16 bytes whatever its size and type if batches are rounded up to this.

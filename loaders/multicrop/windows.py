@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loaders.draws import HEIGHT, LEFT, TOP, WIDTH
+from loaders.multicrop.draws import HEIGHT, LEFT, TOP, WIDTH
 from loaders.recipe import CenterCrop
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loaders.beton_file import JPEG
+from loaders.beton.file import JPEG
 from loaders.errors import UserError
 from loaders.picture_reading import BadPicture, open_picture
 from loaders.sources import Pictures

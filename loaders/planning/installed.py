@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from loaders.multicrop.device import choose_implementation
-from loaders.sources.opening import import_ffcv_source
+from loaders.sources.choice import import_ffcv_source
 
 _ROOT = Path(__file__).resolve().parents[2]
 # Debian's packages of the libraries that FFCV is built with, by pkg-config's names.
@@ -40,7 +40,7 @@ class Status:
 
 
 def sources() -> list[Status]:
-    """The sources of ``loaders.sources.opening``, in the order of its list."""
+    """The sources of ``loaders.sources.choice``, in the order of its list."""
     folder = _folder()
     memory = Status("memory", folder.usable, "nothing to install" if folder.usable else folder.about, folder.cure)
     return [_ffcv(), _dali(), memory, folder]

@@ -51,7 +51,7 @@ def loader_memory(
     """Bounds the host memory of one rank's training loader.
 
     Args:
-        source: one of ``loaders.sources.opening``, not ``"auto"``.
+        source: one of ``loaders.sources.choice``, not ``"auto"``.
         pictures: in a batch of this rank.
         threads: of this rank.
         on_gpu: the crops are cut there.

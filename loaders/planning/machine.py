@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from loaders.environment import cpu_model
 from loaders.free_memory import free_bytes
-from loaders.surroundings import cpu_model
 
 
 @dataclass(frozen=True)

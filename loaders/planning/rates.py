@@ -13,9 +13,9 @@ from loaders.planning.data_facts import DataFacts
 from loaders.quarantine import Quarantine
 from loaders.recipe import MultiCrop
 from loaders.sources import Pictures
+from loaders.sources.bad_pictures import decode_or_substitute
+from loaders.sources.choice import open_source
 from loaders.sources.decoded import packed
-from loaders.sources.opening import open_source
-from loaders.sources.substitute import decode_or_substitute
 
 _PICTURES = 256  # decoded at most
 _BATCH = 16

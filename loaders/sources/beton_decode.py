@@ -10,7 +10,7 @@ import llvmlite.binding
 import numpy as np
 from numba import njit, prange, types
 
-from loaders.multicrop.compiled import compiled
+from loaders.numba_options import compiled
 
 _JPEG = 0  # FFCV's IMAGE_MODES
 

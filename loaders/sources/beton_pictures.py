@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from loaders.beton_file import RAW, BetonFile
+from loaders.beton.file import RAW, BetonFile
 from loaders.picture_reading import BadPicture
 from loaders.sources.decode import Allocate, copied, decode_picture, fresh
 

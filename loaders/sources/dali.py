@@ -18,9 +18,9 @@ from nvidia.dali.backend import TensorListCPU, TensorListGPU
 from loaders.errors import UserError
 from loaders.quarantine import Quarantine
 from loaders.sources import HARDWARE_SHARE, Pictures
+from loaders.sources.bad_pictures import decode_or_substitute
 from loaders.sources.decoded import DecodedBatch, interleaved
 from loaders.sources.jpeg_header import plain_jpeg
-from loaders.sources.substitute import decode_or_substitute
 
 _BATCHES_AHEAD = 2
 _INPUT = "encoded"

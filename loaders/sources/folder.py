@@ -13,8 +13,8 @@ import torch
 from loaders.quarantine import Quarantine
 from loaders.sources import Pictures
 from loaders.sources.arena import Arena
+from loaders.sources.bad_pictures import decode_or_substitute
 from loaders.sources.decoded import DecodedBatch
-from loaders.sources.substitute import decode_or_substitute
 
 
 class FolderSource:

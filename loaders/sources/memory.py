@@ -12,8 +12,8 @@ from loaders.errors import UserError
 from loaders.free_memory import free_bytes
 from loaders.quarantine import Quarantine
 from loaders.sources import Pictures
+from loaders.sources.bad_pictures import decode_or_substitute
 from loaders.sources.decoded import DecodedBatch, interleaved
-from loaders.sources.substitute import decode_or_substitute
 
 # A data set may take this share of the free memory. While it is put together its pixels are there twice.
 SHARE = 0.45

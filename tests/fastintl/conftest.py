@@ -3,10 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import probing
-import training
-from detecting import SIDE
-from detection_sets import write_coco
+from tests.detection_sets import write_coco
+from tests.helpers import probing, training
+from tests.helpers.detecting import SIDE
 
 
 @pytest.fixture(scope="session")

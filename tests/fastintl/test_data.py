@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-import training
 from fastintl import config
 from fastintl.data import find, public_files
 from loaders.datasets.imagenet100_wnids import IMAGENET100_WNIDS
 from loaders.errors import UserError
-from pictures import write_picture
-from public_layouts import write_cifar10, write_stl10, write_tiny_imagenet
+from tests.helpers import training
+from tests.helpers.pictures import write_picture
+from tests.helpers.public_layouts import write_cifar10, write_stl10, write_tiny_imagenet
 
 
 def places(root: Path, name: str, **words: str) -> list[str | None]:

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from loaders.convert import convert
+from loaders.beton.convert import convert
 from loaders.datasets.folder import class_tree
-from pictures import write_mixed_pictures
+from tests.helpers.pictures import write_mixed_pictures
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fastintl.benchmark.commands.common import print_below
+from tools.benchmark.commands.common import print_below
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,7 +63,7 @@ def test_every_way_to_take_the_step_is_measured(tmp_path):
 
 
 def test_training_is_timed_beside_the_step_alone(picture_folder, tmp_path):
-    from fastintl.benchmark.step import TINY
+    from tools.benchmark.step import TINY
 
     target = tmp_path / "train.json"
     words = ("--data", picture_folder, "--rounds", 2, "--steps", 2, "--json", target)

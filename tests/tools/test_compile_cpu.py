@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-import training
-from loaders.convert import convert
+from loaders.beton.convert import convert
 from loaders.datasets.folder import folder_splits
+from tests.helpers import training
 
 
 @pytest.mark.slow
@@ -23,11 +23,11 @@ def test_a_run_after_it_compiles_nothing(tmp_path):
         return tuple({name for verb, name in said if verb == wanted} for wanted in ("saved to", "loaded from"))
 
     saved, _ = run(sys.executable, "tools/compile_cpu.py")
-    assert {"colour.colour_crop", "screening.screen"} <= saved
+    assert {"colour.colour_crop", "cpu_loops.screen"} <= saved
     training.write_pictures(tmp_path / "data")
     for part, split in folder_splits(tmp_path / "data", 0.1).items():
         convert(split, tmp_path / f"{part}.beton")
     files = {"data__train": tmp_path / "train.beton", "data__val": tmp_path / "val.beton"}
     command = training.command(tmp_path, None, **files, data__source="auto", data__threads=2, train__max_steps=2)
     compiled, read = run(*command)
-    assert not compiled and {"colour.colour_crop", "screening.screen"} <= read
+    assert not compiled and {"colour.colour_crop", "cpu_loops.screen"} <= read

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from loaders.beton_file import BetonFile
+from loaders.beton.file import BetonFile
 from loaders.planning import installed
 from tools import doctor
 

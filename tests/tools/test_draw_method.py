@@ -5,8 +5,8 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
-import training
 from fastintl import config as configuration
+from tests.helpers import training
 
 TOOL = training.ROOT / "tools" / "draw_method.py"
 

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = sorted((ROOT / "tools").glob("*.py"))
-PARTS = sorted(path.stem for path in (ROOT / "fastintl/benchmark/commands").glob("[a-z]*.py") if path.stem != "common")
+TOOLS = sorted((ROOT / "tools").glob("[a-z]*.py"))
+PARTS = sorted(path.stem for path in (ROOT / "tools/benchmark/commands").glob("[a-z]*.py") if path.stem != "common")
 
 # Every command in turn in one process, which no import has touched before.
 PROGRAM = """

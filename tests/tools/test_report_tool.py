@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import training
 from fastintl import config as configuration
+from tests.helpers import training
 
 TOOL = training.ROOT / "tools" / "report.py"
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loaders.beton_file import BetonFile
+from loaders.beton.file import BetonFile
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "write_ffcv.py"
 

@@ -1,0 +1,244 @@
+"""The configuration of a run: every key with its type, default, range and meaning, and no other defaults.
+
+Those of the pictures are in ``config_pictures.py``.
+
+The defaults are INTL's recipe for ImageNet with multi-crop and EMA at 100 epochs (arXiv 2305.16789 and the
+authors' released script). A recipe file (``rcfgs/*.yaml``) holds what differs, and ``key=value`` words of the
+command line override both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fastintl.config import options as configfile
+from fastintl.config.options import Options, group, option
+from fastintl.config.pictures import Crops, Data
+from fastintl.config.values import check_folder_name
+from fastintl.losses import LOSSES
+from fastintl.network.names import ARCHITECTURES, STEMS
+from loaders.errors import UserError
+
+
+@dataclass(frozen=True)
+class Model(Options, key="model"):
+    """the network."""
+
+    arch: Literal[ARCHITECTURES] = option(
+        "resnet50", "Backbone: torchvision's ResNet without its last layer; resnet8 is the demo's."
+    )
+    stem: Literal[STEMS] = option(
+        "imagenet",
+        "First layers: imagenet is 7x7 stride 2 and a max-pool; cifar is 3x3 stride 1 and none; "
+        "small is 3x3 stride 1 and a max-pool.",
+    )
+    zero_init_residual: bool = option(True, "Start every residual block as the identity.")
+    projector: tuple[int, ...] = option((8192, 8192, 8192), "Widths of the projector's layers.", least=1)
+    projector_bias: bool = option(False, "Biases in the projector's layers before the last, which always has them.")
+    ema: bool = option(True, "Compare with a slowly moving average of the network (INTL's EMA form).")
+    ema_momentum: float = option(
+        0.996, "Share of the average kept at the first step; rises to 1 along a cosine.", least=0, most=1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.projector:
+            raise UserError("model.projector: the list is empty; it needs the width of one layer or more")
+
+
+@dataclass(frozen=True)
+class Loss(Options, key="loss"):
+    """the loss; each reads the keys whose text begins with its name."""
+
+    name: Literal[tuple(LOSSES)] = option("intl", "Which loss.")
+    iterations: int = option(4, "intl: Newton iterations of the whitening.", least=1)
+    axis: Literal["channel", "batch"] = option(
+        "channel", "intl, spectral: what is centred and whitened: each sample, or the batch."
+    )
+    trade_off: float | None = option(
+        None,
+        "intl, spectral: weight of the trace loss; null is INTL's 0.01 (log2 n - 3), n the samples (or channels), "
+        "and 0 for spectral.",
+        least=0,
+    )
+    groups: int = option(4, "cw_rgp: random groups of channels, each whitened by itself.", least=1)
+    w_size: int = option(64, "cw_rgp: samples that are whitened together.", least=2)
+    w_iter: int = option(1, "cw_rgp: random cuts of the batch into sub-batches of w_size, averaged.", least=1)
+    cov_w: float = option(0.0, "cw_rgp: weight of the covariance term.", least=0)
+    cov_stop: int = option(0, "cw_rgp: epoch from which the covariance term is left out.", least=0)
+    scope: Literal["rank", "global"] = option(
+        "rank", "cw_rgp: what is cut into sub-batches, each rank's share of the batch or all of it."
+    )
+    lambd: float = option(0.0051, "barlow_twins: weight of the off-diagonal terms.", least=0)
+    transform: Literal["whiten", "power"] = option(
+        "whiten", "spectral: the function of the eigenvalues, l^-1/2 (hard whitening) or l^-power."
+    )
+    power: float = option(0.5, "spectral: the power of transform=power; 0.5 whitens, 0 changes nothing.", least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        read = dict.fromkeys(key for entry in LOSSES.values() for key in entry.keys)
+        self.refuse_unread("name", {key: [name for name in LOSSES if key in LOSSES[name].keys] for key in read})
+
+
+@dataclass(frozen=True)
+class Optim(Options, key="optim"):
+    """the optimiser and its learning rate."""
+
+    name: Literal["sgd", "adam", "lars"] = option(
+        "sgd", "Optimiser; adam's betas are 0.9 and 0.999, lars scales a layer's step by the size of its weights."
+    )
+    lr: float = option(
+        0.5,
+        "Peak learning rate: for 256 pictures a step, scaled by train.batch_size / 256; adam's is taken as it is.",
+        above=0,
+    )
+    lr_one_dimensional: float | None = option(
+        None, "The same for biases and the parameters of normalisation layers; null is optim.lr.", above=0
+    )
+    momentum: float = option(0.9, "Momentum of sgd and lars.", least=0, most=1)
+    weight_decay: float = option(1e-5, "Weight decay.", least=0)
+    decay_one_dimensional: bool = option(False, "Decay biases and the parameters of normalisation layers too.")
+    warmup_epochs: float = option(2, "Epochs over which the learning rate rises to its peak.", least=0)
+    warmup_steps: int | None = option(None, "Steps over which it rises, in place of optim.warmup_epochs.", least=0)
+    schedule: Literal["cosine", "cosine_epoch", "step"] = option(
+        "cosine", "How it falls then: along a cosine at every step or once an epoch, or by factors at some epochs."
+    )
+    final_fraction: float = option(
+        0.001, "Where the cosine of cosine and cosine_epoch ends, as a share of the peak.", least=0, most=1
+    )
+    drop_epochs: tuple[int, ...] = option((50, 25), "step: so many epochs before the end it drops.", least=1)
+    drop_factor: float = option(0.2, "step: what it is multiplied by at each drop.", above=0, most=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse_unread("name", {"momentum": ("sgd", "lars")})
+        by_step = ("step",)
+        read_by = {"final_fraction": ("cosine", "cosine_epoch"), "drop_epochs": by_step, "drop_factor": by_step}
+        self.refuse_unread("schedule", read_by)
+        if self.warmup_steps is not None and self.is_changed("warmup_epochs"):
+            raise UserError("optim.warmup_epochs: optim.warmup_steps takes its place; leave one of the two out")
+
+
+@dataclass(frozen=True)
+class Train(Options, key="train"):
+    """the run."""
+
+    epochs: int = option(100, "Passes over the training pictures.", least=1)
+    batch_size: int = option(256, "Pictures a step, of all ranks together.", least=2)
+    max_steps: int | None = option(None, "Stop after so many steps, with an unchanged schedule.", least=1)
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
+        "auto", "auto is bf16 on GPUs that have it, fp16 on older ones, fp32 on the CPU."
+    )
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto is the GPU where there is one.")
+    compile: Literal["auto", "on", "off"] = option(
+        "auto", "Compile the network with torch.compile; auto does on GPUs. The code is kept in ~/.cache/fastintl."
+    )
+    cuda_graphs: Literal["on", "off"] = option(
+        "off", "Replay the compiled network as CUDA graphs: for GPUs with few pictures each, not yet tried on one."
+    )
+    compress_gradients: Literal["none", "fp16", "bf16"] = option(
+        "none", "Format in which the ranks exchange gradients; fp16 and bf16 halve the bytes, and round."
+    )
+    save_minutes: float = option(15.0, "Save the state whenever so many minutes have passed; 0 never does.", least=0)
+    save_every: int = option(1, "Save the state every so many epochs, and at the end.", least=1)
+    keep_every: int = option(0, "Also keep the state of every so many epochs for good; 0 keeps the last two.", least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cuda_graphs == "on" and self.compile == "off":
+            raise UserError("train.cuda_graphs=on replays what was compiled: it needs train.compile=on or auto")
+
+
+@dataclass(frozen=True)
+class Eval(Options, key="eval"):
+    """classification of the held-out pictures by the backbone's features, by k nearest neighbours and more."""
+
+    every: int = option(10, "Evaluate every so many epochs, and at the end; 0 is at the end only.", least=0)
+    k: int = option(5, "Neighbours that vote.", least=1)
+    resize: int = option(256, "Shorter side of a picture in pixels before the centre crop.", least=1)
+    size: int = option(224, "Side of the centre crop in pixels.", least=1)
+    batch_size: int = option(256, "Pictures at a time, of all ranks together.", least=1)
+    bank: int | None = option(None, "At most so many training pictures as neighbours; null is all.", least=1)
+    probes: tuple[Literal["linear", "quick"], ...] = option(
+        (), "Also train on their features: linear, by the protocol of small data sets; quick, by L-BFGS (scikit-learn)."
+    )
+    baselines: bool = option(False, "Also measure raw pixels and the untrained network, before training.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size > self.resize:
+            raise UserError(f"eval.size: {self.size} is more than eval.resize, {self.resize}; a crop fits the picture")
+        if self.bank is not None and self.bank < self.k:
+            raise UserError(f"eval.bank: {self.bank} pictures are fewer than the {self.k} neighbours of eval.k")
+
+
+@dataclass(frozen=True)
+class Log(Options, key="log"):
+    """what is written during the run; metrics.jsonl always is."""
+
+    every: int = option(10, "A line of metrics every so many steps.", least=1)
+    spectrum_every: int = option(
+        100, "Measure the embedding's spectrum on a log step every so many steps, and at the end; 0 never.", least=0
+    )
+    wandb: Literal["off", "offline", "online"] = option("off", "Mirror the metrics to Weights & Biases.")
+    wandb_project: str = option("fastintl", "Project of the mirror.")
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """A complete configuration; raises ``UserError`` on any value out of place."""
+
+    name: str | None = option(None, "Name of the run and of its folder; null is the recipe's file name.")
+    out: str = option("runs", "Folder in which the run's folder lies.")
+    seed: int = option(0, "Seed of the weights, the order of the pictures and every random crop.", least=0)
+    data: Data = group(Data)
+    crops: Crops = group(Crops)
+    model: Model = group(Model)
+    loss: Loss = group(Loss)
+    optim: Optim = group(Optim)
+    train: Train = group(Train)
+    eval: Eval = group(Eval)
+    log: Log = group(Log)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_folder_name(self.name)
+        if self.model.ema and not LOSSES[self.loss.name].target:
+            raise UserError(f"model.ema: loss.name={self.loss.name} has no EMA target; set model.ema=false")
+
+
+def load(rcfg: Path | str | None, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a recipe file (None: the defaults) with ``key=value`` words laid over it.
+
+    ``name`` is filled in from the file's name where nothing sets it ("run" without a file).
+    """
+    return configfile.load(Config, rcfg, overrides, Path(rcfg).stem if rcfg else "run")
+
+
+def from_dict(tree: Mapping[str, Any]) -> Config:
+    """A configuration from nested dicts; keys that are missing keep their defaults."""
+    return configfile.from_dict(Config, tree)
+
+
+def from_yaml(text: str) -> Config:
+    """The inverse of ``to_yaml``."""
+    return configfile.from_yaml(Config, text)
+
+
+def to_yaml(config: Config) -> str:
+    """The complete configuration as YAML, in the order of this file."""
+    return configfile.dump(config)
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """Dotted names of the keys on which two configurations differ."""
+    return configfile.differences(a, b)
+
+
+def help_text() -> str:
+    """Every key with its default, type and meaning, for ``--help``."""
+    return configfile.help_text(Config)

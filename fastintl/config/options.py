@@ -1,0 +1,259 @@
+"""The mechanics of typed configuration: YAML text and ``key=value`` words in, frozen dataclasses out.
+
+Knows nothing of any particular key; the keys are declared in ``fastintl/config/keys.py`` and
+``fastintl/detection/config.py``. YAML gives every scalar as text here, and the declared type of a key decides what
+the text means: ``1e-5`` is a number where a number is declared, ``off`` stays a word where a word is declared.
+"""
+
+from __future__ import annotations
+
+import difflib
+import textwrap
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fastintl.config.values import check_range, convert, describe, describe_range, shown
+from loaders.errors import UserError
+
+
+def option(
+    default: Any,
+    doc: str,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+) -> Any:
+    """Declares one key: its default, its doc, and the range of it or of each item of its list."""
+    return field(default=default, metadata={"doc": doc, "least": least, "above": above, "most": most})
+
+
+def group(cls: type) -> Any:
+    """Declares a group of keys, itself a subclass of ``Options``."""
+    return field(default_factory=cls)
+
+
+class Options:
+    """Base of a frozen dataclass of keys; every value is converted to its declared type and checked.
+
+    ``key`` is the dotted prefix of its keys, for the sentences: ``class Train(Options, key="train")``.
+    """
+
+    _key = ""
+
+    def __init_subclass__(cls, key: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._key = f"{key}." if key else ""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for f in fields(self):
+            if not is_dataclass(hints[f.name]):
+                key = self._key + f.name
+                value = convert(getattr(self, f.name), hints[f.name], key)
+                check_range(value, f.metadata, key)
+                object.__setattr__(self, f.name, value)
+
+    def is_changed(self, name: str) -> bool:
+        """Whether a key is set to something else than its default."""
+        return getattr(self, name) != self.__dataclass_fields__[name].default
+
+    def refuse_unread(self, choice: str, read_by: Mapping[str, Sequence[str]]) -> None:
+        """Refuses a value that nothing would read.
+
+        Args:
+            choice: the key that decides which others are read.
+            read_by: for a key, the values of ``choice`` under which it is.
+        """
+        chosen = getattr(self, choice)
+        for name, readers in read_by.items():
+            if chosen not in readers and self.is_changed(name):
+                raise UserError(
+                    f"{self._key}{name}: {shown(getattr(self, name))} has no effect with {self._key}{choice}={chosen}; "
+                    f"it belongs to {' and '.join(readers)}"
+                )
+
+
+def options(cls: type, prefix: str = "") -> dict[str, Field]:
+    """Every key of a configuration class by its dotted name, in order of declaration."""
+    found = {}
+    hints = typing.get_type_hints(cls)
+    for f in fields(cls):
+        if is_dataclass(hints[f.name]):
+            found |= options(hints[f.name], f"{prefix}{f.name}.")
+        else:
+            found[prefix + f.name] = f
+    return found
+
+
+class _TextLoader(yaml.BaseLoader):
+    """YAML whose scalars stay text; a key given twice, of which YAML drops one, is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+        for key in keys:
+            if keys.count(key) > 1:
+                problem = f"'{key}' is given twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML text as dicts, lists and text. ``where`` names its place in the sentence of a syntax error."""
+    try:
+        return yaml.load(text, _TextLoader)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{where}{line}: cannot be read as YAML: {problem or error}") from None
+
+
+def read_file(path: Path | str, cls: type) -> dict[str, Any]:
+    """A recipe file as one dict of dotted names, each known to ``cls``."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise UserError(f"{path}: cannot be read ({reason}); --rcfg takes a recipe such as rcfgs/ep100.yaml") from None
+    return flatten(parse_yaml(text, str(path)), cls, str(path))
+
+
+def flatten(tree: Any, cls: type, where: str) -> dict[str, Any]:
+    """Nested mappings as one dict of dotted names, each known to ``cls``; values are left as they are."""
+    keys = options(cls)
+    if tree in (None, ""):
+        return {}
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{where}: holds {shown(tree)}, where key: value lines are expected")
+    flat: dict[str, Any] = {}
+
+    def walk(node: Any, prefix: str) -> None:
+        is_group = any(known.startswith(f"{prefix}.") for known in keys)
+        if prefix in keys:
+            flat[prefix] = node
+        elif isinstance(node, Mapping) and (is_group or not prefix):
+            for key, value in node.items():
+                walk(value, f"{prefix}.{key}" if prefix else str(key))
+        elif not is_group:
+            raise UserError(f"{where}: unknown key {prefix}{_nearest(prefix, keys)}")
+        elif node not in (None, ""):
+            raise UserError(f"{where}: {prefix} is a group of keys and takes no value of its own")
+
+    walk(tree, "")
+    return flat
+
+
+def _nearest(key: str, keys: Mapping[str, Field]) -> str:
+    leaf = key.rpartition(".")[2]
+    same_leaf = [known for known in keys if known.rpartition(".")[2] == leaf]
+    leaves = {known.rpartition(".")[2]: known for known in keys}
+    close = same_leaf or difflib.get_close_matches(key, keys, n=1)
+    close = close or [leaves[match] for match in difflib.get_close_matches(leaf, leaves, n=1)]
+    return f"; did you mean {close[0]}?" if close else "; --help lists the keys"
+
+
+def parse_override(word: str, cls: type) -> dict[str, Any]:
+    """One ``dotted.key=value`` word of the command line as a dict of dotted names."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise UserError(f"{word} is not of the form key=value")
+    hint = _hint(cls, key)
+    # Text is taken as typed: a path may hold what YAML would read as punctuation.
+    value = value if hint in (str, str | None) else parse_yaml(value, key)
+    return flatten({key: value}, cls, "command line")
+
+
+def _hint(cls: type, key: str) -> Any:
+    for name in key.split("."):
+        cls = typing.get_type_hints(cls).get(name) if is_dataclass(cls) else None
+    return cls
+
+
+def build(cls: type, flat: Mapping[str, Any], prefix: str = "") -> Any:
+    """A configuration from a dict of dotted names; what is not in the dict keeps its default."""
+    hints, arguments = typing.get_type_hints(cls), {}
+    for f in fields(cls):
+        key = prefix + f.name
+        if is_dataclass(hints[f.name]):
+            arguments[f.name] = build(hints[f.name], flat, f"{key}.")
+        elif key in flat:
+            arguments[f.name] = flat[key]
+    return cls(**arguments)
+
+
+def load(cls: type, rcfg: Path | str | None, overrides: Sequence[str], name: str) -> Any:
+    """The configuration of a recipe file (None: the defaults) with ``key=value`` words laid over it.
+
+    Args:
+        name: value of the key ``name`` where it is null.
+    """
+    flat = read_file(rcfg, cls) if rcfg else {}
+    for word in overrides:
+        flat |= parse_override(word, cls)
+    config = build(cls, flat)
+    return config if config.name is not None else replace(config, name=name)
+
+
+def from_dict(cls: type, tree: Mapping[str, Any]) -> Any:
+    """A configuration from nested dicts; keys that are missing keep their defaults."""
+    return build(cls, flatten(tree, cls, "configuration"))
+
+
+def from_yaml(cls: type, text: str) -> Any:
+    """The inverse of ``dump``."""
+    return from_dict(cls, parse_yaml(text, "configuration"))
+
+
+def differences(a: Any, b: Any) -> list[str]:
+    """Dotted names of the keys on which two configurations of one class differ."""
+    theirs = values(b)
+    return [key for key, value in values(a).items() if value != theirs[key]]
+
+
+def values(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every value of a configuration by its dotted name."""
+    found = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        found |= values(value, f"{prefix}{f.name}.") if is_dataclass(value) else {prefix + f.name: value}
+    return found
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+_Dumper.add_representer(
+    tuple, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
+)
+
+
+def dump(config: Any) -> str:
+    """A configuration as YAML, complete and in order of declaration; lists on one line."""
+
+    def tree(node: Any) -> Any:
+        return {f.name: tree(getattr(node, f.name)) for f in fields(node)} if is_dataclass(node) else node
+
+    return yaml.dump(tree(config), Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
+
+
+def help_text(cls: type) -> str:
+    """Every key with its default, type and doc, for ``--help``."""
+    lines: list[str] = []
+    last_group = None
+    for key, f in options(cls).items():
+        group_name = key.rpartition(".")[0]
+        if group_name != last_group and group_name:
+            about = (_hint(cls, group_name).__doc__ or "").strip().splitlines()[0]
+            lines += ["", f"{group_name}: {about}"]
+        last_group = group_name
+        default = "" if f.default is MISSING else shown(f.default)
+        kind = ", ".join(filter(None, [describe(_hint(cls, key)), describe_range(f.metadata)]))
+        doc = textwrap.fill(f"{f.metadata['doc']} ({kind})", 94)
+        lines += [f"  {key}={default}", textwrap.indent(doc, " " * 6)]
+    return "\n".join(lines).strip("\n")

@@ -1,0 +1,103 @@
+"""The configuration of a run's pictures: where they are, and how they are cropped. A part of ``config.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fastintl.config import options as configfile
+from fastintl.config.options import Options, option
+from loaders.errors import UserError
+
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Data(Options, key="data"):
+    """the pictures."""
+
+    root: str | None = option(
+        None,
+        "Folder of <data.name>_train.beton and <data.name>_val.beton, of train/ and val/ class folders, or of the "
+        "public files of cifar10, cifar100, stl10, tiny-imagenet, imagenet or imagenet100.",
+    )
+    name: str = option("imagenet", "Name of the data set, the first part of its .beton files' names.")
+    train: str | None = option(
+        None, "Training pictures, a .beton file, class folder or word such as stl10:train@folder, if not in data.root."
+    )
+    train_labelled: str | None = option(
+        None, "The labelled ones of them, likewise, where not all have labels: the neighbours of the evaluation."
+    )
+    val: str | None = option(None, "Held-out pictures, likewise; without any, nothing is evaluated.")
+    source: Literal["auto", "ffcv", "dali", "memory", "folder"] = option(
+        "auto", "Reader of the pictures; memory decodes once and keeps the pixels, auto takes the fastest that can run."
+    )
+    threads: int = option(0, "Decoding threads a rank; 0 divides a machine's cores by its ranks.", least=0)
+    hardware_share: float = option(
+        0.65, "DALI on a GPU: share of the pictures for its JPEG decoder, where it has one.", least=0, most=1
+    )
+    verify: bool = option(
+        True, "Compare the public files of cifar10, cifar100 and stl10 with their published checksums, once."
+    )
+    max_bad: float = option(0.05, "Share of unreadable pictures at which the run stops.", least=0, most=1)
+
+
+@dataclass(frozen=True)
+class Crops(Options, key="crops"):
+    """the random crops of a picture; sizes, scales, blur and solarize hold one value per view."""
+
+    sizes: tuple[int, ...] = option(
+        (224, 224, 192, 160, 128, 96),
+        "Side of each view in pixels. With model.ema, view 0 is the target's alone.",
+        least=1,
+    )
+    scales: tuple[Pair, ...] = option(
+        ((0.2, 1.0), (0.2, 1.0), (0.171, 0.857), (0.143, 0.714), (0.114, 0.571), (0.086, 0.429)),
+        "Share of the picture's area that each view covers, from and to.",
+        above=0,
+        most=1,
+    )
+    blur: tuple[float, ...] = option((0.5,) * 6, "Probability of a Gaussian blur, per view.", least=0, most=1)
+    solarize: tuple[float, ...] = option(
+        (0.1,) * 6, "Probability of inverting the pixels from 128 on, per view.", least=0, most=1
+    )
+    ratio: Pair = option((0.75, 1.3333333333333333), "Aspect ratio of a crop before resizing, from and to.", above=0)
+    flip: float = option(0.5, "Probability of a horizontal flip.", least=0, most=1)
+    jitter: float = option(
+        0.8, "Probability of the colour jitter, whose four parts run in random order.", least=0, most=1
+    )
+    brightness: float = option(0.4, "Jitter: brightness factor from 1 - x to 1 + x.", least=0)
+    contrast: float = option(0.4, "Jitter: contrast factor from 1 - x to 1 + x.", least=0)
+    saturation: float = option(0.2, "Jitter: saturation factor from 1 - x to 1 + x.", least=0)
+    hue: float = option(0.1, "Jitter: hue shift from -x to x, in turns of the colour circle.", least=0, most=0.5)
+    grayscale: float = option(0.2, "Probability of a grey picture.", least=0, most=1)
+    blur_sigma: Pair = option((0.1, 2.0), "Standard deviation of the blur in pixels of the view, from and to.", above=0)
+    mean: tuple[float, float, float] = option(
+        (0.485, 0.456, 0.406),
+        "Subtracted from the red, green and blue of a picture in 0..1.",
+        least=0,
+        most=1,
+    )
+    std: tuple[float, float, float] = option((0.229, 0.224, 0.225), "Then divided by this.", above=0)
+
+    def __post_init__(self) -> None:
+        views = len(self.sizes) if isinstance(self.sizes, list | tuple) else "as many as crops.sizes has"
+        for name in ("scales", "blur", "solarize"):
+            value = getattr(self, name)
+            if not isinstance(value, list | tuple):
+                raise UserError(
+                    f"crops.{name}: {configfile.shown(value)} is one value; "
+                    f"it needs {views} values in [...], one per view"
+                )
+        super().__post_init__()
+        for name in ("scales", "blur", "solarize"):
+            given = len(getattr(self, name))
+            if given != views:
+                raise UserError(f"crops.{name}: {given} values for {views} views; crops.sizes has {views}")
+        if views < 2:
+            raise UserError(f"crops.sizes: {views} view given; the loss compares views and needs 2 or more")
+        ranges = {"ratio": self.ratio, "blur_sigma": self.blur_sigma}
+        ranges |= {f"scales[{view}]": scale for view, scale in enumerate(self.scales)}
+        for name, (low, high) in ranges.items():
+            if low > high:
+                raise UserError(f"crops.{name}: [{low}, {high}] must have the smaller value first")

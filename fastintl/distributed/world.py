@@ -1,0 +1,111 @@
+"""The process group: which rank this process is, how it joins the others, and how it leaves them."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from loaders.errors import USER_ERROR_STATUS, UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands among the ranks of a run. ``close()`` it (or use ``with``) at the end."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and prints."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Waits until every rank is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        """Leaves the process groups; to be called when nothing else holds one, for its threads end with it.
+
+        A thread of gloo's that still waits for Python's lock when the interpreter ends aborts the process.
+        """
+        if dist.is_initialized():
+            gc.collect()  # models and steps refer to each other in circles
+            dist.destroy_process_group()
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, kind, error, stack) -> None:
+        traceback.clear_frames(stack)  # what an error keeps alive of the run, the process groups among it
+        if error is not None and self.world_size > 1 and self.device.type == "cuda":
+            # To close NCCL's groups is a collective: a rank that fails alone would wait for the others, which wait for
+            # it in another one, and neither would its error be told nor torchrun see its end.
+            atexit.register(_end_at_once, _exit_status(error))
+        else:
+            self.close()
+
+
+def start(device: str = "auto") -> World:
+    """Joins the ranks that ``torchrun`` started (NCCL on GPUs, gloo on CPUs); alone under plain ``python``.
+
+    Args:
+        device: "cuda", "cpu", or "auto": a GPU where there is one.
+
+    Raises:
+        UserError: an unknown device, a GPU asked for where there is none, or more ranks on a host than GPUs.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device is {device!r}; it must be auto, cpu or cuda")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    rank, world_size, local_rank = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    here = torch.device("cpu")
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError("device is cuda, but torch sees no GPU; set device=cpu or check the driver with nvidia-smi")
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"torchrun started more ranks on this host than its {torch.cuda.device_count()} GPU(s); "
+                f"set --nproc-per-node {torch.cuda.device_count()}"
+            )
+        here = torch.device("cuda", local_rank)
+        torch.cuda.set_device(here)
+    if world_size > 1:
+        if device == "cuda":
+            dist.init_process_group("nccl", device_id=here)
+        else:
+            dist.init_process_group("gloo")
+    return World(rank, world_size, local_rank, here)
+
+
+def _exit_status(error: BaseException) -> int:
+    """With which Python, or ``loaders.errors.exit_on_user_error``, ends on an error."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, UserError):
+        return USER_ERROR_STATUS
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _end_at_once(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def world_size() -> int:
+    """Ranks of this run, 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1

@@ -1,0 +1,66 @@
+"""The published ways of training a linear classifier on frozen features, as numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from fastintl.evaluate.linear.optimizers import HeadOptimizerName
+
+ScheduleName = Literal["steps", "cosine", "exponential", "constant"]
+
+# What the learning rate of an epoch is multiplied by, from (epoch, epochs).
+SCHEDULES: dict[ScheduleName, Callable[[int, int], float]] = {
+    "steps": lambda epoch, epochs: 0.1 ** ((10 * epoch >= 6 * epochs) + (10 * epoch >= 8 * epochs)),  # 60, 80
+    "cosine": lambda epoch, epochs: 0.5 * (1 + math.cos(math.pi * epoch / epochs)),
+    "exponential": lambda epoch, epochs: 1e-4 ** (epoch / epochs),
+    "constant": lambda epoch, epochs: 1.0,
+}
+
+
+@dataclass(frozen=True)
+class HeadProtocol:
+    """How heads are trained; a grid of them where ``lr`` or ``weight_decay`` has several values.
+
+    Attributes:
+        lr: learning rates. Those of SGD and its kin are for 256 samples a step and scale with the batch size.
+        schedule: the learning rate by epoch, one of ``SCHEDULES``.
+        init: of the classifier, see ``LinearHeads.start``.
+    """
+
+    epochs: int
+    batch_size: int
+    optimizer: HeadOptimizerName
+    lr: tuple[float, ...]
+    weight_decay: tuple[float, ...]
+    schedule: ScheduleName
+    init: Literal["normal", "uniform"]
+
+    @property
+    def grid(self) -> list[tuple[float, float]]:
+        """(learning rate, weight decay) of every head."""
+        return [(lr, decay) for lr in self.lr for decay in self.weight_decay]
+
+    @property
+    def lr_scale(self) -> float:
+        """From a stated learning rate to that of a step."""
+        return 1.0 if self.optimizer == "adam" else self.batch_size / 256
+
+    def factor(self, epoch: int) -> float:
+        """What the learning rates are multiplied by in an epoch."""
+        return SCHEDULES[self.schedule](epoch, self.epochs)
+
+
+# INTL on ImageNet (lr 0.2 for models of two crops); CW-RGP on ImageNet; INTL and CW-RGP on small data sets.
+IMAGENET = HeadProtocol(100, 256, "sgd", (0.4,), (0.0,), "steps", "normal")
+CW_RGP = HeadProtocol(100, 1024, "lars", (0.1,), (0.0,), "cosine", "normal")
+SMALL = HeadProtocol(500, 1000, "adam", (1e-2,), (5e-6,), "exponential", "uniform")
+
+
+def sweep(protocol: HeadProtocol) -> HeadProtocol:
+    """Forty heads around a protocol: ten learning rates, a factor of two apart, times four weight decays."""
+    decay = protocol.weight_decay[0] or 1e-6
+    rates = tuple(protocol.lr[0] * 2.0**power for power in range(-6, 4))
+    return replace(protocol, lr=rates, weight_decay=(0.0, decay, 10 * decay, 100 * decay))

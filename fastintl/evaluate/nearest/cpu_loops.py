@@ -1,0 +1,127 @@
+"""The compiled loops of ``nearest_cpu``; each releases the interpreter's lock and works on the rows it is given."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from fastintl.evaluate.nearest.float64 import NO_DISTANCE
+
+# Sums may be vectorised; NaN and infinities keep their meaning.
+_compiled = njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
+# What is screened is finite.
+_compiled_finite = njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+
+_CHUNK = 64
+
+
+@_compiled
+def _inverse_length(row):
+    square = 0.0
+    for value in row:
+        square += np.float64(value) * np.float64(value)
+    return 1 / np.sqrt(square) if square > 0 else 0.0
+
+
+@_compiled
+def prepare(x, origin, scale, cosine, out, length):
+    """Moves rows into the frame: float32 rows in ``out``, their lengths in float64."""
+    for i in range(len(x)):
+        factor = _inverse_length(x[i]) if cosine else scale
+        square = 0.0
+        for j in range(x.shape[1]):
+            value = (np.float64(x[i, j]) - origin[j]) * factor
+            square += value * value
+            out[i, j] = value
+        length[i] = np.sqrt(square)
+
+
+@_compiled_finite
+def screen(product, length, reach, gamma, unit, first, score, index):
+    """Keeps in each row's max-heap the features with the smallest lower bounds.
+
+    Args:
+        product: (q, at least F) float32, of a tile of queries and F features.
+        length: (F,) of the features.
+        reach: the largest length of the queries.
+        gamma, unit: of the bound.
+        first: index of the first feature.
+        score, index: (q, m) heaps, the largest score first.
+    """
+    count = len(length)
+    height = np.empty(count, np.float32)
+    for j in range(count):
+        both = length[j] * length[j] + reach * reach
+        lower = 0.5 * length[j] * length[j] - (gamma + unit) * length[j] * reach - unit * both
+        height[j] = min(lower, 1e38)
+    whole = count // _CHUNK * _CHUNK
+    for i in range(len(score)):
+        for start in range(0, whole, _CHUNK):
+            part, rest = height[start : start + _CHUNK], product[i, start : start + _CHUNK]
+            worst, found = score[i, 0], np.int32(0)
+            for j in range(_CHUNK):  # vectorised, which a minimum or an early end would not be
+                found |= np.int32(part[j] - rest[j] < worst)
+            if found:
+                _take_better(part, rest, first + start, score[i], index[i])
+        _take_better(height[whole:], product[i, whole:count], first + whole, score[i], index[i])
+
+
+@_compiled_finite
+def _take_better(height, product, first, score, index):
+    for j in range(len(height)):
+        value = height[j] - product[j]
+        if value < score[0]:
+            _replace_worst(score, index, value, first + j)
+
+
+@_compiled_finite
+def _replace_worst(score, index, value, where):
+    hole, count = 0, len(score)
+    while True:
+        child = 2 * hole + 1
+        if child >= count:
+            break
+        if child + 1 < count and score[child + 1] > score[child]:
+            child += 1
+        if score[child] <= value:
+            break
+        score[hole], index[hole] = score[child], index[child]
+        hole = child
+    score[hole], index[hole] = value, where
+
+
+@_compiled
+def measure(
+    features, queries, scale, cosine, feature_length, query_length, score, index, nearest_square, nearest_index, proven
+):
+    """Orders the candidates by exact distance, then index; ``proven`` says whether no other feature is as near."""
+    k, count = nearest_square.shape[1], score.shape[1]
+    key = np.empty(count, np.int64)
+    for i in range(len(queries)):
+        a = query_length[i]
+        query_factor = _inverse_length(queries[i]) if cosine else 1.0
+        for j in range(count):
+            f = index[i, j]
+            factor = _inverse_length(features[f]) if cosine else 1.0
+            square = _square_distance(queries[i], query_factor, features[f], factor)
+            b = feature_length[f]
+            if square * scale * scale < NO_DISTANCE * (a * a + b * b):
+                square = 0.0
+            key[j] = (np.int64(np.float32(square).view(np.int32)) << 32) | f
+        key.sort()
+        for j in range(k):
+            nearest_square[i, j] = np.int32(key[j] >> 32).view(np.float32)
+            nearest_index[i, j] = key[j] & 0xFFFFFFFF
+        others = (2 * np.float64(score[i, 0]) + a * a) * (1 - 1e-9)  # in the frame; no other feature is nearer
+        proven[i] = count == len(features) or (
+            others > 4 * NO_DISTANCE * a * a and np.float32(others / (scale * scale)) > nearest_square[i, k - 1]
+        )
+
+
+@_compiled
+def _square_distance(query, query_factor, feature, feature_factor):
+    square = 0.0
+    for j in range(len(query)):
+        difference = np.float64(query[j]) * query_factor - np.float64(feature[j]) * feature_factor
+        square += difference * difference
+    return square

@@ -1,0 +1,49 @@
+"""``torch.compile`` of the network, region by region.
+
+Why regions (stem, residual block, head; see ``lockstep.py``) and not the network: the ResNet's blocks of one shape
+share a compilation, the gradients' exchange starts when the last region's backward pass ends and not when all of it
+does, and a convolution, which begins every region, ends a fusion anyway. Why static shapes: the five sizes of crop
+stand side by side in one graph, so that nothing is ever compiled again, and the kernels know their sizes. Functions
+are compiled, not modules: parameters keep their names, and evaluation runs the same modules uncompiled.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+from fastintl.network import lockstep
+
+# A region has a graph for every shape of block, ResNet-50 eight; torch gives up at eight and says little.
+_GRAPHS_OF_A_REGION = 64
+
+
+def compiled_regions(cuda_graphs: bool) -> lockstep.Regions:
+    """The regions, to be compiled when they first run.
+
+    Args:
+        cuda_graphs: whether each region's kernels replay as one CUDA graph. The caller begins each step by
+            ``torch.compiler.cudagraph_mark_step_begin()``, and copies what it keeps of the results longer than that.
+    """
+    _keep_cache_across_restarts()
+    # The limit's older name, which every torch knows.
+    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _GRAPHS_OF_A_REGION)
+    options = {"triton.cudagraphs": cuda_graphs}
+    regions = (lockstep.stem, lockstep.block, lockstep.head)
+    return lockstep.Regions(*(torch.compile(r, fullgraph=True, dynamic=False, options=options) for r in regions))
+
+
+def _keep_cache_across_restarts() -> None:
+    """Moves the cache of compiled code from ``/tmp``, which a requeued job may find empty, to the user's caches."""
+    # Importing torchvision already sets the variable, to torch's default.
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) != default_cache_dir():
+        return
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastintl" / "torch_compile"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a read-only home: torch's default will do
+        return
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)

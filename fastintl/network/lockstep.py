@@ -1,0 +1,95 @@
+"""All views through their networks together, layer by layer.
+
+A network that sees one view after the other waits for the other ranks at every BatchNorm of every view, reads the
+projector's weights once a view, and knows no gradient before its last view's backward pass, so that the gradients'
+exchange has little left to hide behind. In lockstep the views wait together (``batchnorm.py``) and share one matrix
+product in the projector, and the gradients are complete from the last layer to the first: the projector's, six
+sevenths of all bytes with ResNet-50, can travel while the backbone's are computed.
+
+The networks are torchvision's ResNets as they are, parameters and names; only the order of the calls is ours.
+
+Shapes: V views, n samples of this rank, s pixels, d channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from fastintl.network.batchnorm import batch_norm
+
+Region = Callable[[Sequence[nn.Module], Sequence[Tensor]], list[Tensor]]
+
+
+def stem(backbones: Sequence[ResNet], views: Sequence[Tensor]) -> list[Tensor]:
+    """The layers before the residual blocks."""
+    xs = [backbone.conv1(view) for backbone, view in zip(backbones, views, strict=True)]
+    xs = _relu(batch_norm([backbone.bn1 for backbone in backbones], xs))
+    return [backbone.maxpool(x) for backbone, x in zip(backbones, xs, strict=True)]
+
+
+def block(blocks: Sequence[BasicBlock | Bottleneck], xs: Sequence[Tensor]) -> list[Tensor]:
+    """One residual block."""
+    shortcuts = xs
+    if blocks[0].downsample is not None:
+        shortcuts = _conv_norm([b.downsample[0] for b in blocks], [b.downsample[1] for b in blocks], xs)
+    xs = _relu(_conv_norm([b.conv1 for b in blocks], [b.bn1 for b in blocks], xs))
+    xs = _conv_norm([b.conv2 for b in blocks], [b.bn2 for b in blocks], xs)
+    if isinstance(blocks[0], Bottleneck):
+        xs = _conv_norm([b.conv3 for b in blocks], [b.bn3 for b in blocks], _relu(xs))
+    return _relu([x + shortcut for x, shortcut in zip(xs, shortcuts, strict=True)])
+
+
+def head(encoders: Sequence[nn.Module], xs: Sequence[Tensor]) -> list[Tensor]:
+    """The backbone's pooling, then the projector: (n, C, s, s) -> (n, d)."""
+    xs = [torch.flatten(e.backbone.avgpool(x), 1) for e, x in zip(encoders, xs, strict=True)]
+    for layers in zip(*(encoder.projector for encoder in encoders), strict=True):
+        if isinstance(layers[0], nn.Linear):
+            xs = _linear(layers, xs)
+        elif isinstance(layers[0], nn.BatchNorm1d):
+            xs = batch_norm(layers, xs)
+        else:
+            xs = [layer(x) for layer, x in zip(layers, xs, strict=True)]
+    return xs
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The parts of a network that run, and are compiled, as one each."""
+
+    stem: Region = stem
+    block: Region = block
+    head: Region = head
+
+
+def embed(encoders: Sequence[nn.Module], views: Sequence[Tensor], regions: Regions) -> list[Tensor]:
+    """The embeddings (n, d) of V views (n, 3, s, s), each by its encoder; encoders may repeat."""
+    backbones = [encoder.backbone for encoder in encoders]
+    xs = regions.stem(backbones, views)
+    for stage in ("layer1", "layer2", "layer3", "layer4"):
+        stages = [getattr(backbone, stage) for backbone in backbones]
+        if isinstance(stages[0], nn.Sequential):  # resnet8 has three
+            for blocks in zip(*stages, strict=True):
+                xs = regions.block(blocks, xs)
+    return regions.head(encoders, xs)
+
+
+def _conv_norm(convs: Sequence[nn.Module], norms: Sequence[nn.Module], xs: Sequence[Tensor]) -> list[Tensor]:
+    return batch_norm(norms, [conv(x) for conv, x in zip(convs, xs, strict=True)])
+
+
+def _relu(xs: Sequence[Tensor]) -> list[Tensor]:
+    return [F.relu(x, inplace=True) for x in xs]
+
+
+def _linear(layers: Sequence[nn.Linear], xs: Sequence[Tensor]) -> list[Tensor]:
+    """One product for all views of the online network; the target, if any, has view 0."""
+    online = layers[-1]
+    first = 0 if layers[0] is online else 1
+    together = online(torch.cat(list(xs[first:]))).chunk(len(xs) - first)
+    return [layers[0](xs[0]), *together] if first else list(together)

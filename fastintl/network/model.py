@@ -1,0 +1,144 @@
+"""The network: torchvision ResNet, projector, and an EMA target of both.
+
+Shapes: V views, B samples of this rank, s pixels, d channels of the embedding.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from fastintl.network import lockstep
+from fastintl.network.names import ARCHITECTURES, STEMS
+from loaders.errors import UserError
+
+
+def build_backbone(arch: str, stem: str = "imagenet", zero_init_residual: bool = True) -> ResNet:
+    """A torchvision ResNet without its classifier (``fc`` is the identity), freshly initialised.
+
+    Args:
+        arch: one of ``ARCHITECTURES``; torchvision's networks, and resnet8, a small one for demonstrations.
+        stem: "imagenet" (torchvision's); "cifar": 3x3 first convolution of stride 1 and no max-pool, for
+            pictures of 32 pixels; "small": the same convolution, max-pool kept, for 64 pixels.
+        zero_init_residual: whether the last BatchNorm of a residual branch starts at zero.
+
+    Returns:
+        The network: (B, 3, s, s) -> (B, feature_dim), with the attributes ``feature_dim``, ``arch`` and ``stem``.
+
+    Raises:
+        UserError: an unknown name; the sentence says the nearest known one.
+    """
+    _check_name("arch", arch, ARCHITECTURES)
+    _check_name("stem", stem, STEMS)
+    if arch == "resnet8":
+        backbone = _ResNet8(zero_init_residual)
+    else:
+        backbone = get_model(arch, weights=None, zero_init_residual=zero_init_residual)
+    if stem != "imagenet":
+        width = backbone.conv1.out_channels
+        backbone.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=1, bias=False)
+    if stem == "cifar":
+        backbone.maxpool = nn.Identity()
+    backbone.arch, backbone.stem, backbone.feature_dim = arch, stem, backbone.fc.in_features
+    backbone.fc = nn.Identity()
+    return backbone
+
+
+class _ResNet8(ResNet):
+    """Three stages of one basic block, 32 to 128 channels, for demonstrations on a CPU.
+
+    The ResNets for CIFAR (He et al., CVPR 2016, section 4.2) have three stages too: a fourth would look at small
+    pictures through a grid of two or three cells.
+    """
+
+    def __init__(self, zero_init_residual: bool) -> None:
+        super().__init__(BasicBlock, [1, 1, 1, 1], zero_init_residual=zero_init_residual)
+        self.layer4 = nn.Identity()
+        self.fc = nn.Linear(128, 1000)
+
+    def _make_layer(self, block, planes: int, *arguments, **options) -> nn.Sequential:
+        if planes == 64:  # the first stage: the stem before it is built by now, at full width
+            self.inplanes = 32
+            self.conv1 = nn.Conv2d(3, 32, kernel_size=7, stride=2, padding=3, bias=False)
+            self.bn1 = nn.BatchNorm2d(32)
+        return super()._make_layer(block, planes // 2, *arguments, **options)
+
+
+def build_projector(in_dim: int, widths: Sequence[int], bias: bool = False) -> nn.Sequential:
+    """The projector: (Linear, BatchNorm, ReLU) for all widths but the last, then Linear with a bias.
+
+    Args:
+        in_dim: the backbone's ``feature_dim``.
+        widths: the width of each layer, the embedding's last; INTL on ImageNet: (8192, 8192, 8192).
+        bias: of the layers before the last. CW-RGP's have one, INTL's have none.
+    """
+    if not widths or min(widths) < 1:
+        raise UserError(f"the projector's widths are {list(widths)}; give one positive width a layer")
+    layers: list[nn.Module] = []
+    for width in widths[:-1]:
+        layers += [nn.Linear(in_dim, width, bias=bias), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        in_dim = width
+    return nn.Sequential(*layers, nn.Linear(in_dim, widths[-1]))
+
+
+class Encoder(nn.Module):
+    """Backbone and projector: pictures (B, 3, s, s) -> embeddings (B, d)."""
+
+    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = projector
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.projector(self.backbone(x))
+
+
+class JointEmbedding(nn.Module):
+    """The encoder and, if asked for, its target: a copy that follows by exponential moving average (EMA).
+
+    The target has BatchNorm statistics of its own and normalises by its batch in training, like the encoder.
+    All views pass in one ``forward``, which is what DistributedDataParallel needs, through the layers in
+    lockstep; each view is a batch of its own to BatchNorm, as in the authors' code, with the statistics of all
+    ranks. ``regions`` may be replaced by compiled ones.
+
+    State-dict keys: ``encoder.backbone.*``, ``encoder.projector.*``, and the same under ``target``.
+    """
+
+    def __init__(self, encoder: Encoder, with_target: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.target = copy.deepcopy(encoder).requires_grad_(False) if with_target else None
+        self.regions = lockstep.Regions()
+
+    def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Args:
+            views: V tensors (B, 3, s, s), each with its own s.
+
+        Returns:
+            With target: the encoder's embeddings of views 1..V-1, (V - 1, B, d), and the target's of view 0,
+            (B, d), without gradient. Without: the encoder's of all views, (V, B, d), and None.
+        """
+        encoders = [self.encoder] * len(views)
+        if self.target is None:
+            return torch.stack(lockstep.embed(encoders, views, self.regions)), None
+        target, *online = lockstep.embed([self.target, *encoders[1:]], views, self.regions)
+        return torch.stack(online), target
+
+    @torch.no_grad()
+    def update_target(self, momentum: float) -> None:
+        """Parameters: ``target = momentum target + (1 - momentum) encoder``; before each forward pass."""
+        if self.target is not None:
+            encoder = list(self.encoder.parameters())
+            torch._foreach_lerp_(list(self.target.parameters()), encoder, 1 - momentum)
+
+
+def _check_name(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+        raise UserError(f"unknown {what} {name!r}; did you mean {nearest!r}? Known: {', '.join(known)}")

@@ -1,0 +1,27 @@
+"""The networks and the loss that a configuration describes."""
+
+from __future__ import annotations
+
+import importlib
+
+from fastintl.config import Loss as LossSettings
+from fastintl.config import Model
+from fastintl.losses import LOSSES
+from fastintl.losses.base import Loss
+from fastintl.network.model import Encoder, JointEmbedding, build_backbone, build_projector
+
+
+def build_model(settings: Model) -> JointEmbedding:
+    """The networks of a configuration, freshly initialised."""
+    backbone = build_backbone(settings.arch, settings.stem, settings.zero_init_residual)
+    projector = build_projector(backbone.feature_dim, settings.projector, settings.projector_bias)
+    encoder = Encoder(backbone, projector)
+    return JointEmbedding(encoder, settings.ema)
+
+
+def build_loss(settings: LossSettings) -> Loss:
+    """The loss of a configuration."""
+    entry = LOSSES[settings.name]
+    module, _, name = entry.cls.rpartition(".")
+    cls = getattr(importlib.import_module(f"fastintl.losses.{module}"), name)
+    return cls(**{key: getattr(settings, key) for key in entry.keys})

@@ -1,0 +1,220 @@
+"""A loss or gradient that is no longer a number: noticed on the device, kept from the weights, and explained.
+
+Shapes: V views, N samples of the global batch, d channels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastintl.distributed.agreement import Agreement
+from fastintl.distributed.collectives import gather
+from fastintl.runs.folder import write_text
+from fastintl.training.step import TrainingStep
+from loaders import Loader
+
+# Below it the unscaled gradients themselves pass fp16's largest number, 65504, and no scale would help.
+_SMALLEST_SCALE = 1.0
+
+
+class BrokenStep(Exception):
+    """A step, 0 .. total_steps - 1, whose loss or gradient is not finite."""
+
+    def __init__(self, number: int, loss: float, gradient_norm: float) -> None:
+        super().__init__(f"step {number + 1} gave a loss of {loss:g} and a gradient of norm {gradient_norm:g}")
+        self.number, self.loss, self.gradient_norm = number, loss, gradient_norm
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Of the newest step: loss, norm of the global batch's gradient over all parameters, and the gradient scaler's
+    scale (1 without); of the run: ``skipped_steps``, those whose gradient overflowed fp16, so that they did not train.
+    """
+
+    loss: float
+    gradient_norm: float
+    skipped_steps: int
+    loss_scale: float
+
+
+class StepGuard:
+    """Watches loss and gradient of every step without waiting for the device, and holds the weights once one breaks.
+
+    From the first step whose loss or gradient is not finite, the optimiser's updates are left out (by ``found_inf``,
+    the mark by which a gradient scaler tells fused optimisers to do so). So the weights stay those that this step
+    began with until somebody checks. Under a gradient scaler a gradient that overflows is no such step: the scaler
+    leaves that update out and lowers its scale, and the guard counts it.
+
+    Args:
+        step: the training step; its optimiser must be a fused one.
+        agreement: of the ranks.
+        window: most steps between two checks.
+    """
+
+    def __init__(self, step: TrainingStep, agreement: Agreement, window: int) -> None:
+        device = step.world.device
+        self._step, self._agreement = step, agreement
+        self._held = torch.zeros((), device=device)
+        self._skipped = torch.zeros((), dtype=torch.int64, device=device)
+        self._norm = torch.zeros((), device=device)
+        self._seen = torch.zeros(window, 2, device=device)
+        self._count = 0
+        step.optimizer.register_step_pre_hook(self._before_update)
+
+    def see(self, loss: Tensor) -> None:
+        """Takes a step's loss, a scalar on the device, after the step."""
+        torch.stack([loss.float(), self._norm], out=self._seen[self._count])
+        self._count += 1
+        self._held.copy_(torch.maximum(self._held, (~loss.isfinite()).float()))
+
+    def check(self, step: int) -> Reading | None:
+        """What was seen since the last check; None if nothing. Waits for the device, and every rank must call it.
+
+        Args:
+            step: how many steps are done.
+
+        Raises:
+            BrokenStep: on all ranks, the first step that broke on any of them.
+            UserError: no scale keeps the gradients within fp16.
+        """
+        if self._count == 0:
+            return None
+        losses, norms = self._seen[: self._count].T.tolist()
+        self._count = 0
+        judged = losses if self._step.scaler.is_enabled() else [sum(pair) for pair in zip(losses, norms, strict=True)]
+        broken = next((i for i, value in enumerate(judged) if not math.isfinite(value)), len(judged))
+        back = self._agreement.largest(len(judged) - broken)
+        if back:
+            raise BrokenStep(step - back, losses[-back], norms[-back])
+        reading = Reading(losses[-1], norms[-1], self.skipped_steps, self._step.scaler.get_scale())
+        if self._step.scaler.is_enabled() and reading.loss_scale < _SMALLEST_SCALE:
+            self._agreement.fail(
+                f"the gradients overflow fp16 at step {step} whatever their scale ({reading.skipped_steps} steps were "
+                "skipped): begin again under another name (name=…) with train.precision=bf16 or fp32"
+            )
+        return reading
+
+    def is_held(self) -> bool:
+        """Whether a step has broken; waits for the device."""
+        return bool(self._held)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps of the whole run whose gradient overflowed fp16, so that they did not train; waits for the device."""
+        return int(self._skipped)
+
+    @skipped_steps.setter
+    def skipped_steps(self, count: int) -> None:
+        self._skipped.fill_(count)
+
+    @torch.no_grad()
+    def _before_update(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self._step.scaler.is_enabled():
+            norm = norm / optimizer.grad_scale
+            self._skipped += (optimizer.found_inf * (1 - self._held)).long()
+            optimizer.found_inf = torch.maximum(optimizer.found_inf, self._held)
+        else:
+            self._held.copy_(torch.maximum(self._held, (~norm.isfinite()).float()))
+            optimizer.found_inf = self._held
+        self._norm.copy_(norm)
+
+
+def explain(broken: BrokenStep, step: TrainingStep, loader: Loader, path: Path) -> str:
+    """Writes what can be known of a broken step, on the first rank; every rank must call it.
+
+    Args:
+        path: of the JSON file.
+
+    Returns:
+        A sentence for the user.
+    """
+    record = {"loss": repr(broken.loss), "gradient_norm": repr(broken.gradient_norm)}
+    record = {"step": broken.number + 1, **record, **describe(step, loader, broken.number)}
+    where = f"see {path} for its pictures and for statistics"
+    if step.world.is_main:
+        try:
+            write_text(path, json.dumps(record, indent=1) + "\n")
+        except OSError as error:
+            where = f"{path} could not be written ({error.strerror})"
+    precision = "" if step.dtype == torch.float32 else " or with train.precision=fp32"
+    return (
+        f"{broken} and was kept from the weights; {where}; the checkpoints are from before it: begin again under "
+        f"another name (name=…) with a lower optim.lr{precision}"
+    )
+
+
+def describe(step: TrainingStep, loader: Loader, number: int) -> dict[str, Any]:
+    """Takes a broken step again and measures it; every rank must call it. The guard holds the weights meanwhile.
+
+    Only the EMA target, which goes on following the held weights, may be a few updates ahead of the first time.
+
+    Args:
+        number: of the step, 0 .. total_steps - 1.
+
+    Returns:
+        Plain values for a JSON file: the position, the settings that matter, the samples of the global batch in
+        order, and ``statistics`` of embeddings, gradients, parameters and buffers.
+    """
+    epoch, batch_number = divmod(number, len(loader))
+    loader.set_position(epoch, batch_number)
+    scale = step.scaler.get_scale()
+    with closing(iter(loader)) as batches:
+        batch = next(batches)
+    loss = step(batch.views, number)
+    ids = gather(batch.ids.to(step.world.device)).flatten() if step.world.world_size > 1 else batch.ids
+    ids = ids.tolist()
+    online, target = step.embeddings
+    views = [*([] if target is None else [target]), *online]
+    gradients = ((name, p.grad / scale) for name, p in step.model.named_parameters() if p.grad is not None)
+    return {
+        "epoch": epoch,
+        "batch": batch_number,
+        "loss_taken_again": repr(loss.item()),
+        "learning_rate": step.lr,
+        "loss_scale": scale,
+        "precision": str(step.dtype).removeprefix("torch."),
+        "ranks": step.world.world_size,
+        "samples": [{"id": id, "name": loader.pictures.names[id]} for id in ids],
+        "samples_with_broken_embeddings": [ids[row] for row in _broken_rows(views)],
+        "embeddings": _all((f"view {i}", z_Nd) for i, z_Nd in enumerate(views)),
+        "gradients": _all(gradients),
+        "parameters": _all(step.model.named_parameters()),
+        "buffers": _all(step.model.named_buffers()),
+    }
+
+
+def statistics(x: Tensor) -> dict[str, float]:
+    """``values``: how many; ``nonfinite``: how many of them are NaN or infinite; the others' ``mean``, ``std``,
+    ``least`` and ``most``. Computed on the host, where there is room when a GPU is full."""
+    x = x.detach().cpu().flatten().double()
+    finite = x[x.isfinite()]
+    result: dict[str, float] = {"values": x.numel(), "nonfinite": x.numel() - finite.numel()}
+    if finite.numel():
+        result |= {
+            "mean": finite.mean().item(),
+            "std": finite.std(correction=0).item(),
+            "least": finite.min().item(),
+            "most": finite.max().item(),
+        }
+    return result
+
+
+def _all(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, dict[str, float]]:
+    return {name: statistics(tensor) for name, tensor in tensors}
+
+
+def _broken_rows(views: list[Tensor]) -> list[int]:
+    """The places in the global batch of the samples with a value that is not finite in any view, (N, d) each."""
+    broken = torch.stack([~view.isfinite().all(dim=1) for view in views]).any(dim=0)
+    return broken.nonzero().flatten().tolist()

@@ -1,1 +1,0 @@
-"""How fast pictures become crops here, beside other ways of doing the same, measured in one run."""

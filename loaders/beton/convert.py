@@ -1,0 +1,229 @@
+"""Pictures to one ``.beton`` file: encoded in threads, written in order, continued after a kill."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL
+from PIL import features
+
+from loaders.beton.encoding import Storage, StoredPicture, encode_picture
+from loaders.beton.file import BetonFile
+from loaders.beton.journal import ConversionJournal, quarantine_path, remove_leftovers
+from loaders.beton.writer import SKIPPED
+from loaders.datasets.split import Split
+from loaders.errors import UserError
+from loaders.picture_reading import BadPicture
+from loaders.progress import Progress
+
+FORMAT = 1  # raise it when the stored bytes of a picture change
+COMMIT_SECONDS = 2.0
+_TASK = 8  # pictures a thread takes at once
+_LOOK_AHEAD = 3  # tasks a thread that may be done or under way
+# The place of the pictures failed, not one picture: better to stop, and go on later, than to leave out the
+# rest.
+_STORAGE_FAILED = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did.
+
+    Attributes:
+        file: The ``.beton`` file.
+        pictures: Pictures in it.
+        bytes: Its size.
+        skipped: Pictures left out; ``quarantine`` lists them, with reasons.
+        quarantine: That list, "" if nothing was left out.
+        seconds: Time this call took.
+        pictures_per_second: Rate of this call, over the pictures it looked at.
+        resumed: Pictures, in the file or left out, that an earlier call had dealt with.
+        finished_before: The file was there, written from the same pictures and options, and was left as it
+            is.
+        empty_classes: Classes without a picture in the file.
+    """
+
+    file: str
+    pictures: int
+    bytes: int
+    skipped: int
+    quarantine: str
+    seconds: float
+    pictures_per_second: float
+    resumed: int
+    finished_before: bool
+    empty_classes: list[str]
+
+
+def convert(split: Split, target: str | os.PathLike, storage: Storage | None = None, threads: int = 0) -> Report:
+    """Writes a split as a ``.beton`` file.
+
+    The file's bytes depend on the split and the storage alone, not on threads, and not on whether the
+    conversion was killed and started again in between. A finished file of the same pictures and storage is
+    left as it is.
+
+    Args:
+        split: Pictures and labels.
+        target: The file to write; its folder is made.
+        storage: How pictures are stored; the defaults of ``Storage`` if None, with ``raw`` as the split has
+            it.
+        threads: Encoding threads; 0 takes one a usable core.
+
+    Raises:
+        UserError: No readable picture, no room or right to write, or a finished file of something else in the
+            way.
+    """
+    start = time.monotonic()
+    if threads < 0:
+        raise UserError(f"--threads {threads} is negative; 0 takes one a usable core")
+    target = Path(target)
+    storage = Storage(raw=split.raw) if storage is None else storage
+    source = _digest(split.fingerprint, repr(storage), FORMAT)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            return _report_finished(target, source, len(split), start)
+        journal = ConversionJournal(target, _digest(source, *_encoder()), len(split))
+        try:
+            return _convert(split, journal, storage, threads or len(os.sched_getaffinity(0)), source)
+        finally:
+            journal.close()
+    except OSError as error:
+        raise UserError(
+            f"{target} cannot be written: {error.strerror}; free some room or choose another folder, and "
+            "start the same command again: in the same folder it goes on where it stopped"
+        ) from error
+
+
+def _convert(split: Split, journal: ConversionJournal, storage: Storage, threads: int, source: str) -> Report:
+    writer, found = journal.writer, journal.writer.count
+    if journal.other_key:
+        print(f"{journal.partial} was begun from other pictures or options; starting over", file=sys.stderr)
+    elif found:
+        print(f"{journal.partial} holds {found} of {len(split)} pictures; going on", file=sys.stderr)
+    with Progress(journal.target.name, "pictures", len(split), found) as progress:
+        _store_pictures(split, journal, storage, threads, progress)
+    kept = writer.rows["mode"] != SKIPPED
+    if not kept.any():
+        journal.abandon()
+        raise UserError(f"none of the {len(split)} pictures can be read; {journal.quarantine} says why")
+    writer.finish(split.labels, split.names, split.classes, source)
+    journal.publish()
+    return Report(
+        file=str(journal.target),
+        pictures=int(kept.sum()),
+        bytes=journal.target.stat().st_size,
+        skipped=int((~kept).sum()),
+        quarantine="" if kept.all() else str(journal.quarantine),
+        seconds=progress.seconds,
+        pictures_per_second=progress.rate,
+        resumed=found,
+        finished_before=False,
+        empty_classes=_empty_classes(split.classes, split.labels[kept]),
+    )
+
+
+def _store_pictures(
+    split: Split, journal: ConversionJournal, storage: Storage, threads: int, progress: Progress
+) -> None:
+    committed = time.monotonic()
+    try:
+        for picture in _encoded(split, storage, journal.writer.count, threads):
+            if isinstance(picture, StoredPicture):
+                journal.writer.add(picture.data, picture.height, picture.width, picture.mode)
+            else:
+                journal.quarantine_picture(split.names[journal.writer.count], picture)
+            progress.advance(1)
+            if time.monotonic() - committed >= COMMIT_SECONDS:
+                journal.commit()
+                committed = time.monotonic()
+    finally:
+        journal.commit()
+
+
+def _report_finished(target: Path, source: str, pictures: int, start: float) -> Report:
+    """The report of a file that is there already, if it is the one that would be written."""
+    try:
+        file = BetonFile(target)
+        same = file.source == source
+    except UserError:
+        same = False
+    if not same:
+        raise UserError(
+            f"{target} exists and was written from other pictures or options; remove it or give another --out"
+        )
+    remove_leftovers(target)
+    quarantine = quarantine_path(target)
+    return Report(
+        file=str(target),
+        pictures=len(file),
+        bytes=target.stat().st_size,
+        skipped=pictures - len(file),
+        quarantine=str(quarantine) if quarantine.exists() else "",
+        seconds=time.monotonic() - start,
+        pictures_per_second=0.0,
+        resumed=pictures,
+        finished_before=True,
+        empty_classes=_empty_classes(file.classes, file.labels),
+    )
+
+
+def _encoded(split: Split, storage: Storage, first: int, threads: int) -> Iterator[StoredPicture | str]:
+    """The pictures from ``first`` on, in order: each encoded, or the reason why it cannot be."""
+    tasks = iter(range(first, len(split), _TASK))
+    pending: deque[Future] = deque()
+    # Pillow warns of oddities and large sizes that are read correctly all the same.
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        warnings.simplefilter("ignore")
+        try:
+            while True:
+                while len(pending) < _LOOK_AHEAD * threads and (begin := next(tasks, None)) is not None:
+                    pending.append(pool.submit(_encode_task, split, storage, begin))
+                if not pending:
+                    return
+                yield from pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _encode_task(split: Split, storage: Storage, begin: int) -> list[StoredPicture | str]:
+    return [_encode_one(split, storage, index) for index in range(begin, min(begin + _TASK, len(split)))]
+
+
+def _encode_one(split: Split, storage: Storage, index: int) -> StoredPicture | str:
+    try:
+        return encode_picture(split.load(index), storage)
+    except BadPicture as error:
+        return str(error)
+    except OSError as error:
+        if error.errno in _STORAGE_FAILED:
+            raise UserError(
+                f"{split.names[index]} cannot be read: {error.strerror}; nothing that was done is lost, "
+                "start the same command again"
+            ) from error
+        return f"cannot be read: {error.strerror}"
+
+
+def _encoder() -> tuple[str, ...]:
+    """What the bytes of a newly encoded picture depend on beside pixels and options."""
+    return PIL.__version__, str(features.version("jpg")), str(features.version("libjpeg_turbo"))
+
+
+def _empty_classes(classes: list[str], labels: np.ndarray) -> list[str]:
+    counts = np.bincount(labels[labels >= 0], minlength=len(classes))
+    return [name for name, count in zip(classes, counts, strict=False) if not count]
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

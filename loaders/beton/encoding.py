@@ -1,0 +1,96 @@
+"""One picture, as found, to the bytes that are stored of it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from loaders.beton.file import JPEG, LARGEST_SIDE, RAW
+from loaders.errors import UserError
+from loaders.picture_reading import BadPicture, open_picture, reason, to_rgb
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How pictures are stored.
+
+    Attributes:
+        longest_side: Pictures with a longer side, in pixels, are shrunk to it; 0 never shrinks.
+        quality: JPEG quality (1 to 100) of pictures that are encoded anew.
+        raw: Store RGB pixels instead of JPEG.
+    """
+
+    longest_side: int = 500
+    quality: int = 90
+    raw: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.longest_side <= LARGEST_SIDE:
+            raise UserError(f"--longest-side {self.longest_side} is not between 0 (never shrink) and {LARGEST_SIDE}")
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"--quality {self.quality} is not between 1 and 100")
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A picture as it goes into the file; ``data`` is a JPEG stream or ``height * width * 3`` pixels."""
+
+    data: bytes
+    height: int
+    width: int
+    mode: int
+
+
+def encode_picture(picture: bytes | np.ndarray, storage: Storage) -> StoredPicture:
+    """Turns a picture file's bytes, or uint8 pixels ``(H, W, 3)``, into what is stored.
+
+    An RGB or grayscale JPEG that is small enough keeps its bytes, once it has been seen to decode. Everything
+    else becomes RGB as torchvision's ``ImageFolder`` does it (alpha dropped, EXIF orientation ignored, first
+    frame), but 16-bit grey is scaled instead of clipped.
+
+    Raises:
+        BadPicture: It cannot be decoded, or is too large to store.
+    """
+    if isinstance(picture, np.ndarray):
+        image = Image.fromarray(picture)
+        return _store(_shrink(image, _final_size(image, storage)), storage)
+    with open_picture(picture) as image:
+        size = _final_size(image, storage)
+        keep = size == image.size and not storage.raw and image.format == "JPEG" and image.mode in ("RGB", "L")
+        try:
+            # libjpeg may decode at a half, quarter or eighth while that still is twice the final size; the
+            # box is the part of the result that the whole picture takes.
+            draft = None if size == image.size else image.draft(None, (2 * size[0], 2 * size[1]))
+            image.load()
+            if keep:
+                return StoredPicture(picture, image.height, image.width, JPEG)
+            return _store(_shrink(to_rgb(image), size, draft and draft[1]), storage)
+        except BadPicture:
+            raise
+        except Exception as error:  # Pillow raises nearly every type on damaged input
+            raise BadPicture(reason(error)) from error
+
+
+def _final_size(image: Image.Image, storage: Storage) -> tuple[int, int]:
+    scale = storage.longest_side / max(image.size)
+    if scale == 0 or scale >= 1:
+        return image.size
+    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
+
+
+def _shrink(image: Image.Image, size: tuple[int, int], box: tuple[float, ...] | None = None) -> Image.Image:
+    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS, box)
+
+
+def _store(image: Image.Image, storage: Storage) -> StoredPicture:
+    if max(image.size) > LARGEST_SIDE:
+        raise BadPicture(f"{image.width} x {image.height} pixels; a side can have at most {LARGEST_SIDE}")
+    if storage.raw:
+        return StoredPicture(image.tobytes(), image.height, image.width, RAW)
+    image.info = {}  # Pillow would carry comments over from the source
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=storage.quality)
+    return StoredPicture(stream.getvalue(), image.height, image.width, JPEG)

@@ -1,0 +1,61 @@
+"""SIGTERM and SIGUSR1: the state is saved, the status asks for another start, and all ranks stop at the same step."""
+
+import os
+import signal
+
+import torch
+import torch.distributed as dist
+
+from fastintl.distributed import World
+from fastintl.distributed.agreement import Agreement
+from fastintl.distributed.preemption import REQUEUE_STATUS, Preemption
+from tests.helpers.ddp import run_ranks
+from tests.helpers.processes import wait_for
+from tests.helpers.training import assert_identical, command, last_state, saved_step, start, train
+
+
+def test_a_signal_saves_and_asks_for_another_start(finished, pictures, tmp_path):
+    process = start(command(tmp_path, pictures, train__save_minutes=1e-6), tmp_path / "output.txt")
+    wait_for(lambda: saved_step(tmp_path) >= 3, process)
+    process.send_signal(signal.SIGTERM)
+    output = tmp_path / "output.txt"
+    assert process.wait(60) == REQUEUE_STATUS == 75, output.read_text()
+    assert f"stopped by a signal at step {saved_step(tmp_path)}" in output.read_text()
+    assert "Traceback" not in output.read_text()
+    assert saved_step(tmp_path) < 24
+    assert train(tmp_path, pictures).returncode == 0
+    assert_identical(last_state(finished), last_state(tmp_path))
+
+
+def stop_of_rank(signalled: int, step_of_signal: int) -> int:
+    world = World(dist.get_rank(), dist.get_world_size(), 0, torch.device("cpu"))
+    with Preemption(Agreement(world)) as preemption:
+        for step in range(100):
+            if world.rank == signalled and step == step_of_signal:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            if preemption.agreed():
+                return step
+    return -1
+
+
+def agreements() -> tuple[int, bool, bool]:
+    world = World(dist.get_rank(), dist.get_world_size(), 0, torch.device("cpu"))
+    agreement = Agreement(world)
+    return agreement.largest(world.rank), agreement.same(7), agreement.same(world.rank)
+
+
+def stop_and_agreements() -> tuple:
+    return stop_of_rank(1, 5), agreements()
+
+
+def test_all_ranks_stop_at_the_same_step_when_one_is_signalled():
+    """A step after the signal; and the ranks know the largest of their numbers, and whether they are the same."""
+    assert run_ranks(stop_and_agreements, world_size=3) == [(6, (2, True, False))] * 3
+
+
+def test_outside_of_training_the_signals_do_what_they_did():
+    before = signal.getsignal(signal.SIGTERM)
+    with Preemption(Agreement(World(0, 1, 0, None))) as preemption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert preemption.agreed_at_once() and preemption.received == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -1,0 +1,273 @@
+"""Files in the formats of many projects, made here in their key layouts, load to identical features or say why not."""
+
+import argparse
+import os
+import pickle
+import shutil
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+import fastintl
+from fastintl.network.model import build_backbone
+from fastintl.weights.export import detectron2_name, export
+from loaders.errors import UserError
+from tools import export as tool
+
+
+@pytest.fixture(scope="module")
+def network():
+    """torchvision's ResNet-18 with statistics that are not those of a fresh network."""
+    torch.manual_seed(0)
+    net = torchvision.models.resnet18()
+    net(torch.randn(8, 3, 64, 64))
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def views():
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def expected(network, views):
+    """Features of torchvision's own network, its classifier taken off."""
+    with torch.no_grad():
+        return torch.nn.Sequential(*list(network.children())[:-1])(views).flatten(1)
+
+
+def under(prefix, state):
+    return {prefix + key: value for key, value in state.items()}
+
+
+def bare(network):
+    return {key: value for key, value in network.state_dict().items() if not key.startswith("fc.")}
+
+
+def doubled(state):
+    return {key: value * 2 for key, value in state.items()}
+
+
+def layouts(network):
+    whole, backbone, head = network.state_dict(), bare(network), torch.ones(4, 4)
+    old = {key: value for key, value in backbone.items() if not key.endswith("num_batches_tracked")}
+    return {
+        "torchvision": whole,
+        "torchvision from before 0.4.1": old,
+        "ImageNet example": {"arch": "resnet18", "epoch": 9, "state_dict": under("module.", whole)},
+        "INTL": {
+            "epoch": 100,
+            "arch": "resnet18",
+            "state_dict": {
+                **under("module.backbone.", backbone),
+                **under("module.momentum_backbone.", doubled(backbone)),
+                "module.projection.0.weight": head,
+                "module.momentum_projection.0.weight": head,
+            },
+            "optimizer": {"state": {0: {"momentum_buffer": head}}, "param_groups": [{"lr": 0.1}]},
+        },
+        "CW-RGP, ImageNet": {"state_dict": {**under("module.model.", backbone), "module.head.0.weight": head}},
+        "CW-RGP, small data": {**under("model.module.", backbone), "head.0.weight": head},
+        "Barlow Twins, checkpoint": {
+            "epoch": 3,
+            "model": {
+                **under("module.backbone.", backbone),
+                "module.projector.0.weight": head,
+                "module.bn.running_mean": head[0],
+            },
+            "optimizer": {},
+        },
+        "Barlow Twins, resnet50.pth": backbone,
+        "MoCo v1": {
+            "arch": "resnet18",
+            "state_dict": {
+                **under("module.encoder_q.", whole),
+                **under("module.encoder_k.", doubled(whole)),
+                "module.queue": head,
+                "module.queue_ptr": torch.zeros(1, dtype=torch.long),
+            },
+        },
+        "MoCo v2": {
+            "state_dict": {
+                **under("module.encoder_q.", {**backbone, "fc.0.weight": head, "fc.2.bias": head[0]}),
+                **under("module.encoder_k.", {**doubled(backbone), "fc.0.weight": head}),
+                "module.queue": head,
+            }
+        },
+        "compiled": {"model": under("_orig_mod.", backbone), "args": argparse.Namespace(lr=0.1)},
+    }
+
+
+@pytest.mark.parametrize("name", list(layouts(torchvision.models.resnet18())))
+def test_every_layout_loads_to_identical_features(network, views, expected, tmp_path, name):
+    path = tmp_path / "file.pth.tar"
+    # MoCo's files are from before PyTorch's zip format.
+    torch.save(layouts(network)[name], path, _use_new_zipfile_serialization="MoCo" not in name)
+    loaded = fastintl.load_backbone(path, "resnet18")
+    assert not loaded.training and loaded.feature_dim == 512
+    with torch.no_grad():
+        assert torch.equal(loaded(views), expected)
+
+
+@pytest.mark.parametrize("name", ["INTL", "MoCo v1", "MoCo v2"])
+def test_the_ema_copy_on_request(network, tmp_path, name):
+    path = tmp_path / "file.pth.tar"
+    torch.save(layouts(network)[name], path)
+    loaded = fastintl.load_backbone(path, "resnet18", target=True)
+    assert torch.equal(loaded.conv1.weight, network.conv1.weight * 2)
+
+
+def test_safetensors_and_urls(network, views, expected, tmp_path, monkeypatch):
+    save_file(bare(network), tmp_path / "file.safetensors")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    with torch.no_grad():
+        for place in (tmp_path / "file.safetensors", (tmp_path / "file.safetensors").as_uri()):
+            assert torch.equal(fastintl.load_backbone(place, "resnet18")(views), expected)
+    (tmp_path / "file.safetensors").rename(tmp_path / "net-01234567.safetensors")
+    with pytest.raises(UserError, match="invalid hash"):
+        fastintl.load_backbone((tmp_path / "net-01234567.safetensors").as_uri(), "resnet18")
+
+
+def test_our_own_runs_say_what_they_hold(finished, tmp_path):
+    run = finished / "run"
+    state = torch.load(max((run / "checkpoints").glob("step_*.pt")), weights_only=True)["model"]
+    weight, ema = state["encoder.backbone.conv1.weight"], state["target.backbone.conv1.weight"]
+    for place in (run, run / "backbone.pt", max((run / "checkpoints").glob("step_*.pt"))):
+        loaded = fastintl.load_backbone(place)
+        assert (loaded.arch, loaded.stem) == ("resnet8", "small") and torch.equal(loaded.conv1.weight, weight)
+    assert torch.equal(fastintl.load_backbone(run, target=True).conv1.weight, ema)
+    with pytest.raises(UserError, match="holds a network of arch resnet8, not resnet50"):
+        fastintl.load_backbone(run, "resnet50")
+    shutil.copy(run / "backbone.pt", tmp_path)
+    with pytest.raises(UserError, match="but of a resnet8 with the stem cifar or small"):
+        fastintl.load_backbone(tmp_path / "backbone.pt")
+    assert fastintl.load_backbone(tmp_path / "backbone.pt", "resnet8", stem="small").stem == "small"
+
+
+@pytest.mark.parametrize(
+    "change, options, says",
+    [
+        (lambda s: s, {"arch": "resnet34"}, "but of a resnet18 with the stem imagenet .*missing: layer1.2.conv1"),
+        (lambda s: s, {"stem": "cifar"}, "1 of another shape: conv1.weight .64, 3, 7, 7. for .64, 3, 3, 3."),
+        (lambda s: {**s, "surprise": torch.ones(1)}, {}, "1 left over: surprise"),
+        (lambda s: {k: v for k, v in s.items() if "layer4" not in k}, {}, "25 missing: layer4.* and 20 more"),
+        (lambda s: under("net.", s), {}, "holds no ResNet under the names of a known project.*net.conv1.weight"),
+        (lambda s: {"module.backbone.conv1.weight": s["conv1.weight"]}, {"target": True}, "holds no EMA copy"),
+        (lambda s: [1, 2], {}, "holds a list"),
+        (lambda s: s, {"arch": "resnet81"}, "did you mean 'resnet8"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_named_with_its_keys(network, tmp_path, change, options, says):
+    torch.save(change(bare(network)), tmp_path / "file.pt")
+    with pytest.raises(UserError, match=says) as caught:
+        fastintl.load_backbone(tmp_path / "file.pt", **{"arch": "resnet18", **options})
+    assert "file.pt" in str(caught.value) or "arch" in options
+    assert len(str(caught.value)) < 1000
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["HOSTILE_FOLDER"],)
+
+
+@pytest.mark.parametrize("write", ["torch", "old torch", "pickle"])
+def test_a_hostile_pickle_is_refused_and_runs_nothing(network, tmp_path, monkeypatch, write):
+    monkeypatch.setenv("HOSTILE_FOLDER", str(tmp_path / "ran"))
+    content, path = {"state_dict": bare(network), "args": Hostile()}, tmp_path / "file.pt"
+    if write == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=write == "torch")
+    with pytest.raises(UserError, match="file.pt is not opened") as caught:
+        fastintl.load_backbone(path, "resnet18")
+    assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["cut.pt", "text.pt", "text.safetensors", "none.pt", "."])
+def test_what_cannot_be_read_is_one_sentence(network, tmp_path, name):
+    torch.save(bare(network), tmp_path / "cut.pt")
+    os.truncate(tmp_path / "cut.pt", 10_000)
+    (tmp_path / "text.pt").write_text("no weights")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    with pytest.raises(UserError) as caught:
+        fastintl.load_backbone(tmp_path / name)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_exported_files_load_into_torchvision_and_back(network, views, expected, tmp_path, suffix):
+    torch.save(layouts(network)["INTL"], tmp_path / "file.pth.tar")
+    tool.main([str(tmp_path / "file.pth.tar"), "--out", str(tmp_path / "out" / f"file{suffix}")])
+    loaded = fastintl.load_backbone(tmp_path / "out" / f"file{suffix}", "resnet18")
+    with torch.no_grad():
+        assert torch.equal(loaded(views), expected)
+    if suffix == ".pt":
+        theirs = torchvision.models.resnet18()
+        state = torch.load(tmp_path / "out" / "file.pt", weights_only=True)
+        missing, left = theirs.load_state_dict(state, strict=False)
+        assert missing == ["fc.weight", "fc.bias"] and not left
+
+
+def test_safetensors_remember_the_network(tmp_path):
+    backbone = build_backbone("resnet8", "small")
+    export(backbone, tmp_path / "file.safetensors")
+    loaded = fastintl.load_backbone(tmp_path / "file.safetensors")
+    assert (loaded.arch, loaded.stem) == ("resnet8", "small")
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in backbone.state_dict().items())
+
+
+def test_timm_loads_what_is_exported(network, views, expected, tmp_path):
+    timm = pytest.importorskip("timm")
+    export(fastintl_of(network), tmp_path / "file.safetensors")
+    theirs = timm.create_model("resnet18", num_classes=0, checkpoint_path=str(tmp_path / "file.safetensors")).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(views), expected)
+
+
+def fastintl_of(network):
+    backbone = build_backbone("resnet18")
+    backbone.load_state_dict(bare(network))
+    return backbone
+
+
+def test_detectron2_names_are_its_converters(network, tmp_path):
+    export(fastintl_of(network), tmp_path / "file.pkl")
+    content = pickle.loads((tmp_path / "file.pkl").read_bytes())
+    assert content["matching_heuristics"] is True and content["__author__"] == "fastintl"
+    assert content["model"].keys() == {converted(key) for key in bare(network)}
+    weight = content["model"]["res3.0.shortcut.weight"]
+    assert (weight == network.layer2[0].downsample[0].weight.detach().numpy()).all()
+    assert detectron2_name("layer4.2.bn3.running_var") == "res5.2.conv3.norm.running_var"
+    assert detectron2_name("bn1.weight") == "stem.conv1.norm.weight"
+
+
+def converted(key):
+    """The rules of detectron2's tools/convert-torchvision-to-d2.py, one replacement after the other."""
+    key = key if "layer" in key else "stem." + key
+    for old, new in [
+        *((f"layer{t}", f"res{t + 1}") for t in (1, 2, 3, 4)),
+        *((f"bn{t}", f"conv{t}.norm") for t in (1, 2, 3)),
+        ("downsample.0", "shortcut"),
+        ("downsample.1", "shortcut.norm"),
+    ]:
+        key = key.replace(old, new)
+    return key
+
+
+def test_what_cannot_be_exported_is_one_sentence(tmp_path, capsys):
+    export(build_backbone("resnet8"), tmp_path / "file.safetensors")
+    for name, says in (("x.onnx", "its suffix must be"), ("x.pkl", "detectron2 has no resnet8")):
+        with pytest.raises(SystemExit):
+            tool.main([str(tmp_path / "file.safetensors"), "--out", str(tmp_path / name)])
+        assert says in capsys.readouterr().err and not (tmp_path / name).exists()
+
+
+def test_torch_hub(network, views, expected, tmp_path):
+    torch.save(bare(network), tmp_path / "file.pt")
+    root = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))
+    loaded = torch.hub.load(root, "resnet18", source="local", weights=str(tmp_path / "file.pt"))
+    with torch.no_grad():
+        assert torch.equal(loaded(views), expected)
+    assert torch.hub.load(root, "resnet50", source="local").feature_dim == 2048

@@ -1,0 +1,150 @@
+"""Decoders: the same pixels from every source, whatever the pictures are."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from loaders.errors import UserError
+from loaders.quarantine import Quarantine
+from loaders.sources import open_pictures
+from loaders.sources.choice import open_source
+from loaders.sources.decode import decode_picture
+from loaders.sources.nvjpeg import NvjpegSource
+from tests.helpers.decoding import IDS, decode_all
+from tests.helpers.pictures import png16
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def test_folder_decodes_what_pillow_decodes(picture_folder):
+    names = open_pictures(picture_folder).names
+    for (pictures, heights, widths, labels, ids), wanted in zip(decode_all(picture_folder, "folder"), IDS, strict=True):
+        assert ids == wanted.tolist()
+        for picture, height, width, label, i in zip(pictures, heights, widths, labels, ids, strict=True):
+            pillow = np.asarray(Image.open(picture_folder / names[i]).convert("RGB"))
+            assert picture.shape == (height, width, 3) == pillow.shape
+            assert names[i].startswith(f"class{label}/")
+            assert np.abs(picture.numpy().astype(int) - pillow).max() <= 2
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
+def test_nvjpegs_source(picture_folder, device):
+    pictures = open_pictures(picture_folder)
+    source = NvjpegSource(pictures, 2, Quarantine(pictures.path, 60, 0.05), torch.device(device))
+    for batch, folder in zip(source.batches(IDS), decode_all(picture_folder, "folder"), strict=True):
+        assert (batch.ids.tolist(), batch.labels.tolist()) == (folder[4], folder[3])
+        for a, b in zip(batch.pictures, folder[0], strict=True):
+            assert a.shape == b.shape and (a.cpu().int() - b.int()).abs().float().mean() < 2
+    source.close()
+
+
+@pytest.mark.parametrize("data", ["picture_folder", "picture_beton"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_dali_decodes_the_same_pictures(request, data, threads):
+    pytest.importorskip("nvidia.dali")
+    path = request.getfixturevalue(data)
+    for dali, folder in zip(decode_all(path, "dali", threads=threads), decode_all(path, "folder"), strict=True):
+        assert dali[1:] == folder[1:]
+        for a, b in zip(dali[0], folder[0], strict=True):
+            assert (a.int() - b.int()).abs().float().mean() < 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ffcv_decodes_the_same_pictures(picture_folder, picture_beton, threads):
+    pytest.importorskip("ffcv")
+    torch_threads = torch.get_num_threads()
+    ffcv, folder = decode_all(picture_beton, "ffcv", threads=threads), decode_all(picture_folder, "folder")
+    beton_without_ffcv = decode_all(picture_beton, "folder")
+    assert torch.get_num_threads() == torch_threads
+    for batches in zip(ffcv, folder, beton_without_ffcv, strict=True):
+        first, *others = batches
+        for other in others:
+            assert first[1:] == other[1:]
+            for a, b in zip(first[0], other[0], strict=True):
+                error = (a.int() - b.int()).abs().float()
+                assert error.mean() < 2  # FFCV asks libjpeg for its fast, rougher transform
+
+
+@pytest.mark.parametrize("data", ["picture_folder", "picture_beton"])
+def test_memory_holds_what_the_folder_source_decodes(request, data):
+    path = request.getfixturevalue(data)
+    for kept, decoded in zip(decode_all(path, "memory"), decode_all(path, "folder"), strict=True):
+        assert kept[1:] == decoded[1:]
+        assert all(torch.equal(a, b) for a, b in zip(kept[0], decoded[0], strict=True))
+
+
+@pytest.mark.parametrize("source", ["ffcv", "folder", "memory"])
+def test_raw_pixels_come_back_exactly(picture_folder, tmp_path, source):
+    if source == "ffcv":
+        pytest.importorskip("ffcv")
+    from loaders.beton.convert import convert
+    from loaders.beton.encoding import Storage
+    from loaders.datasets.folder import class_tree
+
+    convert(class_tree(picture_folder), tmp_path / "raw.beton", Storage(raw=True))
+    for (raw, *facts), (jpeg, *expected) in zip(
+        decode_all(tmp_path / "raw.beton", source), decode_all(picture_folder, "folder"), strict=True
+    ):
+        assert facts == expected
+        assert all((a.int() - b.int()).abs().max() <= 2 for a, b in zip(raw, jpeg, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    picture = Image.effect_mandelbrot((30, 20), (-2, -1, 1, 1), 50).convert("RGB").convert(mode)
+    path = tmp_path / ("x.jpg" if mode in ("L", "CMYK") else "x.png")
+    picture.save(path)
+    pixels = decode_picture(path.read_bytes())
+    assert pixels.shape == (20, 30, 3) and pixels.dtype == torch.uint8 and pixels.is_contiguous()
+    expected = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    assert np.abs(pixels.numpy() - expected).mean() < 2
+
+
+def test_sixteen_bit_grey_keeps_its_range():
+    pixels = decode_picture(png16(64, 4))
+    assert pixels.shape == (4, 64, 3) and pixels.min() == 0 and pixels.max() > 250
+
+
+def test_an_exception_in_ffcvs_thread_reaches_the_caller(picture_beton, monkeypatch):
+    pytest.importorskip("ffcv")
+    from loaders.sources import beton
+
+    def fail(*_):
+        raise MemoryError("no memory for the next batch")
+
+    monkeypatch.setattr(beton.EpochIterator, "run_pipeline", fail)
+    with pytest.raises(MemoryError, match="next batch"):
+        decode_all(picture_beton, "ffcv")
+
+
+def test_places_without_pictures_are_named(tmp_path, picture_folder):
+    (tmp_path / "empty" / "class").mkdir(parents=True)
+    with pytest.raises(UserError, match="no file in any of the 1 class folders"):
+        open_pictures(tmp_path / "empty")
+    with pytest.raises(UserError, match="does not exist"):
+        open_pictures(tmp_path / "missing")
+    (tmp_path / "list.txt").write_text("x")
+    with pytest.raises(UserError, match="holds no pictures that can be read here: give a .beton file"):
+        open_pictures(tmp_path / "list.txt")
+    pictures = open_pictures(picture_folder)
+    quarantine = Quarantine(pictures.path, len(pictures), 0.1)
+    with pytest.raises(UserError, match="convert it with tools/write_ffcv.py"):
+        open_source(pictures, "ffcv", 1, quarantine)
+    with pytest.raises(UserError, match="choose one of auto, ffcv, dali, memory, folder"):
+        open_source(pictures, "webdataset", 1, quarantine)
+
+
+def test_without_ffcv_a_beton_is_read_in_threads_and_this_is_said(picture_beton, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ffcv", None)  # what Python does for a package that is not there
+    monkeypatch.delitem(sys.modules, "loaders.sources.beton", raising=False)
+    monkeypatch.setitem(sys.modules, "ffcv.loader", None)
+    pictures = open_pictures(picture_beton)
+    quarantine = Quarantine(pictures.path, len(pictures), 0.1)
+    source, explanation = open_source(pictures, "auto", 1, quarantine)
+    assert explanation.startswith("Python threads, since FFCV does not load")
+    assert [batch.ids.tolist() for batch in source.batches(IDS)] == [ids.tolist() for ids in IDS]
+    with pytest.raises(UserError, match="make setup"):
+        open_source(pictures, "ffcv", 1, quarantine)
