@@ -13,7 +13,7 @@ help:  ## print this list
 setup:  ## create .venv with the pinned packages, FFCV where its libraries are, and DALI
 	@sh tools/setup.sh
 
-demo: setup  ## draw a small data set, learn from it without labels, print how well that went
+demo: setup  ## draw a small dataset, learn from it without labels, print how well that went
 	@test -f data/demo/demo_train.beton && test -f data/demo/demo_val.beton || \
 		$(python) tools/write_ffcv.py demo --out data/demo
 	@if [ -f runs/demo/summary.json ]; then echo "runs/demo is a finished run: starting anew"; rm -rf runs/demo; fi

@@ -1,4 +1,4 @@
-"""From the configuration to loaders: where the pictures lie, and how they are cropped."""
+"""From the configuration to loaders: where the images lie, and how they are cropped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from loaders.datasets.catalogue import WITH_UNLABELLED
 from loaders.datasets.checksums import verify
 from loaders.datasets.folder import class_folders
 from loaders.datasets.reference import Reference
-from loaders.sources import Pictures
+from loaders.sources import Images
 
 _SPLITS = ("train", "train_labelled", "val")
 
@@ -51,13 +51,13 @@ def center_crop(config: Config) -> CenterCrop:
 
 
 def find(config: Config, split: str) -> Path | None:
-    """Where a split's pictures are.
+    """Where a split's images are.
 
     Args:
         split: ``"train"``, ``"val"``, or ``"train_labelled"``, the part of train that has labels.
 
     Returns:
-        What ``open_pictures`` takes: a ``.beton`` file, a class folder or a split of a data set's public files. None
+        What ``open_images`` takes: a ``.beton`` file, a class folder or a split of a dataset's public files. None
         if there is no held-out split, or no other labelled one than train.
 
     Raises:
@@ -74,7 +74,7 @@ def find(config: Config, split: str) -> Path | None:
     if data.root is None:
         if split != "train":
             return None
-        raise UserError("no pictures given: set data.root to the folder of the data set, or data.train to a file")
+        raise UserError("no images given: set data.root to the folder of the dataset, or data.train to a file")
     return _in_root(Path(data.root), data.name, split)
 
 
@@ -92,22 +92,22 @@ def _in_root(root: Path, name: str, split: str) -> Path | None:
         return None
     raise UserError(
         f"data.root={root} holds neither {file.name} nor a folder {split}: set data.root to the right place, "
-        f"data.train={root} if its folders are classes of pictures, or write the file with "
+        f"data.train={root} if its folders are classes of images, or write the file with "
         f"python tools/write_ffcv.py {name} --root FOLDER --out {root}"
     )
 
 
 def _is_public(root: Path, name: str) -> bool:
-    """Whether a root is to be read as the public files of a data set that are not just class folders."""
+    """Whether a root is to be read as the public files of a dataset that are not just class folders."""
     if (root / f"{name}_train.beton").exists():
         return False
-    if name in ("imagenet100", "tiny-imagenet"):  # their train/ holds more than their classes and pictures
+    if name in ("imagenet100", "tiny-imagenet"):  # their train/ holds more than their classes and images
         return True
     return name in ("cifar10", "cifar100", "stl10") and not (root / "train").exists()
 
 
 def public_files(config: Config) -> list[tuple[str, Path]]:
-    """The data sets whose public files the run reads and shall verify, by name and root; errors as ``find``."""
+    """The datasets whose public files the run reads and shall verify, by name and root; errors as ``find``."""
     if not config.data.verify:
         return []
     references = (Reference.parse(str(find(config, split))) for split in _SPLITS)
@@ -137,9 +137,9 @@ def training_loader(config: Config, world: World, quarantine: Path, dtype: torch
 
 
 def evaluation_loader(
-    config: Config, data: Path | Pictures, world: World, quarantine: Path, samples: np.ndarray | None = None
+    config: Config, data: Path | Images, world: World, quarantine: Path, samples: np.ndarray | None = None
 ) -> Loader:
-    """The centre-crop loader of this rank: every picture of ``data`` (or of ``samples``) once, in order."""
+    """The centre-crop loader of this rank: every image of ``data`` (or of ``samples``) once, in order."""
     shared = _shared(config, world, quarantine)
     return make_loader(data, center_crop(config), config.eval.batch_size, samples=samples, **shared)
 

@@ -1,8 +1,8 @@
-"""Pictures in, crops out: a multi-crop loader that is usable alone and knows nothing of the method.
+"""Images in, crops out: a multi-crop loader that is usable alone and knows nothing of the method.
 
 >>> from loaders import make_loader, MultiCrop, CropSpec
 >>> recipe = MultiCrop((CropSpec(224), CropSpec(96, scale=(0.05, 0.3))))
->>> loader = make_loader("pictures/train", recipe, batch_size=64)
+>>> loader = make_loader("images/train", recipe, batch_size=64)
 >>> for batch in loader:
 ...     batch.views[0]  # (64, 3, 224, 224), channels_last, normalised
 """

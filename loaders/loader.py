@@ -18,8 +18,8 @@ from loaders.multicrop.cpu import CpuCenterCrop, CpuMultiCrop
 from loaders.order import Order
 from loaders.quarantine import Quarantine
 from loaders.recipe import CenterCrop, MultiCrop
-from loaders.sources import HARDWARE_SHARE, Pictures, Source, open_pictures
-from loaders.sources.bad_pictures import decode_or_substitute
+from loaders.sources import HARDWARE_SHARE, Images, Source, open_images
+from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.choice import open_source
 from loaders.sources.decoded import DecodedBatch, packed
 
@@ -42,7 +42,7 @@ class Batch:
 
 
 def make_loader(
-    data: str | Path | Pictures,
+    data: str | Path | Images,
     recipe: MultiCrop | CenterCrop,
     batch_size: int,
     *,
@@ -60,16 +60,16 @@ def make_loader(
     max_bad: float = 0.05,
     quarantine: str | Path | None = None,
 ) -> Loader:
-    """Opens a data set as a loader.
+    """Opens a dataset as a loader.
 
     With a ``MultiCrop`` recipe it shuffles, drops the last incomplete batch and draws random crops, all a pure
     function of (seed, epoch, sample, view). With a ``CenterCrop`` it keeps the file's order and every sample.
 
     Args:
-        data: a ``.beton`` file, a folder ``class/picture`` or a data set's split ``name:split@root``; or one of them
-            opened by ``loaders.sources.open_pictures``.
+        data: a ``.beton`` file, a folder ``class/image`` or a dataset's split ``name:split@root``; or one of them
+            opened by ``loaders.sources.open_images``.
         recipe: the views.
-        batch_size: pictures in a batch over all ranks.
+        batch_size: images in a batch over all ranks.
         source: decoder, one of ``loaders.sources.SOURCES``; ``"auto"`` takes the fastest that can run.
         device: where the views are wanted, and made.
         dtype: of the views.
@@ -77,22 +77,22 @@ def make_loader(
         epoch, start_batch: position of the first batch.
         rank, world_size: this process's share of every batch.
         threads: host threads; 0 takes all cores this process may use.
-        hardware_share: of the pictures that DALI decodes on a GPU, for its JPEG decoder, where it has one.
+        hardware_share: of the images that DALI decodes on a GPU, for its JPEG decoder, where it has one.
         samples: ids of the samples to use; None uses all.
-        max_bad: share of pictures that may fail to decode; past it iterating raises ``UserError`` with the list.
-        quarantine: file that lists the pictures that failed.
+        max_bad: share of images that may fail to decode; past it iterating raises ``UserError`` with the list.
+        quarantine: file that lists the images that failed.
 
     Raises:
         UserError: bad data, an unknown source, or a batch that the ranks cannot share.
     """
-    pictures, device = open_pictures(data) if isinstance(data, str | Path) else data, torch.device(device)
+    images, device = open_images(data) if isinstance(data, str | Path) else data, torch.device(device)
     if device.type == "cuda" and device.index is None:  # so that it equals the device of what lies on it
         device = torch.device("cuda", torch.cuda.current_device())
     threads = threads or len(os.sched_getaffinity(0))
-    quarantine = Quarantine(pictures.path, len(pictures), max_bad, Path(quarantine) if quarantine else None)
-    opened, explanation = open_source(pictures, source, threads, quarantine, device, hardware_share)
+    quarantine = Quarantine(images.path, len(images), max_bad, Path(quarantine) if quarantine else None)
+    opened, explanation = open_source(images, source, threads, quarantine, device, hardware_share)
     order = Order(
-        np.arange(len(pictures)) if samples is None else np.asarray(samples),
+        np.arange(len(images)) if samples is None else np.asarray(samples),
         batch_size,
         shuffled=isinstance(recipe, MultiCrop),
         seed=seed,
@@ -100,13 +100,13 @@ def make_loader(
         world_size=world_size,
     )
     engine = open_engine(recipe, device, dtype, threads)
-    loader = Loader(pictures, quarantine, opened, explanation, engine, order, device)
+    loader = Loader(images, quarantine, opened, explanation, engine, order, device)
     loader.set_position(epoch, start_batch)
     return loader
 
 
 class Engine(Protocol):
-    """Cuts the views of decoded pictures that lie on its device."""
+    """Cuts the views of decoded images that lie on its device."""
 
     def __call__(self, decoded: DecodedBatch, seed: int, epoch: int) -> list[torch.Tensor]: ...
 
@@ -129,13 +129,13 @@ class Loader:
     Its only state is the position, so setting it resumes exactly, at any world size and from any source.
 
     Attributes:
-        pictures: the data set: ``len``, ``labels``, ``names``, ``classes``.
+        images: the dataset: ``len``, ``labels``, ``names``, ``classes``.
         source: a few words on which decoder was chosen, and why.
     """
 
     def __init__(
         self,
-        pictures: Pictures,
+        images: Images,
         quarantine: Quarantine,
         source: Source,
         explanation: str,
@@ -143,7 +143,7 @@ class Loader:
         order: Order,
         device: torch.device,
     ) -> None:
-        self.pictures, self.source = pictures, explanation
+        self.images, self.source = images, explanation
         self._quarantine, self._source, self._engine = quarantine, source, engine
         self._order, self._device = order, device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -175,15 +175,15 @@ class Loader:
         """One sample, whole and as an epoch crops it (up to the rounding of the decoder); for looking at.
 
         Returns:
-            The picture, uint8 (H, W, 3), and its V views (3, s, s).
+            The image, uint8 (H, W, 3), and its V views (3, s, s).
         """
-        sample, picture = decode_or_substitute(self.pictures, sample, self._quarantine)
-        alone = packed([picture], self.pictures.labels[[sample]], np.array([sample]))
+        sample, image = decode_or_substitute(self.images, sample, self._quarantine)
+        alone = packed([image], self.images.labels[[sample]], np.array([sample]))
         with torch.cuda.stream(self._stream):
             views, ready = self._cut(alone, epoch)
         if ready is not None:
             _hand_over(views, ready)
-        return picture, [view[0] for view in views]
+        return image, [view[0] for view in views]
 
     def close(self) -> None:
         """Ends the worker threads."""

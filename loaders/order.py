@@ -31,14 +31,14 @@ class Order:
     dropped. Unshuffled, the samples come in the order given, and the last batch is kept, unpadded.
 
     Args:
-        samples: ids of the data set's samples.
+        samples: ids of the dataset's samples.
         batch_size: ``B``, over all ranks.
         shuffled: True for training, False for evaluation.
         seed: of the permutation.
         rank, world_size: ``r`` and ``W``.
 
     Raises:
-        UserError: a training batch does not divide among the ranks, or is larger than the data set.
+        UserError: a training batch does not divide among the ranks, or is larger than the dataset.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class Order:
         self.rank, self.world_size = rank, world_size
         if shuffled and batch_size % world_size:
             raise UserError(
-                f"a batch of {batch_size} pictures cannot be shared evenly by {world_size} ranks: "
+                f"a batch of {batch_size} images cannot be shared evenly by {world_size} ranks: "
                 f"choose a batch size that {world_size} divides"
             )
         if shuffled and len(samples) < batch_size:
             raise UserError(
-                f"the data set has {len(samples)} pictures, fewer than one batch of {batch_size}: lower the batch size"
+                f"the dataset has {len(samples)} images, fewer than one batch of {batch_size}: lower the batch size"
             )
 
     def __len__(self) -> int:

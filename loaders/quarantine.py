@@ -1,4 +1,4 @@
-"""Pictures that cannot be decoded: reported once, listed in a file, counted against a limit."""
+"""Images that cannot be decoded: reported once, listed in a file, counted against a limit."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _log = logging.getLogger("loaders")
 
 
 class Quarantine:
-    """The list of a data set's bad pictures.
+    """The list of a dataset's bad images.
 
     Args:
-        data: name of the data set, the first column of the list.
-        count: pictures in the data set.
+        data: name of the dataset, the first column of the list.
+        count: images in the dataset.
         max_bad: share of them that may be bad; one more stops the run.
         path: the list's file, shared by all ranks and restarts; None keeps it in memory.
     """
@@ -30,17 +30,17 @@ class Quarantine:
         return len(self._lines)
 
     def add(self, sample: int, name: str, reason: str) -> None:
-        """Lists a bad picture.
+        """Lists a bad image.
 
         Raises:
-            UserError: more than ``max_bad`` of the data set is bad, or all of it.
+            UserError: more than ``max_bad`` of the dataset is bad, or all of it.
         """
         with self._lock:
             if sample not in self._lines:
                 label = name or "without a file name"
                 self._lines[sample] = f"{self.data}\t{sample}\t{label}\t{' '.join(reason.split())}"
                 _log.warning(
-                    "cannot decode picture %d (%s) of %s: %s; another takes its place",
+                    "cannot decode image %d (%s) of %s: %s; another takes its place",
                     sample,
                     label,
                     self.data,
@@ -67,6 +67,6 @@ class Quarantine:
             f"see {self.path}" if self.path else "; ".join(line.replace("\t", " ") for line in self._lines.values())
         )
         return (
-            f"{len(self._lines)} of the {self.count} pictures in {self.data} cannot be decoded, and the share allowed "
+            f"{len(self._lines)} of the {self.count} images in {self.data} cannot be decoded, and the share allowed "
             f"(max_bad) is {self.max_bad:g}: {listed}"
         )

@@ -1,4 +1,4 @@
-"""The numbers of an augmentation, no code: what a crop may look like, and which crops one picture gives."""
+"""The numbers of an augmentation, no code: what a crop may look like, and which crops one image gives."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LEAST_AREA = 0.08  # torchvision's RandomResizedCrop
 
 @dataclass(frozen=True)
 class CropSpec:
-    """One random view of a picture.
+    """One random view of an image.
 
     The operations run in this order: resized crop, colour jitter, grayscale, blur, solarise, flip
     (INTL, arXiv 2305.16789, appendix; the flip commutes with everything before it).
 
     Attributes:
         size: side of the square crop in pixels.
-        scale: smallest and largest share of the picture's area that the crop covers.
+        scale: smallest and largest share of the image's area that the crop covers.
         ratio: smallest and largest width/height of the crop.
         flip: probability of a horizontal flip.
         jitter: probability of the colour jitter.
@@ -62,7 +62,7 @@ class CropSpec:
 
 @dataclass(frozen=True)
 class MultiCrop:
-    """Several random crops of every picture, normalised to ``(x - mean) / std`` with ``x`` in [0, 1]."""
+    """Several random crops of every image, normalised to ``(x - mean) / std`` with ``x`` in [0, 1]."""
 
     views: tuple[CropSpec, ...]
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -92,7 +92,7 @@ def random_crop_and_flip(
     """What a linear probe trains on: torchvision's RandomResizedCrop with its defaults, and a flip (bicubic here).
 
     Args:
-        least_area: share of the picture that a crop takes at least.
+        least_area: share of the image that a crop takes at least.
     """
     spec = CropSpec(size, scale=(least_area, 1.0), jitter=0, grayscale=0, blur=0, solarize=0)
     return MultiCrop((spec,), mean, std)

@@ -22,7 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.helpers.processes import kill, wait_for  # noqa: E402
-from tests.helpers.training import assert_identical, command, last_state, saved_step, start, write_pictures  # noqa: E402
+from tests.helpers.training import assert_identical, command, last_state, saved_step, start, write_images  # noqa: E402
 
 # Long enough not to end before the last kill; saved after every step, so that it gets on.
 SETTINGS = {"train__epochs": 100, "train__save_minutes": 1e-6, "eval__every": 25, "train__keep_every": 50}
@@ -40,31 +40,31 @@ def main() -> None:
 
 def survive(folder: Path, kills: int, ranks: int, rng: random.Random) -> None:
     """Trains once without and once with kills, and compares."""
-    pictures = write_pictures(folder / "pictures")
+    images = write_images(folder / "images")
     begin = time.monotonic()
-    run_to_the_end(folder / "whole", pictures, ranks)
+    run_to_the_end(folder / "whole", images, ranks)
     print(f"without kills: {saved_step(folder / 'whole')} steps in {time.monotonic() - begin:.0f} s", flush=True)
     readable = 0
     for number in range(1, kills + 1):
-        moment = start_and_kill(folder / "killed", pictures, ranks, rng)
+        moment = start_and_kill(folder / "killed", images, ranks, rng)
         states = read_checkpoints(folder / "killed" / "run" / "checkpoints")
         readable += len(states)
         newest = max((state["step"] for state in states.values()), default=0)
         print(f"kill {number:2}, {moment}: {len(states)} checkpoints, all whole, newest of step {newest}", flush=True)
-    run_to_the_end(folder / "killed", pictures, ranks)
+    run_to_the_end(folder / "killed", images, ranks)
     assert_identical(last_state(folder / "whole"), last_state(folder / "killed"))
     print(f"{kills} kills, {readable} checkpoints read, none damaged; the final weights and momenta are identical")
 
 
-def run_to_the_end(out: Path, pictures: Path, ranks: int) -> None:
+def run_to_the_end(out: Path, images: Path, ranks: int) -> None:
     output = out.parent / "output.txt"
-    assert start(command(out, pictures, ranks, **SETTINGS), output).wait() == 0, output.read_text()
+    assert start(command(out, images, ranks, **SETTINGS), output).wait() == 0, output.read_text()
 
 
-def start_and_kill(out: Path, pictures: Path, ranks: int, rng: random.Random) -> str:
+def start_and_kill(out: Path, images: Path, ranks: int, rng: random.Random) -> str:
     """Starts the run and kills all of it; says when."""
     output, before, begin = out.parent / "output.txt", saved_step(out), time.monotonic()
-    process = start(command(out, pictures, ranks, **SETTINGS), output)
+    process = start(command(out, images, ranks, **SETTINGS), output)
     if rng.random() < 0.5:
         moment, delay = "after the start", rng.uniform(0, 10)
     else:

@@ -1,4 +1,4 @@
-"""A small data set of photographs-like pictures, as a folder and as the same JPEG bytes in a ``.beton``."""
+"""A small dataset of photographs-like images, as a folder and as the same JPEG bytes in a ``.beton``."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 from loaders.beton.convert import convert
 from loaders.datasets.folder import class_tree
-from tests.helpers.pictures import write_picture
+from tests.helpers.images import write_image
 
 if not torch.cuda.is_available():  # Triton's kernels then run in its interpreter; read when triton is first imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -17,15 +17,15 @@ SIZES = [(48, 64), (64, 48), (40, 40), (90, 30)]
 
 
 @pytest.fixture(scope="session")
-def picture_folder(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("pictures") / "tree"
+def image_folder(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("images") / "tree"
     for i in range(60):
-        write_picture(root / f"class{i % 3}" / f"{i:03}.jpg", *SIZES[i % 4], seed=i)
+        write_image(root / f"class{i % 3}" / f"{i:03}.jpg", *SIZES[i % 4], seed=i)
     return root
 
 
 @pytest.fixture(scope="session")
-def picture_beton(picture_folder) -> Path:
-    target = picture_folder.parent / "pictures.beton"
-    convert(class_tree(picture_folder), target)
+def image_beton(image_folder) -> Path:
+    target = image_folder.parent / "images.beton"
+    convert(class_tree(image_folder), target)
     return target

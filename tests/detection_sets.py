@@ -18,7 +18,7 @@ _COLOURS = np.array([(220, 60, 50), (60, 90, 220), (60, 190, 90)])
 
 
 def draw(seed: int, side: int = SIDE) -> tuple[np.ndarray, list[tuple[int, list[float], np.ndarray]]]:
-    """A picture (side, side, 3) of one to three shapes that do not touch on a noisy grey, and what they are:
+    """An image (side, side, 3) of one to three shapes that do not touch on a noisy grey, and what they are:
     the class, the outline as a polygon, and the mask (side, side)."""
     rng = np.random.default_rng(seed)
     pixels = rng.normal(rng.uniform(90, 170), 12, (side, side, 1)) + np.zeros(3)

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.helpers.ddp import free_port  # noqa: E402
 from tests.helpers.processes import kill, wait_for, workers  # noqa: E402
-from tests.helpers.training import assert_identical, command, distance, last_state, saved_step, start, write_pictures  # noqa: E402
+from tests.helpers.training import assert_identical, command, distance, last_state, saved_step, start, write_images  # noqa: E402
 
 # A low learning rate, since a high one amplifies a rounding from step to step.
 LONG = {"train__epochs": 100, "train__save_minutes": 1e-6, "eval__every": 0, "optim__lr": 0.0005}
@@ -52,7 +52,7 @@ def wait_for_steps(out: Path, count: int, agent: subprocess.Popen) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = write_pictures(folder / "pictures")
+        data = write_images(folder / "images")
         say("two ranks, then one, that nothing interrupts")
         for name, ranks in (("whole", 2), ("alone", 1)):
             log = folder / f"{name}.log"

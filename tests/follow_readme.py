@@ -1,7 +1,7 @@
 """Types the commands of the README one after the other, as a newcomer would, over miniatures of the data they name.
 
     python tests/follow_readme.py                                 # in a temporary folder
-    python tests/follow_readme.py folder --pictures photographs   # in a new folder, which stays, with your pictures
+    python tests/follow_readme.py folder --images photographs   # in a new folder, which stays, with your images
     python tests/follow_readme.py . --pages docs/*.md             # in this clone, and then those of the docs
 
 Each command is shown as the page has it, below it (+) what is added to make it small (``small_commands.py``), and the
@@ -43,7 +43,7 @@ class Outcome:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, help="a new folder, or a clone (default: a temporary folder)")
-    parser.add_argument("--pictures", type=Path, help="your folder class/picture for the README's pictures/")
+    parser.add_argument("--images", type=Path, help="your folder class/image for the README's images/")
     parser.add_argument("--imagenet", type=Path, help="a folder with train/ and val/ for its /path/to/imagenet")
     parser.add_argument("--pages", nargs="*", type=Path, default=[], help="pages to follow after the README")
     given = parser.parse_args()
@@ -53,7 +53,7 @@ def main() -> None:
             parser.error(f"{page} is no page of this clone")
     with tempfile.TemporaryDirectory() as temporary:
         place = given.folder or Path(temporary) / "clone"
-        yours = {"pictures": given.pictures, "imagenet": given.imagenet}
+        yours = {"images": given.images, "imagenet": given.imagenet}
         taken = [name for name in ("runs", *(name for name in yours if yours[name])) if (place / name).exists()]
         if taken:  # ``make demo`` removes the run before it
             parser.error(f"{place} holds {' and '.join(taken)} already: name a new folder or a clean clone")

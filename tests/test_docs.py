@@ -153,11 +153,11 @@ def test_every_file_that_is_named_is_there(page):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A clone with a user's pictures, 96 of three classes, and their conversion."""
+    """A clone with a user's images, 96 of three classes, and their conversion."""
     root = tmp_path_factory.mktemp("clone")
     named_data.link_code(root)
-    named_data.write_pictures(root / "pictures")
-    for part, split in folder_splits(root / "pictures", 0.2).items():
+    named_data.write_images(root / "images")
+    for part, split in folder_splits(root / "images", 0.2).items():
         convert(split, root / "data" / f"folder_{part}.beton")
     return root
 

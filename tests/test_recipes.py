@@ -22,7 +22,7 @@ def table(text: str) -> list[dict[str, str]]:
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-# lr is for 256 pictures a step, but for 1 picture more or less with adam; decay: whether biases decay, too; published:
+# lr is for 256 images a step, but for 1 image more or less with adam; decay: whether biases decay, too; published:
 # top-1 of the linear classifier / 5-nn / top-5, in per cent.
 PUBLISHED = table("""
 recipe               | data          | arch     | stem     | zero  | projector      | bias  | ema   | crops      | epochs | batch | optimiser | lr   | wd     | decay | schedule     | warm-up    | loss                                      | published
@@ -48,11 +48,11 @@ barlow_twins/imagenet | imagenet     | resnet50 | imagenet | true  | 8192 8192 8
 barlow_twins/cifar10 | cifar10       | resnet18 | cifar    | false | 2048 2048 2048 | false | false | cifar      | 1000   | 256   | sgd       | 0.3  | 1e-4   | true  | cosine       | 2 epochs   | barlow_twins lambd 0.0051                 |
 """)  # noqa: E501
 
-# Pictures to train on; mean and standard deviation; shorter side and crop of the pictures that are tested.
+# Images to train on; mean and standard deviation; shorter side and crop of the images that are tested.
 DATA = {
     row["data"]: row
     for row in table("""
-data          | pictures | mean                 | std                  | resize | size
+data          | images | mean                 | std                  | resize | size
 imagenet      | 1281167  | 0.485 0.456 0.406    | 0.229 0.224 0.225    | 256    | 224
 imagenet100   | 126689   | 0.485 0.456 0.406    | 0.229 0.224 0.225    | 256    | 224
 cifar10       | 50000    | 0.4914 0.4822 0.4465 | 0.2470 0.2435 0.2616 | 32     | 32
@@ -176,15 +176,15 @@ def test_header_states_command_hardware_and_result(path):
 
 
 @by_recipe
-def test_header_has_the_published_figures_and_counts_all_pictures_of_all_epochs(facts):
+def test_header_has_the_published_figures_and_counts_all_images_of_all_epochs(facts):
     header = (RCFGS / f"{facts['recipe']}.yaml").read_text().split("\n\n")[0]
     figures = [figure for figure in facts["published"].split(" / ") if figure]
     assert all(f" {figure} % " in header for figure in figures)
     assert figures or "nothing is published" in header
     # The last, incomplete batch of an epoch is dropped.
     batch, epochs = int(facts["batch"]), int(facts["epochs"])
-    pictures = int(DATA[facts["data"]]["pictures"]) // batch * batch * epochs
-    assert f" {pictures / 1e6:,.0f} million pictures / 3600 s / " in header
+    images = int(DATA[facts["data"]]["images"]) // batch * batch * epochs
+    assert f" {images / 1e6:,.0f} million images / 3600 s / " in header
 
 
 def test_every_published_recipe_is_there():

@@ -12,13 +12,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from loaders.errors import exit_on_user_error  # noqa: E402
 
 _PARTS = {
-    "loader": "from pictures on disk to crops",
+    "loader": "from images on disk to crops",
     "step": "the training step on synthetic views",
     "train": "training with the loader, beside the step alone",
     "ranks": "the ranks' meetings in BatchNorm, under torchrun",
     "knn": "nearest-neighbour search on the CPU",
     "probe": "linear heads on cached features",
-    "convert": "from a folder of pictures to a .beton file",
+    "convert": "from a folder of images to a .beton file",
     "plot": "draws the JSON of the others",
     "estimate": "hours and GPU-hours of a recipe, from measured rates",
 }

@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def compile_loader(file: Path) -> None:
-    """Crops a batch of pictures, decoded by the fastest source, on one thread and on two."""
+    """Crops a batch of images, decoded by the fastest source, on one thread and on two."""
     from loaders import CropSpec, MultiCrop, make_loader
     from loaders.beton.convert import convert
     from loaders.datasets.demo import demo_splits

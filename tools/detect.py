@@ -38,14 +38,14 @@ def main(words: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     recipe = parser.add_mutually_exclusive_group(required=True)
-    recipe.add_argument("--data", choices=tuple(_RECIPE_OF), help="the published recipe of this data set")
+    recipe.add_argument("--data", choices=tuple(_RECIPE_OF), help="the published recipe of this dataset")
     recipe.add_argument("--rcfg", type=Path, metavar="FILE", help="another recipe")
-    parser.add_argument("--root", metavar="FOLDER", help="of the data set, as data.root")
+    parser.add_argument("--root", metavar="FOLDER", help="of the dataset, as data.root")
     parser.add_argument("--backbone", metavar="FILE", help="file of weights, run folder or URL")
     parser.add_argument("--from-scratch", action="store_true", help="a new backbone instead, for comparison")
     options.add_network(parser)
     options.add_results(parser)
-    parser.add_argument("--picture", type=Path, metavar="PATH", help="draw what is found in some pictures (.png)")
+    parser.add_argument("--picture", type=Path, metavar="PATH", help="draw what is found in some images (.png)")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides a key of the recipe")
     given = parser.parse_intermixed_args(words)
@@ -65,7 +65,7 @@ def main(words: list[str] | None = None) -> None:
 
 def _detect(given: argparse.Namespace, config: configuration.DetectionConfig, world) -> None:
     from fastintl.detection.average_precision import print_table
-    from fastintl.detection.picture import draw_detections
+    from fastintl.detection.drawing import draw_detections
     from fastintl.detection.sets import read_sets
     from fastintl.detection.training import DetectionTraining
 

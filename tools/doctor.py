@@ -1,8 +1,8 @@
-"""Says what can run here and what a data set asks of this machine, before a run is started.
+"""Says what can run here and what a dataset asks of this machine, before a run is started.
 
-Without --data: the sources of pictures and what the missing ones need, the GPUs and their precision. With --data
-also the data set's size against the memory, the memory of the loader's buffers, and the images a second that this
-machine's cores can feed, measured on some of its pictures (a few seconds).
+Without --data: the sources of images and what the missing ones need, the GPUs and their precision. With --data
+also the dataset's size against the memory, the memory of the loader's buffers, and the images a second that this
+machine's cores can feed, measured on some of its images (a few seconds).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _A100_IMAGES_PER_SECOND = 2470
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, metavar="FILE", help="a .beton file or a folder class/picture")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="a .beton file or a folder class/image")
     parser.add_argument("--ranks", type=int, metavar="N", help="ranks on this machine (default: one a GPU)")
     parser.add_argument("--batch-size", type=int, metavar="B", help="of all ranks together (default: the recipe's)")
     parser.add_argument("--rcfg", metavar="FILE", help="a recipe, such as rcfgs/ep100.yaml (default: ep100's values)")
@@ -37,7 +37,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 @exit_on_user_error
 def main(arguments: list[str] | None = None) -> None:
     given = parse_arguments(arguments)
-    logging.getLogger("loaders").addHandler(logging.NullHandler())  # bad pictures are counted in the table
+    logging.getLogger("loaders").addHandler(logging.NullHandler())  # bad images are counted in the table
     report = examine(given)
     print_report(report)
     if given.json is not None:
@@ -71,7 +71,7 @@ def examine(given: argparse.Namespace) -> dict:
 
     usable = [status.name for status in sources if status.usable]
     if "folder" not in usable:
-        raise UserError(f"no picture can be read, {sources[-1].about}: {sources[-1].cure}")
+        raise UserError(f"no image can be read, {sources[-1].about}: {sources[-1].cure}")
     ranks = max(1, len(machine.gpus)) if given.ranks is None else given.ranks
     batch_size = config.train.batch_size if given.batch_size is None else given.batch_size
     with Console(stderr=True).status("measuring"):
@@ -94,7 +94,7 @@ def training(machine) -> dict[str, str]:
 def demand(config, plan: dict, cores: int) -> dict | None:
     """What one A100 would take of this recipe and how many cores feed it; None for other networks than ResNet-50.
 
-    The cost of a picture is counted in trained pictures of 224 px: forward and backward over a view cost by its area,
+    The cost of an image is counted in trained images of 224 px: forward and backward over a view cost by its area,
     the EMA target's forward alone a third.
     """
     if (config.model.arch, config.model.stem) != ("resnet50", "imagenet"):
@@ -152,7 +152,7 @@ def print_grid(console, title: str, rows: list[tuple[str, ...]], numbers: bool =
 def print_installed(console, found: list[dict]) -> None:
     print_grid(
         console,
-        "sources of pictures, packages",
+        "sources of images, packages",
         [(status["name"], "yes" if status["usable"] else "no", status["about"]) for status in found],
     )
     for status in found:
@@ -186,14 +186,14 @@ def print_data(console, plan: dict, machine: dict) -> None:
     not_cached = f"more than the page cache can hold of the {free} free: every epoch reads the disk"
     where = "each GPU" if plan["on_gpu"] else f"memory, {ranks} x {size(facts['decoded'])}"
     rows = [
-        ("pictures", f"{facts['pictures']:,} in {facts['classes']:,} classes, {facts['jpegs']:.0%} JPEG{sample}"),
+        ("images", f"{facts['images']:,} in {facts['classes']:,} classes, {facts['jpegs']:.0%} JPEG{sample}"),
         ("size", f"{mean[1]:.0f} x {mean[0]:.0f} px on average, up to {largest[1]} x {largest[0]} px"),
         ("on disk", f"{size(facts['stored'])}: {cached if plan['fits_page_cache'] else not_cached}"),
         ("as pixels", f"{size(facts['decoded'])}: {'fits' if plan['fits_memory'] else 'too much for'} {where}"),
     ]
-    bad = max(facts["unreadable"], plan["undecodable"])  # a file without a picture is both
+    bad = max(facts["unreadable"], plan["undecodable"])  # a file without an image is both
     if bad:
-        rows.append(("damaged", f"{bad} of the pictures looked at"))
+        rows.append(("damaged", f"{bad} of the images looked at"))
     print_grid(console, f"data: {plan['path']}", rows)
 
 
@@ -205,7 +205,7 @@ def print_memory(console, plan: dict, machine: dict) -> None:
         parts = [size(memory[part]) for part in ("pixels", "views", "work", "kept")]
         verdict = "fits" if total <= machine["free"] else "TOO MUCH"
         rows.append((source["source"], *parts, size(total // ranks), size(total), verdict))
-    title = f"host memory of the loader's buffers at most, {plan['pictures']} pictures a rank"
+    title = f"host memory of the loader's buffers at most, {plan['images']} images a rank"
     print_grid(console, title, rows, numbers=True)
 
 
@@ -243,11 +243,11 @@ def conclusions(plan: dict, machine: dict, demand: dict | None) -> list[str]:
         said.append("On this machine itself the limit is the training step, which runs on the CPU.")
     if Path(plan["path"]).is_dir():
         said.append(
-            "FFCV decodes .beton files: python tools/write_ffcv.py folder --root PICTURES --out DATA writes them."
+            "FFCV decodes .beton files: python tools/write_ffcv.py folder --root IMAGES --out DATA writes them."
         )
     if not plan["fits_page_cache"]:
-        rate = plan["facts"]["stored"] / plan["facts"]["pictures"] * (gpu_crops or cpu_crops)
-        said.append(f"The disk must read {size(rate)}/s to feed that, since the data set does not stay in memory.")
+        rate = plan["facts"]["stored"] / plan["facts"]["images"] * (gpu_crops or cpu_crops)
+        said.append(f"The disk must read {size(rate)}/s to feed that, since the dataset does not stay in memory.")
     return said
 
 

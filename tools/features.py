@@ -1,10 +1,10 @@
-"""Writes a backbone's features of a data set to a folder of memory-mapped arrays.
+"""Writes a backbone's features of a dataset to a folder of memory-mapped arrays.
 
     python tools/features.py runs/demo --data data/demo/demo_val.beton --out features/demo_val
     torchrun --nproc-per-node 8 tools/features.py r50.pth.tar --data imagenet/train --out features/train
 
 Killed, start the same command again, with any number of ranks: it goes on where it stopped. tools/knn.py takes such
-folders for pictures; in Python, fastintl.evaluate.feature_file.load_features opens them.
+folders for images; in Python, fastintl.evaluate.feature_file.load_features opens them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from loaders.json_file import write_json  # noqa: E402
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", help="file of weights, run folder or URL")
-    parser.add_argument("--data", type=Path, required=True, help=".beton file or folder class/picture")
+    parser.add_argument("--data", type=Path, required=True, help=".beton file or folder class/image")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write what the features are of as JSON, too")
     options.add_subject(parser)

@@ -7,7 +7,7 @@
     python tools/finetune.py --from-scratch --arch resnet50 --percent 10 --train … --val …
 
 The labels: --subset takes the public list of 1 % or 10 % of ImageNet (imagenet-1pct, imagenet-10pct; fetched once
-and checked) or a file of your own, one picture name a line; --percent draws the same share of every class.
+and checked) or a file of your own, one image name a line; --percent draws the same share of every class.
 
 The defaults are INTL's for models of several crops; for those of two crops --lr-backbone 0.006. --from-scratch trains
 a new network the same way, all of it at the classifier's rate, for comparison.
@@ -35,13 +35,13 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--from-scratch", action="store_true", help="a new network instead of weights")
     labels = parser.add_mutually_exclusive_group(required=True)
     labels.add_argument("--percent", type=float, help="of every class, drawn by --seed")
-    labels.add_argument("--subset", metavar="FILE", help="imagenet-1pct, imagenet-10pct, or a file of picture names")
+    labels.add_argument("--subset", metavar="FILE", help="imagenet-1pct, imagenet-10pct, or a file of image names")
     command.add_options(parser)
     protocol = parser.add_argument_group("protocol")
     protocol.add_argument("--frozen", action="store_true", help="only the classifier learns")
     protocol.add_argument("--epochs", type=int, default=20, help="default: 20")
     protocol.add_argument("--batch-size", type=int, default=256, help="over all ranks (default: 256)")
-    protocol.add_argument("--lr-backbone", type=float, help="for 256 pictures a step (default: 0.004)")
+    protocol.add_argument("--lr-backbone", type=float, help="for 256 images a step (default: 0.004)")
     protocol.add_argument("--lr-classifier", type=float, default=0.2, help="likewise (default: 0.2)")
     protocol.add_argument("--weight-decay", type=float, default=0.0, help="default: 0")
     protocol.add_argument("--schedule", default="cosine", choices=("cosine", "steps", "exponential", "constant"))
@@ -77,17 +77,17 @@ def _finetune(arguments: argparse.Namespace, world) -> None:
     from fastintl.network.precision import autocast_dtype
     from fastintl.runs.checkpoint import write_atomically
     from loaders import CenterCrop
-    from loaders.sources import open_pictures
+    from loaders.sources import open_images
 
     dtype = autocast_dtype(arguments.precision, world.device)
     subject, protocol = None if arguments.from_scratch else command.open_subject(arguments), _protocol(arguments)
     backbone = subject.network if subject else _new_backbone(arguments)
     crop = subject.crop if subject else CenterCrop(arguments.resize or 256, arguments.size or 224)
-    samples = _samples(arguments, world, open_pictures(arguments.train))
+    samples = _samples(arguments, world, open_images(arguments.train))
     crops = command.random_crops(arguments, crop)
     train = command.open_loader(arguments, world, arguments.train, crops, dtype, protocol.batch_size, samples)
     held_out = command.open_loader(arguments, world, arguments.val, crop, dtype)
-    classes = count_classes(train.pictures, held_out.pictures)
+    classes = count_classes(train.images, held_out.images)
     tuning = FineTuning(backbone, classes, protocol, world, arguments.seed, dtype)
     start = {"labels": len(samples), "subset": arguments.subset or f"{arguments.percent:g} %"}
     if arguments.from_scratch:
@@ -96,7 +96,7 @@ def _finetune(arguments: argparse.Namespace, world) -> None:
     identity = command.identity_of(settings, train, samples)
     folder = arguments.out or command.run_folder("finetune", identity)
     loop = EpochLoop(tuning, train, protocol.epochs, world, folder, identity, arguments.save_minutes, "training")
-    command.say(world, f"{len(samples):,} of {len(train.pictures):,} labels, state in {folder}")
+    command.say(world, f"{len(samples):,} of {len(train.images):,} labels, state in {folder}")
 
     def end_of_epoch(epochs: int) -> None:
         if arguments.eval_every and epochs % arguments.eval_every == 0 and epochs < protocol.epochs:
@@ -138,19 +138,19 @@ def _protocol(arguments: argparse.Namespace):
     )
 
 
-def _samples(arguments: argparse.Namespace, world, pictures):
-    """Ids of the pictures whose labels are used."""
+def _samples(arguments: argparse.Namespace, world, images):
+    """Ids of the images whose labels are used."""
     from fastintl.evaluate import subset
 
     if arguments.percent is not None:
-        return subset.balanced(pictures.labels, arguments.percent, arguments.seed)
+        return subset.balanced(images.labels, arguments.percent, arguments.seed)
     if arguments.subset not in subset.PUBLIC_LISTS:
-        return subset.listed(pictures.names, Path(arguments.subset))
+        return subset.listed(images.names, Path(arguments.subset))
     folder = Path("data") / "lists"
     if world.is_main:
         subset.public_list(arguments.subset, folder)
     world.barrier()
-    return subset.listed(pictures.names, subset.public_list(arguments.subset, folder))
+    return subset.listed(images.names, subset.public_list(arguments.subset, folder))
 
 
 if __name__ == "__main__":

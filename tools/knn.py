@@ -1,4 +1,4 @@
-"""Classifies held-out pictures by their nearest training pictures, as a backbone sees them.
+"""Classifies held-out images by their nearest training images, as a backbone sees them.
 
     python tools/knn.py runs/demo --train data/demo/demo_train.beton --val data/demo/demo_val.beton
     python tools/knn.py r50.pth.tar --train imagenet/train --val imagenet/val --k 1,5,20,200 --metric cosine
@@ -24,8 +24,8 @@ from loaders.errors import UserError, exit_on_user_error  # noqa: E402
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="?", help="file of weights, run folder or URL")
-    parser.add_argument("--train", type=Path, required=True, help="pictures that vote: .beton, folder, or features")
-    parser.add_argument("--val", type=Path, required=True, help="pictures to classify, likewise")
+    parser.add_argument("--train", type=Path, required=True, help="images that vote: .beton, folder, or features")
+    parser.add_argument("--val", type=Path, required=True, help="images to classify, likewise")
     parser.add_argument("--k", type=_numbers, default=[5], help="neighbours, one or several: 1,5,20 (default: 5)")
     parser.add_argument("--metric", choices=("euclidean", "cosine"), default="euclidean", help="(default: euclidean)")
     parser.add_argument("--vote", choices=("majority", "weighted"), default="majority", help="(default: majority)")

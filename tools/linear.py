@@ -9,7 +9,7 @@ Protocols: imagenet (INTL's: random crops, SGD, 100 epochs), cw_rgp (random crop
 once, without augmentation, Adam, 500 epochs) and quick (features once, L-BFGS from scikit-learn, for a sanity check).
 
 Several --lr or --weight-decay, or --sweep (forty of them around the protocol's), train one classifier each, all at
-once in one pass over the pictures. The best is chosen by the held-out pictures, as the field does.
+once in one pass over the images. The best is chosen by the held-out images, as the field does.
 
 small and quick keep the features under --features and use them again; without weights, --train and --val are folders
 that tools/features.py wrote. imagenet and cw_rgp save their state; the same command again goes on where it was, also
@@ -43,7 +43,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     changes.add_argument("--batch-size", type=int, help="over all ranks")
     changes.add_argument("--optimizer", choices=("sgd", "lars", "larc", "adam"), help="larc is lars with a clip")
     changes.add_argument("--schedule", choices=("steps", "cosine", "exponential", "constant"))
-    changes.add_argument("--lr", type=float, nargs="+", help="for 256 pictures a step; adam's: of a step")
+    changes.add_argument("--lr", type=float, nargs="+", help="for 256 images a step; adam's: of a step")
     changes.add_argument("--weight-decay", type=float, nargs="+")
     changes.add_argument("--sweep", action="store_true", help="ten learning rates times four weight decays")
     kept = parser.add_argument_group("imagenet and cw_rgp")
@@ -128,12 +128,12 @@ def _frozen(arguments: argparse.Namespace, world, protocol, said: dict) -> tuple
     from fastintl.network.precision import autocast_dtype
 
     if arguments.weights is None:
-        raise UserError(f"the protocol {arguments.protocol} needs a file of weights: it crops the pictures anew")
+        raise UserError(f"the protocol {arguments.protocol} needs a file of weights: it crops the images anew")
     subject, dtype = command.open_subject(arguments), autocast_dtype(arguments.precision, world.device)
     crops = command.random_crops(arguments, subject.crop)
     train = command.open_loader(arguments, world, arguments.train, crops, dtype, protocol.batch_size)
     held_out = command.open_loader(arguments, world, arguments.val, subject.crop, dtype)
-    classes, dim = count_classes(train.pictures, held_out.pictures), subject.network.feature_dim
+    classes, dim = count_classes(train.images, held_out.images), subject.network.feature_dim
     probe = linear.FrozenProbe(subject.network, dim, classes, protocol, world, arguments.seed, dtype)
     settings = command.settings_of(arguments, subject, {**said, "crop_area": arguments.crop_area})
     identity = command.identity_of(settings, train)
@@ -160,19 +160,19 @@ def _quick(arguments: argparse.Namespace, world) -> None:
 
 
 def _features(arguments: argparse.Namespace, world) -> tuple:
-    """Features of the training and the held-out pictures, the number of classes, and the backbone if there is one."""
+    """Features of the training and the held-out images, the number of classes, and the backbone if there is one."""
     from fastintl.evaluate import backbone as subjects
     from fastintl.evaluate.feature_file import load_features
     from fastintl.evaluate.features import Features
     from fastintl.evaluate.labels import count_classes
-    from loaders.sources import open_pictures
+    from loaders.sources import open_images
 
     paths = arguments.train, arguments.val
     if arguments.weights is None:
         stored, subject = [load_features(path) for path in paths], None
         classes = int(stored[0].labels.max()) + 1
     else:
-        classes, subject = count_classes(*map(open_pictures, paths)), command.open_subject(arguments)
+        classes, subject = count_classes(*map(open_images, paths)), command.open_subject(arguments)
         reading = subjects.Reading(arguments.source, threads=arguments.threads)
         stored = [subjects.cached_features(subject, path, arguments.features, world, reading) for path in paths]
     return *(Features.of(one) for one in stored), classes, subject

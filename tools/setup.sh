@@ -76,7 +76,7 @@ install_ffcv() {
     if [ -n "$missing" ] && ! apt_install $missing; then
         say "FFCV is left out, since system packages that it is built with are missing; to have it, type"
         say "    sudo apt-get update && sudo apt-get install -y" $missing
-        say "and the same make command again. Without it the slower folder loader reads the pictures."
+        say "and the same make command again. Without it the slower folder loader reads the images."
         return
     fi
     say "building FFCV (about a minute)"
@@ -84,7 +84,7 @@ install_ffcv() {
         .venv/bin/python -c 'import ffcv' >>.setup/ffcv.log 2>&1; then
         cp .venv/.packages .venv/.ffcv
     else
-        say "FFCV could not be built; .setup/ffcv.log says why. The slower folder loader reads the pictures."
+        say "FFCV could not be built; .setup/ffcv.log says why. The slower folder loader reads the images."
     fi
 }
 

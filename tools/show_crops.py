@@ -1,6 +1,6 @@
-"""Draws the crops of some pictures through every source that can run here, one below the other.
+"""Draws the crops of some images through every source that can run here, one below the other.
 
-A row is a source: the picture as it decodes it, with the boxes of the crops in their colours, and the crops. All
+A row is a source: the image as it decodes it, with the boxes of the crops in their colours, and the crops. All
 sources must give the same boxes and the same colours; the small numbers are mean differences to the first row, in
 grey levels of 255. On a GPU the first row is cut by the CPU's engine and the others by the GPU's.
 """
@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
 
-_MOST_IN_MEMORY = 5000  # pictures up to which the memory source is shown: it decodes the whole data set first
-_TILE, _PICTURE, _LABEL = 116, 160, 62  # sides and widths of views, pictures and labels, in pixels
+_MOST_IN_MEMORY = 5000  # images up to which the memory source is shown: it decodes the whole dataset first
+_TILE, _IMAGE, _LABEL = 116, 160, 62  # sides and widths of views, images and labels, in pixels
 _GAP, _TEXT = 6, 15  # between tiles, and of a line of text
 _COLOURS = ("#e41a1c", "#377eb8", "#4daf4a", "#ff7f00", "#984ea3", "#00b8c4", "#f2c80f", "#f781bf", "#a65628")
 
@@ -29,8 +29,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rcfg", metavar="FILE", help="a recipe, such as rcfgs/ep100.yaml (default: ep100's values)")
     parser.add_argument("--data", type=Path, metavar="PATH", help="a .beton or class folder (default: the recipe's)")
-    parser.add_argument("--samples", type=int, default=3, metavar="N", help="the epoch's first N pictures (default: 3)")
-    parser.add_argument("--ids", metavar="I,J,...", help="numbers of the pictures to draw instead")
+    parser.add_argument("--samples", type=int, default=3, metavar="N", help="the epoch's first N images (default: 3)")
+    parser.add_argument("--ids", metavar="I,J,...", help="numbers of the images to draw instead")
     parser.add_argument("--epoch", type=int, default=0, help="whose crops (default: 0)")
     parser.add_argument("--seed", type=int, help="of the crops (default: the recipe's)")
     parser.add_argument("--out", type=Path, default=Path("crops.png"), metavar="PNG", help="(default: crops.png)")
@@ -40,19 +40,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 @dataclass
 class Row:
-    """What one source makes of the pictures.
+    """What one source makes of the images.
 
     Attributes:
         label: its name, and that of the engine where there are two.
-        ids: of the pictures, or of those that stand in for damaged ones.
-        pictures: uint8 (H, W, 3) as decoded.
+        ids: of the images, or of those that stand in for damaged ones.
+        images: uint8 (H, W, 3) as decoded.
         draws: (n, V, COLUMNS), see ``loaders.multicrop.draws``.
-        views: V arrays float (s, s, 3) a picture, in grey levels of 255.
+        views: V arrays float (s, s, 3) an image, in grey levels of 255.
     """
 
     label: str
     ids: list[int]
-    pictures: list
+    images: list
     draws: object
     views: list[list]
 
@@ -65,22 +65,22 @@ def main(arguments: list[str] | None = None) -> None:
     config = configuration.load(given.rcfg, given.overrides)
 
     from fastintl.data import find, multi_crop
-    from loaders.sources import open_pictures
+    from loaders.sources import open_images
 
     logging.basicConfig(format="%(message)s")
     seed = config.seed if given.seed is None else given.seed
-    pictures = open_pictures(given.data or find(config, "train"))
-    samples = choose(given, len(pictures), seed)
+    images = open_images(given.data or find(config, "train"))
+    samples = choose(given, len(images), seed)
     recipe = multi_crop(config.crops)
-    rows, left_out = through_every_source(pictures, recipe, samples, seed, given.epoch)
-    title = f"{pictures.path.name}, recipe {config.name}, seed {seed}, epoch {given.epoch}"
-    image = draw_rows(rows, recipe, [pictures.names[i] for i in rows[0].ids], title, left_out)
+    rows, left_out = through_every_source(images, recipe, samples, seed, given.epoch)
+    title = f"{images.path.name}, recipe {config.name}, seed {seed}, epoch {given.epoch}"
+    image = draw_rows(rows, recipe, [images.names[i] for i in rows[0].ids], title, left_out)
     try:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         image.save(given.out, format="PNG")
     except OSError as error:
         raise UserError(f"{given.out} cannot be written: {error.strerror or error}") from error
-    print(f"{given.out}: {len(samples)} pictures through {', '.join(row.label for row in rows)}")
+    print(f"{given.out}: {len(samples)} images through {', '.join(row.label for row in rows)}")
     for row in rows[1:]:
         worst = max(max(differences(row, rows[0], i)) for i in range(len(samples)))
         print(f"  {row.label}: at most {worst:.2f} grey levels of mean difference to {rows[0].label} in a crop")
@@ -89,12 +89,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def choose(given: argparse.Namespace, count: int, seed: int) -> list[int]:
-    """Ids of the pictures to draw."""
+    """Ids of the images to draw."""
     from loaders.order import permutation
 
     if given.ids is None:
         if not 1 <= given.samples <= count:
-            raise UserError(f"--samples {given.samples}: the data set has {count} pictures, choose from 1 to {count}")
+            raise UserError(f"--samples {given.samples}: the dataset has {count} images, choose from 1 to {count}")
         return permutation(count, seed, given.epoch)[: given.samples].tolist()
     try:
         ids = [int(word) for word in given.ids.split(",")]
@@ -102,11 +102,11 @@ def choose(given: argparse.Namespace, count: int, seed: int) -> list[int]:
         raise UserError(f"--ids {given.ids}: give whole numbers with commas between, such as 1,2,3") from None
     for i in ids:
         if not 0 <= i < count:
-            raise UserError(f"--ids {i}: the data set's pictures have the numbers 0 to {count - 1}")
+            raise UserError(f"--ids {i}: the dataset's images have the numbers 0 to {count - 1}")
     return ids
 
 
-def through_every_source(pictures, recipe, samples: list[int], seed: int, epoch: int) -> tuple[list[Row], list[str]]:
+def through_every_source(images, recipe, samples: list[int], seed: int, epoch: int) -> tuple[list[Row], list[str]]:
     """A row a source that can run, and a sentence for each that cannot."""
     import torch
 
@@ -116,11 +116,11 @@ def through_every_source(pictures, recipe, samples: list[int], seed: int, epoch:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for source in SOURCES[1:]:  # the first is auto
         try:
-            if source == "memory" and len(pictures) > _MOST_IN_MEMORY:
-                raise UserError(f"it would decode all {len(pictures):,} pictures first")
+            if source == "memory" and len(images) > _MOST_IN_MEMORY:
+                raise UserError(f"it would decode all {len(images):,} images first")
             if device.type == "cuda" and not rows:
-                rows.append(through(source, pictures, recipe, samples, seed, epoch, torch.device("cpu")))
-            rows.append(through(source, pictures, recipe, samples, seed, epoch, device))
+                rows.append(through(source, images, recipe, samples, seed, epoch, torch.device("cpu")))
+            rows.append(through(source, images, recipe, samples, seed, epoch, device))
         except UserError as error:
             left_out.append(f"without {source}: {error}")
     if device.type == "cuda":
@@ -128,8 +128,8 @@ def through_every_source(pictures, recipe, samples: list[int], seed: int, epoch:
     return rows, left_out
 
 
-def through(source: str, pictures, recipe, samples: list[int], seed: int, epoch: int, device) -> Row:
-    """Decodes and crops some pictures with one source and the engine of ``device``."""
+def through(source: str, images, recipe, samples: list[int], seed: int, epoch: int, device) -> Row:
+    """Decodes and crops some images with one source and the engine of ``device``."""
     import numpy as np
     import torch
 
@@ -139,7 +139,7 @@ def through(source: str, pictures, recipe, samples: list[int], seed: int, epoch:
     from loaders.sources.choice import open_source
 
     threads = len(os.sched_getaffinity(0))
-    opened, _ = open_source(pictures, source, threads, Quarantine(pictures.path, len(pictures), 1.0), device)
+    opened, _ = open_source(images, source, threads, Quarantine(images.path, len(images), 1.0), device)
     engine = open_engine(recipe, device, torch.float32, threads)
     try:
         for decoded in opened.batches([np.array(samples)]):
@@ -147,7 +147,7 @@ def through(source: str, pictures, recipe, samples: list[int], seed: int, epoch:
             return Row(
                 label=source,
                 ids=decoded.ids.tolist(),
-                pictures=[picture.cpu().numpy().copy() for picture in decoded.pictures],
+                images=[image.cpu().numpy().copy() for image in decoded.images],
                 draws=draw(recipe, seed, epoch, decoded.ids, decoded.heights, decoded.widths),
                 views=[[to_levels(view[i], recipe) for view in views] for i in range(len(samples))],
             )
@@ -164,16 +164,16 @@ def to_levels(view, recipe):
 
 
 def differences(row: Row, first: Row, i: int) -> list[float]:
-    """Mean absolute differences in grey levels of picture i's views to those of the first row."""
+    """Mean absolute differences in grey levels of image i's views to those of the first row."""
     return [float(abs(view - other).mean()) for view, other in zip(row.views[i], first.views[i], strict=True)]
 
 
 def draw_rows(rows: list[Row], recipe, names: list[str], title: str, left_out: list[str]):
-    """The picture of all rows, grouped by sample, as a PIL image."""
+    """The image of all rows, grouped by sample, as a PIL image."""
     from PIL import Image, ImageDraw
 
     count, views = len(rows[0].ids), len(recipe.views)
-    width = 2 * _GAP + _LABEL + _PICTURE + views * (_TILE + _GAP)
+    width = 2 * _GAP + _LABEL + _IMAGE + views * (_TILE + _GAP)
     notes = [line for text in left_out for line in textwrap.wrap(text, width // 6)]
     row_height = _TILE + _TEXT + _GAP
     group_height = _TEXT + _GAP + len(rows) * row_height
@@ -191,7 +191,7 @@ def draw_rows(rows: list[Row], recipe, names: list[str], title: str, left_out: l
     for i in range(count):
         y = top + i * group_height
         canvas.line([(_GAP, y - 2), (width - _GAP, y - 2)], fill="#bbbbbb")
-        write(canvas, (_GAP, y), f"picture {rows[0].ids[i]}  {names[i]}")
+        write(canvas, (_GAP, y), f"image {rows[0].ids[i]}  {names[i]}")
         for r, row in enumerate(rows):
             draw_row(image, canvas, y + _TEXT + _GAP + r * row_height, row, rows[0], i)
     for n, line in enumerate(notes):
@@ -204,17 +204,17 @@ def draw_row(image, canvas, y: int, row: Row, first: Row, i: int) -> None:
     from PIL import Image
 
     write(canvas, (_GAP, y), row.label.replace(", ", "\n"), size=12)
-    height, width = row.pictures[i].shape[:2]
-    scale = min((_PICTURE - _GAP) / width, _TILE / height)
-    whole = Image.fromarray(row.pictures[i]).resize((max(1, round(width * scale)), max(1, round(height * scale))))
+    height, width = row.images[i].shape[:2]
+    scale = min((_IMAGE - _GAP) / width, _TILE / height)
+    whole = Image.fromarray(row.images[i]).resize((max(1, round(width * scale)), max(1, round(height * scale))))
     image.paste(whole, (_GAP + _LABEL, y))
     for v in reversed(range(len(row.views[i]))):
         box = row.draws[i, v, :4] * scale
         draw_box(canvas, _GAP + _LABEL + box[1], y + box[0], box[3], box[2], colour_of(v))
     captions = [f"{width} x {height} px", *(words_of(draw) for draw in row.draws[i])]
     if row is not first:
-        same = row.pictures[i].shape == first.pictures[i].shape
-        whole_difference = abs(row.pictures[i].astype(int) - first.pictures[i]).mean() if same else float("nan")
+        same = row.images[i].shape == first.images[i].shape
+        whole_difference = abs(row.images[i].astype(int) - first.images[i]).mean() if same else float("nan")
         captions = [f"{number:.2f}" for number in (whole_difference, *differences(row, first, i))]
     write(canvas, (_GAP + _LABEL, y + _TILE), captions[0])
     for v, view in enumerate(row.views[i]):
@@ -226,7 +226,7 @@ def draw_row(image, canvas, y: int, row: Row, first: Row, i: int) -> None:
 
 def draw_box(canvas, left: float, top: float, width: float, height: float, colour: str) -> None:
     box = [left, top, max(left, left + width - 1), max(top, top + height - 1)]
-    canvas.rectangle(box, outline="black", width=3)  # so that any colour shows on any picture
+    canvas.rectangle(box, outline="black", width=3)  # so that any colour shows on any image
     canvas.rectangle(box, outline=colour, width=2)
 
 
@@ -241,7 +241,7 @@ def words_of(draw) -> str:
 
 
 def view_left(v: int) -> int:
-    return _GAP + _LABEL + _PICTURE + v * (_TILE + _GAP)
+    return _GAP + _LABEL + _IMAGE + v * (_TILE + _GAP)
 
 
 def colour_of(v: int) -> str:

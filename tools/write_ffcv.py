@@ -1,17 +1,17 @@
-"""Writes a data set as FFCV files, OUT/NAME_train.beton and OUT/NAME_val.beton.
+"""Writes a dataset as FFCV files, OUT/NAME_train.beton and OUT/NAME_val.beton.
 
-data sets (ROOT defaults to $FASTINTL_DATA/NAME, or data/NAME):
+datasets (ROOT defaults to $FASTINTL_DATA/NAME, or data/NAME):
   imagenet       ROOT/train/<wnid>/*.JPEG and ROOT/val/<wnid>/*.JPEG; a flat val/ if ROOT also holds
                  LOC_val_solution.csv or imagenet_2012_validation_synset_labels.txt
   imagenet100    the 100 classes of ImageNet-100 from the same ROOT
-  folder         any ROOT/class/.../picture tree, or two, ROOT/train and ROOT/val (or ROOT/test)
+  folder         any ROOT/class/.../image tree, or two, ROOT/train and ROOT/val (or ROOT/test)
   cifar10        ROOT/cifar-10-batches-py/ or ROOT/cifar-10-python.tar.gz
   cifar100       ROOT/cifar-100-python/ or ROOT/cifar-100-python.tar.gz
   stl10          ROOT/stl10_binary/; train is labelled + unlabelled, train_labelled the 5,000 alone
   tiny-imagenet  ROOT/tiny-imagenet-200/
   demo           twelve classes of drawn patterns, nothing to download
 
-Killed or out of disk, start the same command again: it goes on where it stopped. Pictures that cannot be
+Killed or out of disk, start the same command again: it goes on where it stopped. Images that cannot be
 read are left out and listed, with the reason, in OUT/NAME_SPLIT.quarantine.txt.
 """
 
@@ -30,7 +30,7 @@ from loaders.json_file import write_json  # noqa: E402
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", metavar="NAME", help="data set, see above")
+    parser.add_argument("name", metavar="NAME", help="dataset, see above")
     parser.add_argument("--root", type=Path, help="where its files lie")
     parser.add_argument("--out", type=Path, default=Path("data"), help="folder to write to (default: data)")
     parser.add_argument(
@@ -38,13 +38,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         type=int,
         default=500,
         metavar="PIXELS",
-        help="shrink pictures whose longest side is longer; 0 never shrinks (default: 500)",
+        help="shrink images whose longest side is longer; 0 never shrinks (default: 500)",
     )
     parser.add_argument(
         "--quality",
         type=int,
         default=90,
-        help="JPEG quality of pictures encoded anew; small enough JPEGs keep their bytes (default: 90)",
+        help="JPEG quality of images encoded anew; small enough JPEGs keep their bytes (default: 90)",
     )
     parser.add_argument(
         "--raw",
@@ -58,7 +58,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=0.1,
         help="share to hold out of a folder without val/, by a hash of the file names (default: 0.1)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the demo's pictures (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the demo's images (default: 0)")
     parser.add_argument(
         "--no-verify", action="store_true", help="take CIFAR's and STL-10's files without their published checksums"
     )
@@ -90,11 +90,11 @@ def main() -> None:
 
 def print_table(reports: list) -> None:
     width = max(len(report.file) for report in reports)
-    print(f"{'file':{width}}  {'pictures':>9}  {'MB':>9}  {'left out':>8}  {'seconds':>8}  {'pictures/s':>10}")
+    print(f"{'file':{width}}  {'images':>9}  {'MB':>9}  {'left out':>8}  {'seconds':>8}  {'images/s':>10}")
     for report in reports:
         print(
-            f"{report.file:{width}}  {report.pictures:9,}  {report.bytes / 1e6:9,.1f}  {report.skipped:8,}  "
-            f"{report.seconds:8,.1f}  {report.pictures_per_second:10,.0f}"
+            f"{report.file:{width}}  {report.images:9,}  {report.bytes / 1e6:9,.1f}  {report.skipped:8,}  "
+            f"{report.seconds:8,.1f}  {report.images_per_second:10,.0f}"
         )
     for report in reports:
         if report.skipped:
@@ -102,7 +102,7 @@ def print_table(reports: list) -> None:
         if report.empty_classes:
             some = ", ".join(report.empty_classes[:10]) + (", ..." if len(report.empty_classes) > 10 else "")
             count = len(report.empty_classes)
-            print(f"{report.file}: {count} classes without a picture keep their numbers: {some}")
+            print(f"{report.file}: {count} classes without an image keep their numbers: {some}")
         if report.finished_before:
             print(f"{report.file}: was finished before, left as it is")
 

@@ -1,5 +1,6 @@
 """The typed configuration of a run; ``keys.py`` declares every key. Importing this needs no torch."""
 
+from fastintl.config.images import Crops, Data
 from fastintl.config.keys import (
     Config,
     Eval,
@@ -15,7 +16,6 @@ from fastintl.config.keys import (
     load,
     to_yaml,
 )
-from fastintl.config.pictures import Crops, Data
 
 __all__ = [
     "Config",

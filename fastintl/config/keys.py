@@ -1,6 +1,6 @@
 """The configuration of a run: every key with its type, default, range and meaning, and no other defaults.
 
-Those of the pictures are in ``config_pictures.py``.
+Those of the images are in ``config_images.py``.
 
 The defaults are INTL's recipe for ImageNet with multi-crop and EMA at 100 epochs (arXiv 2305.16789 and the
 authors' released script). A recipe file (``rcfgs/*.yaml``) holds what differs, and ``key=value`` words of the
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastintl.config import options as configfile
+from fastintl.config.images import Crops, Data
 from fastintl.config.options import Options, group, option
-from fastintl.config.pictures import Crops, Data
 from fastintl.config.values import check_folder_name
 from fastintl.losses import LOSSES
 from fastintl.network.names import ARCHITECTURES, STEMS
@@ -93,7 +93,7 @@ class Optim(Options, key="optim"):
     )
     lr: float = option(
         0.5,
-        "Peak learning rate: for 256 pictures a step, scaled by train.batch_size / 256; adam's is taken as it is.",
+        "Peak learning rate: for 256 images a step, scaled by train.batch_size / 256; adam's is taken as it is.",
         above=0,
     )
     lr_one_dimensional: float | None = option(
@@ -127,8 +127,8 @@ class Optim(Options, key="optim"):
 class Train(Options, key="train"):
     """the run."""
 
-    epochs: int = option(100, "Passes over the training pictures.", least=1)
-    batch_size: int = option(256, "Pictures a step, of all ranks together.", least=2)
+    epochs: int = option(100, "Passes over the training images.", least=1)
+    batch_size: int = option(256, "Images a step, of all ranks together.", least=2)
     max_steps: int | None = option(None, "Stop after so many steps, with an unchanged schedule.", least=1)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
         "auto", "auto is bf16 on GPUs that have it, fp16 on older ones, fp32 on the CPU."
@@ -138,7 +138,7 @@ class Train(Options, key="train"):
         "auto", "Compile the network with torch.compile; auto does on GPUs. The code is kept in ~/.cache/fastintl."
     )
     cuda_graphs: Literal["on", "off"] = option(
-        "off", "Replay the compiled network as CUDA graphs: for GPUs with few pictures each, not yet tried on one."
+        "off", "Replay the compiled network as CUDA graphs: for GPUs with few images each, not yet tried on one."
     )
     compress_gradients: Literal["none", "fp16", "bf16"] = option(
         "none", "Format in which the ranks exchange gradients; fp16 and bf16 halve the bytes, and round."
@@ -155,25 +155,25 @@ class Train(Options, key="train"):
 
 @dataclass(frozen=True)
 class Eval(Options, key="eval"):
-    """classification of the held-out pictures by the backbone's features, by k nearest neighbours and more."""
+    """classification of the held-out images by the backbone's features, by k nearest neighbours and more."""
 
     every: int = option(10, "Evaluate every so many epochs, and at the end; 0 is at the end only.", least=0)
     k: int = option(5, "Neighbours that vote.", least=1)
-    resize: int = option(256, "Shorter side of a picture in pixels before the centre crop.", least=1)
+    resize: int = option(256, "Shorter side of an image in pixels before the centre crop.", least=1)
     size: int = option(224, "Side of the centre crop in pixels.", least=1)
-    batch_size: int = option(256, "Pictures at a time, of all ranks together.", least=1)
-    bank: int | None = option(None, "At most so many training pictures as neighbours; null is all.", least=1)
+    batch_size: int = option(256, "Images at a time, of all ranks together.", least=1)
+    bank: int | None = option(None, "At most so many training images as neighbours; null is all.", least=1)
     probes: tuple[Literal["linear", "quick"], ...] = option(
-        (), "Also train on their features: linear, by the protocol of small data sets; quick, by L-BFGS (scikit-learn)."
+        (), "Also train on their features: linear, by the protocol of small datasets; quick, by L-BFGS (scikit-learn)."
     )
     baselines: bool = option(False, "Also measure raw pixels and the untrained network, before training.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.size > self.resize:
-            raise UserError(f"eval.size: {self.size} is more than eval.resize, {self.resize}; a crop fits the picture")
+            raise UserError(f"eval.size: {self.size} is more than eval.resize, {self.resize}; a crop fits the image")
         if self.bank is not None and self.bank < self.k:
-            raise UserError(f"eval.bank: {self.bank} pictures are fewer than the {self.k} neighbours of eval.k")
+            raise UserError(f"eval.bank: {self.bank} images are fewer than the {self.k} neighbours of eval.k")
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class Config(Options):
 
     name: str | None = option(None, "Name of the run and of its folder; null is the recipe's file name.")
     out: str = option("runs", "Folder in which the run's folder lies.")
-    seed: int = option(0, "Seed of the weights, the order of the pictures and every random crop.", least=0)
+    seed: int = option(0, "Seed of the weights, the order of the images and every random crop.", least=0)
     data: Data = group(Data)
     crops: Crops = group(Crops)
     model: Model = group(Model)

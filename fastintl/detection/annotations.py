@@ -1,4 +1,4 @@
-"""Pictures and what is known of the objects in them, whatever file it was read from.
+"""Images and what is known of the objects in them, whatever file it was read from.
 
 Boxes are (n, 4): left, top, right, bottom in pixels, of which the first spans 0 to 1.
 """
@@ -19,13 +19,13 @@ _LISTED = 5
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture with n objects.
+class AnnotatedImage:
+    """One image with n objects.
 
     Attributes:
-        id: its name in the data set's own files.
+        id: its name in the dataset's own files.
         height, width: in pixels, as the annotation has it.
-        boxes: (n, 4) float32, within the picture and with an area.
+        boxes: (n, 4) float32, within the image and with an area.
         labels: (n,) int64 from 1; 0 is the background.
         difficult: (n,) bool; a detector learns from these, but their detection counts neither way (VOC).
         outlines: n outlines in COCO's formats (polygons or run lengths) as JSON; None where there are only boxes.
@@ -51,33 +51,33 @@ class Picture:
 
 @dataclass(frozen=True)
 class AnnotatedSet:
-    """A split of a data set.
+    """A split of a dataset.
 
     Attributes:
         path: the file that lists it, for sentences.
         classes: names; label i is ``classes[i - 1]``.
-        category_ids: the classes' numbers in the data set's own files.
+        category_ids: the classes' numbers in the dataset's own files.
         notes: what was left out, a sentence each.
     """
 
     path: Path
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
-    pictures: Sequence[Picture]
+    images: Sequence[AnnotatedImage]
     notes: Sequence[str] = field(default_factory=tuple)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     @property
     def names(self) -> list[str]:
-        """The pictures' file names, without folders."""
-        return [picture.path.name for picture in self.pictures]
+        """The images' file names, without folders."""
+        return [image.path.name for image in self.images]
 
     @property
     def labels(self) -> np.ndarray:
-        """Of all objects, picture by picture: (all objects,) int64."""
-        return np.concatenate([picture.labels for picture in self.pictures])
+        """Of all objects, image by image: (all objects,) int64."""
+        return np.concatenate([image.labels for image in self.images])
 
 
 def joined(sets: Sequence[AnnotatedSet]) -> AnnotatedSet:
@@ -88,9 +88,9 @@ def joined(sets: Sequence[AnnotatedSet]) -> AnnotatedSet:
     """
     for other in sets[1:]:
         require_same_classes(sets[0], other)
-    pictures = [picture for one in sets for picture in one.pictures]
+    images = [image for one in sets for image in one.images]
     notes = [note for one in sets for note in one.notes]
-    return AnnotatedSet(sets[0].path, sets[0].classes, sets[0].category_ids, pictures, notes)
+    return AnnotatedSet(sets[0].path, sets[0].classes, sets[0].category_ids, images, notes)
 
 
 def require_same_classes(first: AnnotatedSet, second: AnnotatedSet) -> None:
@@ -108,22 +108,22 @@ def require_same_classes(first: AnnotatedSet, second: AnnotatedSet) -> None:
 
 
 def with_objects(annotated: AnnotatedSet) -> AnnotatedSet:
-    """The pictures that have objects, for training; says how many have none.
+    """The images that have objects, for training; says how many have none.
 
     Raises:
         UserError: none has.
     """
-    kept = [picture for picture in annotated.pictures if len(picture.boxes)]
+    kept = [image for image in annotated.images if len(image.boxes)]
     if not kept:
-        raise UserError(f"{annotated.path} lists {len(annotated)} pictures without a single object to learn from")
+        raise UserError(f"{annotated.path} lists {len(annotated)} images without a single object to learn from")
     notes = list(annotated.notes)
     if len(kept) < len(annotated):
-        notes.append(f"not trained on: pictures without objects, {len(annotated) - len(kept):,} of {len(annotated):,}")
+        notes.append(f"not trained on: images without objects, {len(annotated) - len(kept):,} of {len(annotated):,}")
     return AnnotatedSet(annotated.path, annotated.classes, annotated.category_ids, kept, notes)
 
 
-def require_pictures(annotated: AnnotatedSet, folders: Sequence[Path]) -> None:
-    """Raises ``UserError`` if a picture's file is missing; names the first.
+def require_images(annotated: AnnotatedSet, folders: Sequence[Path]) -> None:
+    """Raises ``UserError`` if an image's file is missing; names the first.
 
     Args:
         folders: where they lie; listed once, which is faster than to ask for each file.
@@ -131,15 +131,15 @@ def require_pictures(annotated: AnnotatedSet, folders: Sequence[Path]) -> None:
     present = set()
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"{folder} does not exist, where {annotated.path} has its pictures")
+            raise UserError(f"{folder} does not exist, where {annotated.path} has its images")
         present |= {folder / name for name in (entry.name for entry in folder.iterdir())}
-    missing = [picture.path for picture in annotated.pictures if picture.path not in present]
+    missing = [image.path for image in annotated.images if image.path not in present]
     if missing:
-        raise UserError(f"pictures of {annotated.path} are missing, {len(missing):,} in all, the first is {missing[0]}")
+        raise UserError(f"images of {annotated.path} are missing, {len(missing):,} in all, the first is {missing[0]}")
 
 
 def clipped(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (n, 4) cut to the picture, and (n,) bool: which of them still have an area."""
+    """Boxes (n, 4) cut to the image, and (n,) bool: which of them still have an area."""
     boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
     boxes = np.minimum(np.maximum(boxes, 0), np.array([width, height, width, height], dtype=np.float32))
     return boxes, (boxes[:, 2:] > boxes[:, :2]).all(axis=1)

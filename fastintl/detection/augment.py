@@ -1,6 +1,6 @@
-"""How a picture is shown in training: one of several sizes, sometimes mirrored.
+"""How an image is shown in training: one of several sizes, sometimes mirrored.
 
-What is drawn is a pure function of (seed, epoch, picture), so that no thread, rank or restart changes it.
+What is drawn is a pure function of (seed, epoch, image), so that no thread, rank or restart changes it.
 """
 
 from __future__ import annotations
@@ -10,35 +10,35 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from fastintl.detection.annotations import Picture
+from fastintl.detection.annotations import AnnotatedImage
 from fastintl.detection.config import Views
 from loaders.errors import UserError
+from loaders.image_reading import BadImage, open_image, reason, to_rgb
 from loaders.philox import philox, uniform
-from loaders.picture_reading import BadPicture, open_picture, reason, to_rgb
 
 _VIEW_DOMAIN = 3 << 16  # the fourth counter word, see loaders/order.py
 
 Target = dict[str, Tensor]
-"""Of a picture with n objects: boxes (n, 4) float32, labels (n,) int64, and masks (n, H, W) uint8 where asked for."""
+"""Of an image with n objects: boxes (n, 4) float32, labels (n,) int64, and masks (n, H, W) uint8 where asked for."""
 
 
-def read_pixels(picture: Picture) -> Tensor:
+def read_pixels(image: AnnotatedImage) -> Tensor:
     """(3, H, W) uint8 RGB.
 
     Raises:
         UserError: the file cannot be read, or is not of the size that the annotation states.
     """
     try:
-        with open_picture(picture.path.read_bytes()) as image:
-            pixels = functional.pil_to_tensor(to_rgb(image))
-    except BadPicture as error:
-        raise UserError(f"the picture {picture.path} cannot be read: {error}") from error
+        with open_image(image.path.read_bytes()) as opened:
+            pixels = functional.pil_to_tensor(to_rgb(opened))
+    except BadImage as error:
+        raise UserError(f"the image {image.path} cannot be read: {error}") from error
     except Exception as error:  # Pillow raises nearly every type on damaged input
-        raise UserError(f"the picture {picture.path} cannot be read: {reason(error)}") from error
-    if pixels.shape[1:] != (picture.height, picture.width):
+        raise UserError(f"the image {image.path} cannot be read: {reason(error)}") from error
+    if pixels.shape[1:] != (image.height, image.width):
         height, width = pixels.shape[1:]
         raise UserError(
-            f"{picture.path} is {width} x {height} pixels, but its annotation says {picture.width} x {picture.height}"
+            f"{image.path} is {width} x {height} pixels, but its annotation says {image.width} x {image.height}"
         )
     return pixels
 
@@ -50,30 +50,30 @@ def fitted(height: int, width: int, shorter: int, longest: int) -> tuple[int, in
 
 
 def training_view(
-    picture: Picture, views: Views, masks: bool, seed: int, epoch: int, index: int
+    image: AnnotatedImage, views: Views, masks: bool, seed: int, epoch: int, index: int
 ) -> tuple[Tensor, Target]:
-    """A picture and its objects as the detector learns from them.
+    """An image and its objects as the detector learns from them.
 
     Args:
         masks: whether the target has masks.
-        index: of the picture in its set.
+        index: of the image in its set.
 
     Returns:
         (3, H, W) uint8, and the target in the view's pixels.
     """
     draws = uniform(philox(seed, index, epoch, 0, _VIEW_DOMAIN))
     shorter = views.train_sizes[int(draws[0] * len(views.train_sizes))]
-    size = fitted(picture.height, picture.width, shorter, views.max_size)
-    canvas = (picture.height, picture.width)
+    size = fitted(image.height, image.width, shorter, views.max_size)
+    canvas = (image.height, image.width)
     parts = [
-        tv_tensors.Image(read_pixels(picture)),
-        tv_tensors.BoundingBoxes(torch.from_numpy(picture.boxes), format="XYXY", canvas_size=canvas),
+        tv_tensors.Image(read_pixels(image)),
+        tv_tensors.BoundingBoxes(torch.from_numpy(image.boxes), format="XYXY", canvas_size=canvas),
     ]
     if masks:
-        parts.append(tv_tensors.Mask(torch.from_numpy(picture.masks())))
+        parts.append(tv_tensors.Mask(torch.from_numpy(image.masks())))
     parts = [functional.resize(part, size, InterpolationMode.BILINEAR, antialias=True) for part in parts]
     if draws[1] < views.flip:
         parts = [functional.horizontal_flip(part) for part in parts]
-    image, boxes, *rest = (part.as_subclass(Tensor) for part in parts)
-    target = {"boxes": boxes, "labels": torch.from_numpy(picture.labels)}
-    return image, target | ({"masks": rest[0]} if masks else {})
+    pixels, boxes, *rest = (part.as_subclass(Tensor) for part in parts)
+    target = {"boxes": boxes, "labels": torch.from_numpy(image.labels)}
+    return pixels, target | ({"masks": rest[0]} if masks else {})

@@ -1,4 +1,4 @@
-"""The AP of detections by the rule of their data set, and as a table."""
+"""The AP of detections by the rule of their dataset, and as a table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def measure(config: DetectionConfig, annotated: AnnotatedSet, detections: Sequen
     return coco_metrics(annotated.path, detections, config.model.masks)
 
 
-def print_table(metrics: Mapping[str, float], pictures: int, folder: Path) -> None:
+def print_table(metrics: Mapping[str, float], images: int, folder: Path) -> None:
     """Prints a row for boxes and one for masks, in per cent."""
     from rich import box
     from rich.console import Console
@@ -34,4 +34,4 @@ def print_table(metrics: Mapping[str, float], pictures: int, folder: Path) -> No
     for kind in dict.fromkeys(name.split()[0] for name in metrics):
         table.add_row(kind, *(f"{metrics[f'{kind} {number}']:.1%}" for number in numbers))
     console.print(table)
-    console.print(f"{pictures:,} pictures; results in {folder}", soft_wrap=True)
+    console.print(f"{images:,} images; results in {folder}", soft_wrap=True)

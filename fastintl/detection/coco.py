@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastintl.detection.annotations import AnnotatedSet, Picture, clipped, describe_left_out, require_pictures
+from fastintl.detection.annotations import AnnotatedImage, AnnotatedSet, clipped, describe_left_out, require_images
 from fastintl.detection.outlines import usable
 from loaders.errors import UserError
 
@@ -23,12 +23,12 @@ def read_coco(root: Path, split: str, masks: bool) -> AnnotatedSet:
     """Reads a split. Crowds are no objects to learn from; COCO's own evaluation knows how to treat them.
 
     Args:
-        root: folder of ``annotations`` and of the pictures' folders.
+        root: folder of ``annotations`` and of the images' folders.
         split: name of a folder, ``train2017``.
         masks: whether every object must have an outline.
 
     Raises:
-        UserError: a file is missing, damaged, or refers to a picture or class that it does not list.
+        UserError: a file is missing, damaged, or refers to an image or class that it does not list.
     """
     path = annotation_file(root, split)
     content = _load(path)
@@ -50,21 +50,21 @@ def _annotated(
     labels = {category: label for label, category in enumerate(category_ids, 1)}
     strays = sorted(objects.keys() - entries.keys(), key=str)
     if strays:
-        raise UserError(f"{path} has objects in picture {strays[0]}, which is not among its images")
+        raise UserError(f"{path} has objects in image {strays[0]}, which is not among its images")
     if not entries:
-        raise UserError(f"{path} lists no pictures")
+        raise UserError(f"{path} lists no images")
     left_out: dict[str, list[str]] = {"boxes without an area": [], "objects without a usable outline": []}
-    pictures = [
-        _picture(entry, objects.get(number, []), folder, labels, masks, left_out, path)
+    images = [
+        _image(entry, objects.get(number, []), folder, labels, masks, left_out, path)
         for number, entry in sorted(entries.items())
     ]
     notes = [note for what, places in left_out.items() for note in describe_left_out(what, places)]
-    annotated = AnnotatedSet(path, tuple(categories[c] for c in category_ids), category_ids, pictures, notes)
-    require_pictures(annotated, sorted({picture.path.parent for picture in pictures}))
+    annotated = AnnotatedSet(path, tuple(categories[c] for c in category_ids), category_ids, images, notes)
+    require_images(annotated, sorted({image.path.parent for image in images}))
     return annotated
 
 
-def _picture(
+def _image(
     entry: dict[str, Any],
     objects: list[dict[str, Any]],
     folder: Path,
@@ -72,7 +72,7 @@ def _picture(
     masks: bool,
     left_out: dict[str, list[str]],
     path: Path,
-) -> Picture:
+) -> AnnotatedImage:
     unknown = next((found for found in objects if found["category_id"] not in labels), None)
     if unknown is not None:
         raise UserError(f"{path}: annotation {unknown['id']} is of category {unknown['category_id']}, which it lacks")
@@ -86,7 +86,7 @@ def _picture(
         left_out["objects without a usable outline"] += [entry["file_name"]] * int((keep & ~outlined).sum())
         keep &= outlined
     kept = [found for found, good in zip(objects, keep, strict=True) if good]
-    return Picture(
+    return AnnotatedImage(
         id=entry["id"],
         path=folder / entry["file_name"],
         height=height,
@@ -103,7 +103,7 @@ def _load(path: Path) -> dict[str, Any]:
         with open(path, "rb") as file:
             content = json.load(file)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: COCO's annotations lie there, beside the pictures' folders") from None
+        raise UserError(f"{path} does not exist: COCO's annotations lie there, beside the images' folders") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -19,7 +19,7 @@ from loaders.errors import UserError
 
 @dataclass(frozen=True)
 class Data(Options, key="data"):
-    """the pictures and their annotations."""
+    """the images and their annotations."""
 
     layout: Literal["voc", "coco"] = option("voc", "Layout of the folder: PASCAL VOC's devkit or COCO's.")
     root: str | None = option(None, "Folder of VOC2007/ and VOC2012/, or of annotations/, train2017/ and val2017/.")
@@ -30,21 +30,21 @@ class Data(Options, key="data"):
     classes: tuple[str, ...] | None = option(
         None, "VOC: names of the classes, null for its 20. COCO's files name theirs."
     )
-    threads: int = option(0, "Threads a rank that read pictures; 0 divides a machine's cores by its ranks.", least=0)
+    threads: int = option(0, "Threads a rank that read images; 0 divides a machine's cores by its ranks.", least=0)
 
 
 @dataclass(frozen=True)
 class Views(Options, key="views"):
-    """how pictures are shown to the detector."""
+    """how images are shown to the detector."""
 
     train_sizes: tuple[int, ...] = option(
-        tuple(range(480, 801, 32)), "Shorter side in training in pixels, drawn anew for each picture.", least=1
+        tuple(range(480, 801, 32)), "Shorter side in training in pixels, drawn anew for each image.", least=1
     )
     test_size: int = option(800, "Shorter side in the test.", least=1)
     max_size: int = option(1333, "Longer side at most; the shorter one gives way.", least=1)
     flip: float = option(0.5, "Probability of a horizontal flip in training.", least=0, most=1)
     mean: tuple[float, float, float] = option(
-        (0.485, 0.456, 0.406), "Subtracted from the red, green and blue of a picture in 0..1.", least=0, most=1
+        (0.485, 0.456, 0.406), "Subtracted from the red, green and blue of an image in 0..1.", least=0, most=1
     )
     std: tuple[float, float, float] = option((0.229, 0.224, 0.225), "Then divided by this.", above=0)
 
@@ -63,10 +63,10 @@ class Model(Options, key="model"):
         (32, 64, 128, 256, 512), "Sides of the anchors in pixels; each in the ratios 1:2, 1:1 and 2:1.", least=1
     )
     proposals_train: tuple[int, int] = option(
-        (12000, 2000), "Proposals of a picture before and after non-maximum suppression, in training.", least=1
+        (12000, 2000), "Proposals of an image before and after non-maximum suppression, in training.", least=1
     )
     proposals_test: tuple[int, int] = option((6000, 1000), "The same in the test.", least=1)
-    rois: int = option(512, "Regions of a picture that the head learns from.", least=1)
+    rois: int = option(512, "Regions of an image that the head learns from.", least=1)
     roi_size: int = option(14, "Side of a region's feature map.", least=2)
 
 
@@ -86,7 +86,7 @@ class Optim(Options, key="optim"):
 class Train(Options, key="train"):
     """how the training is run."""
 
-    batch_size: int = option(16, "Pictures a step, of all ranks together.", least=1)
+    batch_size: int = option(16, "Images a step, of all ranks together.", least=1)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = option("auto", "Number format of the convolutions.")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to train.")
     save_minutes: float = option(15, "Save the state this often; 0 only at the end.", least=0)
@@ -115,7 +115,7 @@ class DetectionConfig(Options):
 
     name: str | None = option(None, "Name of the run and of its folder; null is the recipe's file name.")
     out: str = option("runs", "Folder in which the run's folder lies.")
-    seed: int = option(0, "Seed of the new layers, the order of the pictures and every random choice.", least=0)
+    seed: int = option(0, "Seed of the new layers, the order of the images and every random choice.", least=0)
     data: Data = group(Data)
     views: Views = group(Views)
     model: Model = group(Model)

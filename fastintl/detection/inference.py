@@ -1,4 +1,4 @@
-"""What a detector finds in a set of pictures, in COCO's format of results."""
+"""What a detector finds in a set of images, in COCO's format of results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastintl.detection.annotations import AnnotatedSet
-from fastintl.detection.loader import test_pictures
+from fastintl.detection.loader import test_images
 from fastintl.detection.model import autocast
 from fastintl.distributed import World
 from loaders.progress import Progress
@@ -29,25 +29,25 @@ def detect(
     threads: int,
     title: str | None = None,
 ) -> list[Detection]:
-    """Shows the detector every picture once, alone, shared among the ranks.
+    """Shows the detector every image once, alone, shared among the ranks.
 
     Args:
-        threads: that read pictures, of this rank.
+        threads: that read images, of this rank.
         title: of the progress, which the first rank shows on stderr; None shows none.
 
     Returns:
-        On the first rank the detections of all pictures, in the order of the set; on the others nothing.
+        On the first rank the detections of all images, in the order of the set; on the others nothing.
     """
     mine = range(world.rank, len(annotated), world.world_size)
     network.eval()
     found: dict[int, list[Detection]] = {}
     shown = title is not None and world.is_main
-    with Progress(title, "pictures", len(mine)) if shown else nullcontext() as progress:
-        pictures = test_pictures([annotated.pictures[i] for i in mine], threads)
-        for i, (picture, pixels) in zip(mine, pictures, strict=True):
+    with Progress(title, "images", len(mine)) if shown else nullcontext() as progress:
+        images = test_images([annotated.images[i] for i in mine], threads)
+        for i, (image, pixels) in zip(mine, images, strict=True):
             with autocast(world.device, dtype):
                 (output,) = network([pixels.to(world.device)])
-            found[i] = as_results(output, picture.id, annotated.category_ids)
+            found[i] = as_results(output, image.id, annotated.category_ids)
             if progress:
                 progress.advance(1)
     everything = _gather(found, world)
@@ -55,7 +55,7 @@ def detect(
 
 
 def as_results(output: dict[str, Tensor], image_id: int | str, category_ids: tuple[int, ...]) -> list[Detection]:
-    """A detector's output on one picture as plain values."""
+    """A detector's output on one image as plain values."""
     left, top, right, bottom = output["boxes"].float().cpu().unbind(1)
     boxes = torch.stack([left, top, right - left, bottom - top], dim=1).tolist()
     scores, labels = output["scores"].tolist(), output["labels"].tolist()

@@ -1,4 +1,4 @@
-"""Batches of pictures with their objects, read ahead in threads."""
+"""Batches of images with their objects, read ahead in threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastintl.detection.annotations import AnnotatedSet, Picture
+from fastintl.detection.annotations import AnnotatedImage, AnnotatedSet
 from fastintl.detection.augment import Target, read_pixels, training_view
 from fastintl.detection.config import Views
 from loaders.order import Order
@@ -22,7 +22,7 @@ _BATCHES_AHEAD = 3
 class TrainingLoader:
     """Training batches without an end, from any step on: what a step gets is a function of the seed and the step.
 
-    Within a batch the pictures are sorted by their form, for a rank pads its pictures to a common size.
+    Within a batch the images are sorted by their form, for a rank pads its images to a common size.
 
     Args:
         batch_size: of all ranks together.
@@ -43,12 +43,12 @@ class TrainingLoader:
         world_size: int,
         threads: int,
     ) -> None:
-        self._pictures, self._views, self._masks, self._seed = annotated.pictures, views, masks, seed
+        self._images, self._views, self._masks, self._seed = annotated.images, views, masks, seed
         self._rank, self._world_size = rank, world_size
         samples = np.arange(len(annotated))
         Order(samples, batch_size, True, seed, rank, world_size)  # refuses what cannot be shared
         self._order = Order(samples, batch_size, True, seed)
-        self._slenderness = np.array([picture.width / picture.height for picture in annotated.pictures])
+        self._slenderness = np.array([image.width / image.height for image in annotated.images])
         self._pool = _pool(threads)
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class TrainingLoader:
         return len(self._order)
 
     def batches(self, step: int = 0) -> Iterator[list[tuple[Tensor, Target]]]:
-        """This rank's pictures and targets, from the batch of ``step`` on."""
+        """This rank's images and targets, from the batch of ``step`` on."""
         return _ahead(self._pool, self._view, self._work(step))
 
     def close(self) -> None:
@@ -72,15 +72,15 @@ class TrainingLoader:
 
     def _view(self, work: tuple[int, int]) -> tuple[Tensor, Target]:
         epoch, index = work
-        return training_view(self._pictures[index], self._views, self._masks, self._seed, epoch, index)
+        return training_view(self._images[index], self._views, self._masks, self._seed, epoch, index)
 
 
-def test_pictures(pictures: Sequence[Picture], threads: int) -> Iterator[tuple[Picture, Tensor]]:
-    """The pictures as they are, one after the other, with their pixels (3, H, W) uint8."""
+def test_images(images: Sequence[AnnotatedImage], threads: int) -> Iterator[tuple[AnnotatedImage, Tensor]]:
+    """The images as they are, one after the other, with their pixels (3, H, W) uint8."""
     pool = _pool(threads)
     try:
-        for picture, (pixels,) in zip(pictures, _ahead(pool, read_pixels, ([p] for p in pictures)), strict=True):
-            yield picture, pixels
+        for image, (pixels,) in zip(images, _ahead(pool, read_pixels, ([p] for p in images)), strict=True):
+            yield image, pixels
     finally:
         pool.shutdown(cancel_futures=True)
 

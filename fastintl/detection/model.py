@@ -1,11 +1,11 @@
 """Faster and Mask R-CNN on a ResNet without its last stage ("C4"), of torchvision's parts.
 
 He et al., arXiv 1703.06870, section 4.4; Ren et al., arXiv 1506.01497. The stages of the backbone but the last see the
-picture, the last sees the regions of interest. MoCo (arXiv 1911.05722, appendix) puts one more BatchNorm behind it,
+image, the last sees the regions of interest. MoCo (arXiv 1911.05722, appendix) puts one more BatchNorm behind it,
 and trains and synchronises all of them. Numbers are those of detectron2's R50-C4; docs/detection.md lists where
 torchvision's parts compute something else.
 
-Shapes: B pictures, R regions, K classes with the background, C channels.
+Shapes: B images, R regions, K classes with the background, C channels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fastintl.detection.roi_heads import SharedRoIHeads
 
 _RATIOS = (0.5, 1.0, 2.0)
 _MASK_CHANNELS = 256
-_DETECTIONS = 100  # of a picture, as COCO counts them
+_DETECTIONS = 100  # of an image, as COCO counts them
 
 
 def build_detector(backbone: ResNet, classes: int, model: Model, views: Views) -> GeneralizedRCNN:
@@ -39,8 +39,8 @@ def build_detector(backbone: ResNet, classes: int, model: Model, views: Views) -
         classes: without the background.
 
     Returns:
-        In training: (list of (3, H, W) uint8, list of targets) -> losses by name. In evaluation: list of pictures ->
-        list of boxes (n, 4), labels (n,), scores (n,), and masks (n, 1, H, W) as probabilities, in the pictures'
+        In training: (list of (3, H, W) uint8, list of targets) -> losses by name. In evaluation: list of images ->
+        list of boxes (n, 4), labels (n,), scores (n,), and masks (n, 1, H, W) as probabilities, in the images'
         own pixels. State-dict keys: torchvision's names of the backbone after ``backbone.`` or
         ``roi_heads.box_head.``.
     """

@@ -1,4 +1,4 @@
-"""From pictures of several sizes to one normalised batch, and detections back to the pictures' own pixels."""
+"""From images of several sizes to one normalised batch, and detections back to the images' own pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastintl.detection.config import Views
 
 
 class Preprocessing(GeneralizedRCNNTransform):
-    """torchvision's, with two differences: pictures come as uint8, and are resized as in training, with antialiasing.
+    """torchvision's, with two differences: images come as uint8, and are resized as in training, with antialiasing.
 
     In training they come in their final size, see ``augment.py``; in the test they are resized here.
     """

@@ -2,7 +2,7 @@
 
 torchvision's ``RoIHeads`` computes the masks' features anew, which would show its BatchNorm other regions, too.
 
-Shapes: R regions of all pictures, K classes with the background, C channels.
+Shapes: R regions of all images, K classes with the background, C channels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SharedRoIHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Detections of each picture and no losses in evaluation, no detections and the losses in training."""
+        """Detections of each image and no losses in evaluation, no detections and the losses in training."""
         (feature,) = features.values()
         if self.training:
             return [], self._losses(feature, proposals, targets)
@@ -53,7 +53,7 @@ class SharedRoIHeads(RoIHeads):
         loss_classifier, loss_box_reg = fastrcnn_loss(logits, deltas, labels, regression_targets)
         losses = {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
         if self.mask_predictor is not None:
-            with_object = [picture_labels > 0 for picture_labels in labels]
+            with_object = [image_labels > 0 for image_labels in labels]
             mask_logits = self.mask_predictor(region_features[torch.cat(with_object)]).float()
             losses["loss_mask"] = maskrcnn_loss(
                 mask_logits,

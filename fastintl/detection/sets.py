@@ -1,4 +1,4 @@
-"""From the configuration to annotated pictures."""
+"""From the configuration to annotated images."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from loaders.errors import UserError
 
 
 def read_sets(config: DetectionConfig) -> tuple[AnnotatedSet, AnnotatedSet]:
-    """The pictures with objects to learn from, and all pictures to test on.
+    """The images with objects to learn from, and all images to test on.
 
     Raises:
         UserError: something is missing or damaged, or the two do not have the same classes.
     """
     if config.data.root is None:
-        raise UserError("no pictures given: set data.root (--root of the tool) to the folder of the data set")
+        raise UserError("no images given: set data.root (--root of the tool) to the folder of the dataset")
     if not config.data.train:
         raise UserError("data.train: [] names no split; give one or more")
     train = joined([_read(config, split) for split in config.data.train])
     test = _read(config, config.data.test)
     require_same_classes(train, test)
-    if not any(len(picture.boxes) for picture in test.pictures):
-        raise UserError(f"{test.path} lists pictures without a single object to find")
+    if not any(len(image.boxes) for image in test.images):
+        raise UserError(f"{test.path} lists images without a single object to find")
     return with_objects(train), test
 
 

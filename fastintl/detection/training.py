@@ -66,7 +66,7 @@ class DetectionTraining:
         world: World,
     ) -> None:
         self.config, self.test, self.world = config, test, world
-        self.origin, self.pictures = dict(origin), description(train)
+        self.origin, self.images = dict(origin), description(train)
         self.threads = host_threads(config.data.threads)
         self.folder = RunFolder(config.folder)
         self.checkpoints = Checkpoints(self.folder.checkpoints)
@@ -144,9 +144,9 @@ class DetectionTraining:
                 f"{self.folder.path} holds a training with another {', '.join(changed)}: give this one a name of its "
                 "own (name=…), or remove the folder to start again"
             )
-        if other := difference(state["pictures"], self.pictures):
+        if other := difference(state["pictures"], self.images):
             raise UserError(
-                f"{self.folder.path} holds a training on {other}: they are not the same data set; give this one a name "
+                f"{self.folder.path} holds a training on {other}: they are not the same dataset; give this one a name "
                 "of its own (name=…)"
             )
 
@@ -220,7 +220,7 @@ class DetectionTraining:
             "step": self.step,
             "clock": self.clock.state_dict(),
             "origin": self.origin,
-            "pictures": self.pictures,
+            "pictures": self.images,
             "config": configfile.dump(self.config),
         }
 

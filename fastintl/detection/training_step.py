@@ -32,7 +32,7 @@ class DetectionStep:
 
     Attributes:
         network: the detector. Its BatchNorm is over all ranks, each of which counts alike, as in MoCo's
-            ``naiveSyncBN``: the ranks' pictures and regions are not equally many.
+            ``naiveSyncBN``: the ranks' images and regions are not equally many.
         lr: learning rate of the last step.
         loss_names: of the losses that a call returns.
     """

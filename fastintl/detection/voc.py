@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from fastintl.detection.annotations import AnnotatedSet, Picture, clipped, describe_left_out, require_pictures
+from fastintl.detection.annotations import AnnotatedImage, AnnotatedSet, clipped, describe_left_out, require_images
 from loaders.errors import UserError
 
 CLASSES = (
@@ -26,7 +26,7 @@ def read_voc(root: Path, split: str, classes: Sequence[str] = CLASSES) -> Annota
         classes: names, in the order of the labels.
 
     Raises:
-        UserError: a list, an annotation or a picture is missing or cannot be read, or an object is of no known class.
+        UserError: a list, an annotation or an image is missing or cannot be read, or an object is of no known class.
     """
     year, slash, name = split.partition("/")
     if not (year and slash and name):
@@ -36,32 +36,32 @@ def read_voc(root: Path, split: str, classes: Sequence[str] = CLASSES) -> Annota
         raise UserError(f"{root} holds no folder {year} (nor VOCdevkit/{year}): unpack VOC's archives there")
     listed = home / "ImageSets" / "Main" / f"{name}.txt"
     if not listed.is_file():
-        raise UserError(f"{listed} does not exist: it lists the pictures of {split}")
+        raise UserError(f"{listed} does not exist: it lists the images of {split}")
     # A line of a class's own list goes on with a number.
     names = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
     if not names:
-        raise UserError(f"{listed} lists no pictures")
+        raise UserError(f"{listed} lists no images")
     degenerate: list[Path] = []
     labels = {name: label for label, name in enumerate(classes, 1)}
-    pictures = [_read_picture(home, name, labels, degenerate) for name in names]
+    images = [_read_image(home, name, labels, degenerate) for name in names]
     notes = describe_left_out("boxes without an area", degenerate)
-    annotated = AnnotatedSet(listed, tuple(classes), tuple(range(1, len(classes) + 1)), pictures, notes)
-    require_pictures(annotated, [home / "JPEGImages"])
+    annotated = AnnotatedSet(listed, tuple(classes), tuple(range(1, len(classes) + 1)), images, notes)
+    require_images(annotated, [home / "JPEGImages"])
     return annotated
 
 
-def _read_picture(home: Path, name: str, labels: dict[str, int], degenerate: list[Path]) -> Picture:
+def _read_image(home: Path, name: str, labels: dict[str, int], degenerate: list[Path]) -> AnnotatedImage:
     path = home / "Annotations" / f"{name}.xml"
     try:
         tree = ElementTree.parse(path)
         height, width = (int(tree.findtext(f"size/{side}", "")) for side in ("height", "width"))
         objects = [_read_object(element) for element in tree.iterfind("object")]
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: it has the objects of a picture of the list") from None
+        raise UserError(f"{path} does not exist: it has the objects of an image of the list") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (ElementTree.ParseError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as VOC's annotation of a picture: {error}") from error
+        raise UserError(f"{path} cannot be read as VOC's annotation of an image: {error}") from error
     unknown = next((kind for kind, _, _ in objects if kind not in labels), None)
     if unknown is not None:
         raise UserError(
@@ -69,7 +69,7 @@ def _read_picture(home: Path, name: str, labels: dict[str, int], degenerate: lis
         )
     boxes, whole = clipped(np.array([box for _, box, _ in objects]), height, width)
     degenerate += [path] * int((~whole).sum())
-    return Picture(
+    return AnnotatedImage(
         id=name,
         path=home / "JPEGImages" / f"{name}.jpg",
         height=height,

@@ -4,7 +4,7 @@ Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010
 it overlaps an object of its class that no surer detection has taken; a difficult object counts neither way; the
 average is over the best precision at recall 0, 0.1, .. 1 or more. MoCo's tables average it over the overlaps of COCO.
 
-Shapes: n objects and m detections of a picture.
+Shapes: n objects and m detections of an image.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastintl.detection.annotations import AnnotatedSet, Picture
+from fastintl.detection.annotations import AnnotatedImage, AnnotatedSet
 from fastintl.detection.inference import Detection
 
 OVERLAPS = tuple(percent / 100 for percent in range(50, 100, 5))
@@ -37,7 +37,7 @@ def voc_metrics(annotated: AnnotatedSet, detections: Sequence[Detection]) -> dic
 def _class_ap(annotated: AnnotatedSet, category: int, detections: list[Detection]) -> list[float] | None:
     """One AP an overlap; None for a class without objects that count."""
     label = annotated.category_ids.index(category) + 1
-    objects = {picture.id: _Objects(picture, label) for picture in annotated.pictures}
+    objects = {image.id: _Objects(image, label) for image in annotated.images}
     count = sum(int((~found.difficult).sum()) for found in objects.values())
     if count == 0:
         return None
@@ -47,12 +47,12 @@ def _class_ap(annotated: AnnotatedSet, category: int, detections: list[Detection
 
 
 class _Objects:
-    """The objects of a class in a picture."""
+    """The objects of a class in an image."""
 
-    def __init__(self, picture: Picture, label: int) -> None:
-        mine = picture.labels == label
-        self.picture, self.boxes = picture.id, picture.boxes[mine].astype(np.float64)
-        self.difficult = picture.difficult[mine]
+    def __init__(self, image: AnnotatedImage, label: int) -> None:
+        mine = image.labels == label
+        self.image, self.boxes = image.id, image.boxes[mine].astype(np.float64)
+        self.difficult = image.difficult[mine]
 
     def best(self, bbox: Sequence[float]) -> tuple[tuple, float, bool] | None:
         """The object that a detection overlaps most (its name, the overlap, whether it is difficult); None if none."""
@@ -60,7 +60,7 @@ class _Objects:
             return None
         overlaps = _overlaps(self.boxes, np.array([*bbox[:2], bbox[0] + bbox[2], bbox[1] + bbox[3]]))
         i = int(overlaps.argmax())
-        return (self.picture, i), float(overlaps[i]), bool(self.difficult[i])
+        return (self.image, i), float(overlaps[i]), bool(self.difficult[i])
 
 
 def _overlaps(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:

@@ -42,18 +42,18 @@ def _options_of(recipe: str) -> list[str]:
 
 
 def add_subject(parser: argparse.ArgumentParser) -> None:
-    """How a backbone is loaded and shown pictures: what ``subject.from_arguments`` reads beside ``weights``."""
+    """How a backbone is loaded and shown images: what ``subject.from_arguments`` reads beside ``weights``."""
     add_network(parser)
-    add_pictures(parser)
+    add_images(parser)
     parser.add_argument("--flip-average", action="store_true", help="mean of a view's and its mirror image's features")
-    parser.add_argument("--batch-size", type=int, default=256, help="pictures at a time, of all ranks (default: 256)")
+    parser.add_argument("--batch-size", type=int, default=256, help="images at a time, of all ranks (default: 256)")
 
 
-def add_pictures(parser: argparse.ArgumentParser) -> None:
-    """How pictures are read and cropped, and on what device."""
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """How images are read and cropped, and on what device."""
     parser.add_argument("--resize", type=int, metavar="PIXELS", help="shorter side (default: the run's, else 256)")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="of the centre crop (default: the run's, else 224)")
-    parser.add_argument("--source", default="auto", help="reader of the pictures, as data.source (default: auto)")
+    parser.add_argument("--source", default="auto", help="reader of the images, as data.source (default: auto)")
     parser.add_argument("--threads", type=int, default=0, help="decoding threads a rank (default: its share of cores)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
 

@@ -1,4 +1,4 @@
-"""What an evaluation tool is pointed at: a backbone in a file, and pictures to see with it."""
+"""What an evaluation tool is pointed at: a backbone in a file, and images to see with it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from fastintl.runs.fingerprint import fingerprint
 from fastintl.weights.backbone import backbone_of
 from fastintl.weights.files import read_weights, sha256
 from loaders import CenterCrop, Loader, make_loader
-from loaders.sources import Pictures, open_pictures
+from loaders.sources import Images, open_images
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A backbone and how pictures are shown to it.
+    """A backbone and how images are shown to it.
 
     Attributes:
         network: in evaluation mode.
@@ -78,7 +78,7 @@ def open_subject(
 
 @dataclass(frozen=True)
 class Reading:
-    """How pictures are read; changes no feature."""
+    """How images are read; changes no feature."""
 
     source: str = "auto"
     batch_size: int = 256
@@ -88,13 +88,13 @@ class Reading:
 def features_of(
     subject: Subject, data: Path, folder: Path, world: World, reading: Reading, flip_average: bool = False
 ) -> StoredFeatures:
-    """The features of all pictures in ``data``, written to ``folder`` where they are not there yet.
+    """The features of all images in ``data``, written to ``folder`` where they are not there yet.
 
     Raises:
-        UserError: no pictures there, or the folder holds features of something else.
+        UserError: no images there, or the folder holds features of something else.
     """
-    pictures = open_pictures(data)
-    meta = {"backbone": str(subject.path), "data": str(data), **features_meta(subject, pictures, flip_average)}
+    images = open_images(data)
+    meta = {"backbone": str(subject.path), "data": str(data), **features_meta(subject, images, flip_average)}
 
     def open_loader(samples: np.ndarray) -> Loader:
         return make_loader(
@@ -118,18 +118,18 @@ def cached_features(
     subject: Subject, data: Path, cache: Path, world: World, reading: Reading, flip_average: bool = False
 ) -> StoredFeatures:
     """``features_of`` in a folder below ``cache`` whose name stands for all that the features depend on."""
-    meta = features_meta(subject, open_pictures(data), flip_average)
+    meta = features_meta(subject, open_images(data), flip_average)
     name = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()[:16]
     return features_of(subject, data, cache / name, world, reading, flip_average)
 
 
-def features_meta(subject: Subject, pictures: Pictures, flip_average: bool) -> dict[str, Any]:
-    """What the features of these pictures depend on, the pictures by their names and labels."""
+def features_meta(subject: Subject, images: Images, flip_average: bool) -> dict[str, Any]:
+    """What the features of these images depend on, the images by their names and labels."""
     return {
         **subject.describe(),
         "flip_average": flip_average,
-        "count": len(pictures),
-        "pictures_sha256": fingerprint(pictures),
+        "count": len(images),
+        "pictures_sha256": fingerprint(images),
     }
 
 

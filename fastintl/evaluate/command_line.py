@@ -1,4 +1,4 @@
-"""What the command lines of supervised evaluation share: the pictures, the features, and where results go."""
+"""What the command lines of supervised evaluation share: the images, the features, and where results go."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _EVALUATION_BATCH = 256
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that the functions here read, beside ``weights``."""
-    parser.add_argument("--train", type=Path, required=True, help="training pictures: .beton or folder class/picture")
-    parser.add_argument("--val", type=Path, required=True, help="held-out pictures of the same classes")
+    parser.add_argument("--train", type=Path, required=True, help="training images: .beton or folder class/image")
+    parser.add_argument("--val", type=Path, required=True, help="held-out images of the same classes")
     options.add_network(parser)
-    options.add_pictures(parser)
+    options.add_images(parser)
     parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"), help="of the backbone")
     parser.add_argument("--seed", type=int, default=0, help="of order, crops and the classifier's start (default: 0)")
     options.add_results(parser)
@@ -45,7 +45,7 @@ def open_subject(arguments: argparse.Namespace) -> Subject:
 
 def add_random_crops(group: argparse._ArgumentGroup) -> None:
     """The option of ``random_crops``."""
-    text = f"least share of a picture that a training crop takes (default: {LEAST_AREA})"
+    text = f"least share of an image that a training crop takes (default: {LEAST_AREA})"
     group.add_argument("--crop-area", type=float, default=LEAST_AREA, metavar="SHARE", help=text)
 
 
@@ -89,16 +89,16 @@ def open_loader(
 
 
 def settings_of(arguments: argparse.Namespace, subject: Subject | None, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that changes the numbers beside the pictures, as plain values."""
+    """Everything that changes the numbers beside the images, as plain values."""
     plain = json.loads(json.dumps(protocol))  # tuples become lists, as a checkpoint gives them back
     return {**plain, **(subject.describe() if subject else {}), "seed": arguments.seed}
 
 
 def identity_of(settings: Mapping[str, Any], train: Loader, samples: Sequence[int] = ()) -> dict[str, Any]:
-    """What a training is resumed by: its settings, which pictures it has (or which of them), and an epoch's steps."""
+    """What a training is resumed by: its settings, which images it has (or which of them), and an epoch's steps."""
     from fastintl.runs.fingerprint import fingerprint
 
-    return {**settings, "pictures": fingerprint(train.pictures, samples), "steps an epoch": len(train)}
+    return {**settings, "pictures": fingerprint(train.images, samples), "steps an epoch": len(train)}
 
 
 def run_folder(task: str, identity: Mapping[str, Any]) -> Path:

@@ -37,7 +37,7 @@ class EpochLoop:
 
     Args:
         trainee: what is trained.
-        loader: this rank's share of the pictures.
+        loader: this rank's share of the images.
         epochs: how many.
         folder: where the checkpoints go; None keeps nothing.
         settings: everything that changes the result, plain values; a checkpoint of other settings is refused.

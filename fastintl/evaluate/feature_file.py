@@ -1,6 +1,6 @@
-"""Features of a whole data set in a folder of memory-mapped arrays, written in any number of sittings.
+"""Features of a whole dataset in a folder of memory-mapped arrays, written in any number of sittings.
 
-A folder holds ``features.npy`` (n, d) float32, ``labels.npy`` and ``ids.npy`` (n,) int64, all in the data set's
+A folder holds ``features.npy`` (n, d) float32, ``labels.npy`` and ``ids.npy`` (n,) int64, all in the dataset's
 order, ``done.npy`` (n,) bool, which rows are written, and ``meta.json``, which says what they are of.
 """
 
@@ -88,7 +88,7 @@ def write_features(
         loader = open_loader(missing)
         batches = feature_batches(network.to(world.device), loader, world.device, meta["flip_average"])
         marks = _Marks((features, labels, ids), done)
-        title = Progress("features", "pictures", len(done), len(done) - len(missing))
+        title = Progress("features", "images", len(done), len(done) - len(missing))
         try:
             with title as progress:
                 for rows, (values, their_labels, their_ids) in zip(mine, batches, strict=True):

@@ -1,4 +1,4 @@
-"""Features of a whole data set: every sample once, at any world size."""
+"""Features of a whole dataset: every sample once, at any world size."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import nn
 
 from loaders import Loader
 
-# What a network makes of so many pictures stays in a CPU's cache from layer to layer: ResNet-8 at 64 px takes 256
-# pictures in eight parts in 0.53 of the time that it takes them at once.
-_CPU_PICTURES = 32
+# What a network makes of so many images stays in a CPU's cache from layer to layer: ResNet-8 at 64 px takes 256
+# images in eight parts in 0.53 of the time that it takes them at once.
+_CPU_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def extract(network: nn.Module, loader: Loader, device: torch.device) -> Feature
 
     Args:
         network: maps views (b, 3, s, s) to features (b, …), which are flattened.
-        loader: this rank's share of the data set.
+        loader: this rank's share of the dataset.
 
     Returns:
         The features of all ranks, on every rank.
@@ -58,7 +58,7 @@ def extract(network: nn.Module, loader: Loader, device: torch.device) -> Feature
     network.eval()
     parts = list(feature_batches(network, loader, device))
     network.train(was_training)
-    # A rank may have no share of a small data set at all.
+    # A rank may have no share of a small dataset at all.
     columns = [torch.cat(column) for column in zip(*parts, strict=True)] if parts else None
     features, labels, ids = _gather(columns)
     order = torch.argsort(ids)
@@ -87,9 +87,9 @@ def feature_batches(
 def represent(network: nn.Module, views: torch.Tensor) -> torch.Tensor:
     """A network's outputs for views (b, 3, s, s), flattened: (b, d) float32.
 
-    In evaluation mode only, where a picture's features do not depend on the others: a CPU takes a few at a time.
+    In evaluation mode only, where an image's features do not depend on the others: a CPU takes a few at a time.
     """
-    parts = views.split(_CPU_PICTURES) if views.device.type == "cpu" else [views]
+    parts = views.split(_CPU_IMAGES) if views.device.type == "cpu" else [views]
     return torch.cat([network(part).flatten(1).float() for part in parts])
 
 

@@ -33,7 +33,7 @@ class FineTuneProtocol:
 
     Attributes:
         batch_size: over all ranks.
-        lr_backbone, lr_classifier: for 256 pictures a step; they scale with the batch size.
+        lr_backbone, lr_classifier: for 256 images a step; they scale with the batch size.
         schedule: of both by epoch, one of ``SCHEDULES``.
         frozen: only the classifier learns; the backbone stays as it is, in evaluation mode.
     """

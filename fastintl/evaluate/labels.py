@@ -1,4 +1,4 @@
-"""The pictures of a supervised evaluation: a training and a held-out set of the same classes."""
+"""The images of a supervised evaluation: a training and a held-out set of the same classes."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import numpy as np
 from torch import Tensor
 
 from loaders.errors import UserError
-from loaders.sources import Pictures
+from loaders.sources import Images
 
 
-def count_classes(train: Pictures, held_out: Pictures) -> int:
+def count_classes(train: Images, held_out: Images) -> int:
     """The number of classes of both sets.
 
     A file without class names has as many classes as its labels need.
 
     Raises:
-        UserError: the two have different classes, pictures without a label, or labels beyond the classes.
+        UserError: the two have different classes, images without a label, or labels beyond the classes.
     """
     if train.classes and held_out.classes and list(train.classes) != list(held_out.classes):
         why = _difference(train, held_out)
         raise UserError(f"{train.path} and {held_out.path} do not have the same classes: {why}")
     classes = len(train.classes or held_out.classes or ()) or int(train.labels.max()) + 1
-    for pictures in (train, held_out):
-        check_labels(pictures.labels, classes, str(pictures.path))
+    for images in (train, held_out):
+        check_labels(images.labels, classes, str(images.path))
     return classes
 
 
@@ -35,11 +35,11 @@ def check_labels(labels: np.ndarray | Tensor, classes: int, where: str) -> None:
     if len(labels) == 0:
         raise UserError(f"{where} holds nothing to learn from or to be tested on")
     if int(labels.min()) < 0:
-        raise UserError(f"{where} holds pictures without a label, and a classifier needs one of each")
+        raise UserError(f"{where} holds images without a label, and a classifier needs one of each")
     if int(labels.max()) >= classes:
         raise UserError(f"{where} holds the label {int(labels.max())}, but there are only {classes} classes, from 0 on")
 
 
-def _difference(train: Pictures, held_out: Pictures) -> str:
+def _difference(train: Images, held_out: Images) -> str:
     alone = sorted(set(train.classes) ^ set(held_out.classes))
     return f"only one of them has {alone[0]}" if alone else "their order differs"

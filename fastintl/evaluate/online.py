@@ -1,4 +1,4 @@
-"""Accuracy on held-out pictures during a run: of nearest neighbours, and of classifiers on the same features."""
+"""Accuracy on held-out images during a run: of nearest neighbours, and of classifiers on the same features."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from fastintl.evaluate.linear.probes import fit_heads
 from fastintl.evaluate.nearest import knn
 from fastintl.runs.folder import RunFolder
 from loaders import Loader, UserError
-from loaders.sources import open_pictures
+from loaders.sources import open_images
 
 _RAW_SIDE = 32  # raw pixels are compared at this resolution: finer ones only cost memory
 
 
 class OnlineEvaluation:
-    """Classification of the held-out pictures: by labelled training pictures as neighbours or to train classifiers on.
+    """Classification of the held-out images: by labelled training images as neighbours or to train classifiers on.
 
     The training goes on as if there had been none: the network's mode, weights and statistics and all global random
-    states stay as they are. Without held-out pictures nothing is ever due.
+    states stay as they are. Without held-out images nothing is ever due.
 
     Raises:
         UserError: the two splits do not have the same classes, or scikit-learn is asked for and not installed.
@@ -45,7 +45,7 @@ class OnlineEvaluation:
     @property
     def chance(self) -> float:
         """Accuracy of always guessing the most frequent held-out class."""
-        labels = self.queries.pictures.labels
+        labels = self.queries.images.labels
         return float(np.bincount(labels[labels >= 0]).max() / len(labels))
 
     def is_due(self, epoch: int, is_last: bool) -> bool:
@@ -64,14 +64,14 @@ class OnlineEvaluation:
         return found
 
     def knn_top1(self, network: nn.Module) -> float:
-        """Share of the held-out pictures whose class the neighbours' vote names; the same on every rank."""
+        """Share of the held-out images whose class the neighbours' vote names; the same on every rank."""
         return self._knn_top1(*self._features(network))
 
     def _features(self, network: nn.Module) -> tuple[Features, Features]:
         return extract(network, self.bank, self.world.device), extract(network, self.queries, self.world.device)
 
     def _classes(self) -> int:
-        return count_classes(self.bank.pictures, self.queries.pictures)
+        return count_classes(self.bank.images, self.queries.images)
 
     def _linear(self, bank: Features, queries: Features) -> dict[str, float]:
         classes, device = self._classes(), self.world.device
@@ -103,15 +103,15 @@ class OnlineEvaluation:
 
     def _open_bank(self, folder: RunFolder) -> Loader:
         path = find(self.config, "train_labelled") or find(self.config, "train")
-        pictures, held_out = open_pictures(path), self.queries.pictures
-        if (pictures.labels < 0).any():
+        images, held_out = open_images(path), self.queries.images
+        if (images.labels < 0).any():
             raise UserError(
-                f"{path} has pictures without a label, which cannot vote: set data.train_labelled to those with one"
+                f"{path} has images without a label, which cannot vote: set data.train_labelled to those with one"
             )
-        if pictures.classes and held_out.classes and pictures.classes != held_out.classes:
+        if images.classes and held_out.classes and images.classes != held_out.classes:
             raise UserError(f"{path} and {held_out.path} do not have the same classes")
-        count, limit = len(pictures), self.config.eval.bank
+        count, limit = len(images), self.config.eval.bank
         samples = None
         if limit is not None and limit < count:
             samples = np.linspace(0, count, limit, endpoint=False).astype(np.int64)
-        return evaluation_loader(self.config, pictures, self.world, folder.quarantine, samples)
+        return evaluation_loader(self.config, images, self.world, folder.quarantine, samples)

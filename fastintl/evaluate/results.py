@@ -33,7 +33,7 @@ class Result:
 
     Attributes:
         task: what was done, in a few words: "k-NN", "linear probe".
-        data: the pictures, a path or folder of features by role ("train", "val").
+        data: the images, a path or folder of features by role ("train", "val").
         backbone: the file of weights; None for features without one.
         sha256: of that file, see ``fastintl.weights.files.sha256``.
         settings: everything that changes the numbers.

@@ -1,4 +1,4 @@
-"""Which pictures keep their label in semi-supervised fine-tuning: a percentage, or a public list of file names."""
+"""Which images keep their label in semi-supervised fine-tuning: a percentage, or a public list of file names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TIME_LIMIT_S = 60
 
 
 def balanced(labels: np.ndarray, percent: float, seed: int = 0) -> np.ndarray:
-    """Draws the same percentage of every class, at least one picture of each.
+    """Draws the same percentage of every class, at least one image of each.
 
     Args:
         labels: (n,) integers.
@@ -53,17 +53,17 @@ def balanced(labels: np.ndarray, percent: float, seed: int = 0) -> np.ndarray:
 
 
 def listed(names: Sequence[str], path: Path) -> np.ndarray:
-    """The pictures that a file names, one name a line: as in the data set, or without the folders.
+    """The images that a file names, one name a line: as in the dataset, or without the folders.
 
     Args:
-        names: of the data set's pictures, ``nXXXXXXXX/nXXXXXXXX_N.JPEG``.
+        names: of the dataset's images, ``nXXXXXXXX/nXXXXXXXX_N.JPEG``.
         path: the list; ImageNet's public ones have lines ``nXXXXXXXX_N.JPEG``.
 
     Returns:
         Sample ids, ascending, each once.
 
     Raises:
-        UserError: the list cannot be read, is empty, or holds names that no picture has, or several.
+        UserError: the list cannot be read, is empty, or holds names that no image has, or several.
     """
     try:
         wanted = [line.strip() for line in path.read_text().splitlines() if line.strip()]
@@ -75,12 +75,12 @@ def listed(names: Sequence[str], path: Path) -> np.ndarray:
     for i, name in enumerate(names):
         for known_as in {name, name.rpartition("/")[2]}:
             ids.setdefault(known_as, []).append(i)
-    for count, what in ((0, "no picture"), (2, "several pictures")):
+    for count, what in ((0, "no image"), (2, "several images")):
         wrong = [name for name in wanted if min(len(ids.get(name, ())), 2) == count]
         if wrong:
             raise UserError(
-                f"the list {path} holds {len(wrong):,} of {len(wanted):,} names that {what} of the data set's "
-                f"{len(names):,} has, such as {wrong[0]} (one of the data set's is {names[0]})"
+                f"the list {path} holds {len(wrong):,} of {len(wanted):,} names that {what} of the dataset's "
+                f"{len(names):,} has, such as {wrong[0]} (one of the dataset's is {names[0]})"
             )
     return np.unique([ids[name][0] for name in wanted])
 

@@ -25,7 +25,7 @@ def build_backbone(arch: str, stem: str = "imagenet", zero_init_residual: bool =
     Args:
         arch: one of ``ARCHITECTURES``; torchvision's networks, and resnet8, a small one for demonstrations.
         stem: "imagenet" (torchvision's); "cifar": 3x3 first convolution of stride 1 and no max-pool, for
-            pictures of 32 pixels; "small": the same convolution, max-pool kept, for 64 pixels.
+            images of 32 pixels; "small": the same convolution, max-pool kept, for 64 pixels.
         zero_init_residual: whether the last BatchNorm of a residual branch starts at zero.
 
     Returns:
@@ -54,7 +54,7 @@ class _ResNet8(ResNet):
     """Three stages of one basic block, 32 to 128 channels, for demonstrations on a CPU.
 
     The ResNets for CIFAR (He et al., CVPR 2016, section 4.2) have three stages too: a fourth would look at small
-    pictures through a grid of two or three cells.
+    images through a grid of two or three cells.
     """
 
     def __init__(self, zero_init_residual: bool) -> None:
@@ -88,7 +88,7 @@ def build_projector(in_dim: int, widths: Sequence[int], bias: bool = False) -> n
 
 
 class Encoder(nn.Module):
-    """Backbone and projector: pictures (B, 3, s, s) -> embeddings (B, d)."""
+    """Backbone and projector: images (B, 3, s, s) -> embeddings (B, d)."""
 
     def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""Runs as pages of pictures: ``report.html`` of one run, and several compared."""
+"""Runs as pages of images: ``report.html`` of one run, and several compared."""

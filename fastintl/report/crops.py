@@ -10,12 +10,12 @@ import torch
 from loaders import Loader, MultiCrop
 
 _EPOCHS = 6
-_COLUMN_INCHES = 2.2  # the picture, and the views' names
+_COLUMN_INCHES = 2.2  # the image, and the views' names
 _GREY = "#808080"  # readable on white and on black: the background is transparent
 
 
 def draw_crops(loader: Loader, recipe: MultiCrop, path: Path) -> None:
-    """Draws the data set's first picture and all its views, a view a row, an epoch a column, in true proportion."""
+    """Draws the dataset's first image and all its views, a view a row, an epoch a column, in true proportion."""
     plt = _pyplot()
     sizes = [spec.size for spec in recipe.views]
     inch = 1.15 / max(sizes)
@@ -25,7 +25,7 @@ def draw_crops(loader: Loader, recipe: MultiCrop, path: Path) -> None:
         len(sizes), 1 + _EPOCHS, width_ratios=[_COLUMN_INCHES / 1.2, *[1] * _EPOCHS], height_ratios=sizes
     )
     for epoch in range(_EPOCHS):
-        picture, views = loader.crops(0, epoch)
+        image, views = loader.crops(0, epoch)
         for row, view in enumerate(views):
             axis = figure.add_subplot(grid[row, 1 + epoch])
             axis.imshow(to_pixels(view, recipe))
@@ -39,7 +39,7 @@ def draw_crops(loader: Loader, recipe: MultiCrop, path: Path) -> None:
         label = f"view {row}\n{spec.size} px\n{low:.0%}–{high:.0%}"
         axis.text(1, 0.5, label, fontsize=9, color=_GREY, ha="right", va="center", transform=axis.transAxes)
     whole = figure.add_axes((0.005, 0, 0.6 * _COLUMN_INCHES / width, 1 - 0.3 / height), anchor="NW")
-    whole.imshow(picture.numpy())
+    whole.imshow(image.numpy())
     whole.set_axis_off()
     figure.subplots_adjust(0.005, 0.01, 0.995, 1 - 0.3 / height, wspace=0.06, hspace=0.06)
     figure.savefig(path, dpi=110, transparent=True)

@@ -47,7 +47,7 @@ def accuracy(runs: Sequence[RunRecord]) -> Panel:
             if value is not None:
                 levels.append(Level(f"{label} {percent(value)}", value, f"level dash{n}"))
     title = f"{runs[0].config.get('eval.k', 'k')}-nn accuracy"
-    note = "Of held-out pictures, by the backbone's features."
+    note = "Of held-out images, by the backbone's features."
     return _metric(
         runs, "knn_top1", title, note, percent, tick=short_percent, low=0.0, levels=levels, extra="dots", one="trained"
     )
@@ -99,7 +99,7 @@ def throughput(runs: Sequence[RunRecord]) -> Panel:
 
 
 def data_wait(runs: Sequence[RunRecord]) -> Panel:
-    note = "Share of the time spent waiting for pictures."
+    note = "Share of the time spent waiting for images."
     return _metric(runs, "data_wait", "Data-wait", note, percent, tick=short_percent, low=0.0)
 
 

@@ -47,7 +47,7 @@ def _parts(run: RunRecord) -> Iterator[str]:
     yield page.heading("Speed")
     yield page.cards([panels.throughput([run]), panels.data_wait([run]), _times(run)])
     yield page.heading("Crops")
-    yield page.side_by_side(page.card("The first picture, in six epochs", _crops(run)), _views(run))
+    yield page.side_by_side(page.card("The first image, in six epochs", _crops(run)), _views(run))
     yield page.heading("Configuration and environment")
     yield page.side_by_side(_settings(run), _environment(run))
 
@@ -119,7 +119,7 @@ def _crops(run: RunRecord) -> str:
         data = base64.b64encode(run.folder.crops.read_bytes()).decode()
     except OSError:
         return '<p class="nothing">no crops.png in the run folder</p>'
-    return f'<img class="crops" alt="a picture and its random crops" src="data:image/png;base64,{data}">'
+    return f'<img class="crops" alt="an image and its random crops" src="data:image/png;base64,{data}">'
 
 
 def _views(run: RunRecord) -> str:
@@ -154,7 +154,7 @@ def _environment(run: RunRecord) -> str:
         ("command", shlex.join(start.get("command", []))),
         ("ranks", f"{start.get('ranks')} × {start.get('gpu') or start.get('device')}, {start.get('precision')}"),
         ("CPU", f"{start.get('cpu')}, {start.get('cores')} cores"),
-        ("pictures", f"{start.get('pictures', 0):,}, read by {start.get('source')}"),
+        ("images", f"{start.get('pictures', 0):,}, read by {start.get('source')}"),
         ("revision", revision + (", with uncommitted changes" if start.get("uncommitted_changes") else "")),
         ("Python", start.get("python", "")),
         *((name, version) for name, version in start.get("packages", {}).items()),

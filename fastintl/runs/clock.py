@@ -13,7 +13,7 @@ _PLAIN_SECONDS = 10.0
 
 
 class Clock:
-    """Time spent training, and the pictures and the waiting in it. It runs inside ``with``, so not in evaluations.
+    """Time spent training, and the images and the waiting in it. It runs inside ``with``, so not in evaluations.
 
     The first step after a start compiles and warms up: ``total`` has it, the throughput leaves it out.
 
@@ -23,8 +23,8 @@ class Clock:
 
     def __init__(self) -> None:
         self.total = 0.0
-        self._steady_seconds, self._steady_pictures = 0.0, 0
-        self._seconds, self._pictures, self._waited = 0.0, 0, 0.0
+        self._steady_seconds, self._steady_images = 0.0, 0
+        self._seconds, self._images, self._waited = 0.0, 0, 0.0
 
     def __enter__(self) -> Clock:
         self._start = time.perf_counter()
@@ -33,42 +33,42 @@ class Clock:
     def __exit__(self, *exc_info) -> None:
         self._advance()
 
-    def count(self, pictures: int, waited: float) -> None:
-        """Adds a step: its pictures over all ranks, and the seconds it waited for them."""
-        self._pictures += pictures
+    def count(self, images: int, waited: float) -> None:
+        """Adds a step: its images over all ranks, and the seconds it waited for them."""
+        self._images += images
         self._waited += waited
 
     def first_step(self) -> float:
         """Ends the first step; returns its seconds."""
         self._advance()
         seconds = self._seconds
-        self._seconds, self._pictures, self._waited = 0.0, 0, 0.0
+        self._seconds, self._images, self._waited = 0.0, 0, 0.0
         return seconds
 
     def read(self) -> dict[str, float]:
-        """Pictures per second and the share of the time spent waiting, since the last reading; empty without steps."""
+        """Images per second and the share of the time spent waiting, since the last reading; empty without steps."""
         self._advance()
-        if not self._pictures:
+        if not self._images:
             return {}
         seconds = max(self._seconds, 1e-9)
-        reading = {"images_per_second": self._pictures / seconds, "data_wait": self._waited / seconds}
+        reading = {"images_per_second": self._images / seconds, "data_wait": self._waited / seconds}
         self._steady_seconds += seconds
-        self._steady_pictures += self._pictures
-        self._seconds, self._pictures, self._waited = 0.0, 0, 0.0
+        self._steady_images += self._images
+        self._seconds, self._images, self._waited = 0.0, 0, 0.0
         return reading
 
     @property
     def images_per_second(self) -> float | None:
         """Throughput of the whole run, without first steps; None if there were no others."""
-        return self._steady_pictures / self._steady_seconds if self._steady_pictures else None
+        return self._steady_images / self._steady_seconds if self._steady_images else None
 
     def state_dict(self) -> dict[str, float]:
         """What a checkpoint keeps."""
-        return {"total": self.total, "seconds": self._steady_seconds, "pictures": self._steady_pictures}
+        return {"total": self.total, "seconds": self._steady_seconds, "pictures": self._steady_images}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Continues an earlier run's times."""
-        self.total, self._steady_seconds, self._steady_pictures = state["total"], state["seconds"], state["pictures"]
+        self.total, self._steady_seconds, self._steady_images = state["total"], state["seconds"], state["pictures"]
 
     def _advance(self) -> None:
         now = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What tells a data set from another, wherever it lies and whatever decodes it."""
+"""What tells a dataset from another, wherever it lies and whatever decodes it."""
 
 from __future__ import annotations
 
@@ -8,52 +8,52 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from loaders.sources import Pictures
+from loaders.sources import Images
 
 if TYPE_CHECKING:
     from fastintl.detection.annotations import AnnotatedSet
 
 
-def fingerprint(pictures: Pictures, samples: Sequence[int] = ()) -> str:
-    """The SHA-256 of a data set's names and labels, in order.
+def fingerprint(images: Images, samples: Sequence[int] = ()) -> str:
+    """The SHA-256 of a dataset's names and labels, in order.
 
     Args:
         samples: the ids of those that are used, where not all are.
     """
-    digest = hashlib.sha256(_text(pictures.names))
-    digest.update(_numbers(pictures.labels))
+    digest = hashlib.sha256(_text(images.names))
+    digest.update(_numbers(images.labels))
     digest.update(_numbers(samples))
     return digest.hexdigest()
 
 
-def description(pictures: Pictures | AnnotatedSet) -> dict[str, Any]:
-    """What a checkpoint keeps of the pictures it was trained on: plain values. A detector's labels are its objects'.
+def description(images: Images | AnnotatedSet) -> dict[str, Any]:
+    """What a checkpoint keeps of the images it was trained on: plain values. A detector's labels are its objects'.
 
-    A picture's place in the list decides when it comes and how it is cropped, so the order counts. A folder and a
-    file that ``tools/write_ffcv.py`` wrote from it have the same names and labels, unless it had to leave pictures out.
+    An image's place in the list decides when it comes and how it is cropped, so the order counts. A folder and a
+    file that ``tools/write_ffcv.py`` wrote from it have the same names and labels, unless it had to leave images out.
 
     Returns:
         ``count``, and the SHA-256 of all ``labels`` and of all ``names``; ``names`` is None where there are none, as in
         files of FFCV's own writer.
     """
     return {
-        "count": len(pictures),
-        "labels": hashlib.sha256(_numbers(pictures.labels)).hexdigest(),
-        "names": hashlib.sha256(_text(pictures.names)).hexdigest() if any(pictures.names) else None,
+        "count": len(images),
+        "labels": hashlib.sha256(_numbers(images.labels)).hexdigest(),
+        "names": hashlib.sha256(_text(images.names)).hexdigest() if any(images.names) else None,
     }
 
 
 def difference(saved: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
-    """What the pictures of ``saved`` have that those of ``found`` have not, in words; None if they may be the same.
+    """What the images of ``saved`` have that those of ``found`` have not, in words; None if they may be the same.
 
     Compares their number, their labels and, where both have them, their names; neither pixels nor places.
     """
     if saved["count"] != found["count"]:
-        return f"{saved['count']:,} pictures, and these are {found['count']:,}"
+        return f"{saved['count']:,} images, and these are {found['count']:,}"
     if saved["labels"] != found["labels"]:
-        return "pictures with other labels"
+        return "images with other labels"
     if saved["names"] and found["names"] and saved["names"] != found["names"]:
-        return "pictures of other names"
+        return "images of other names"
     return None
 
 

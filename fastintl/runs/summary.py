@@ -59,7 +59,7 @@ def print_table(summary: dict[str, Any], config: Config, folder: Path) -> None:
 
     console = Console(highlight=False)
     if summary["knn_top1"]:
-        table = Table("held-out pictures", box=box.SIMPLE_HEAD)
+        table = Table("held-out images", box=box.SIMPLE_HEAD)
         table.add_column(f"{config.eval.k}-nn accuracy", justify="right")
         for name, score in summary["knn_top1"].items():
             table.add_row(_ROWS[name], f"{score:.1%}", style="bold" if name == "trained" else None)

@@ -64,12 +64,12 @@ class Pretraining:
         self.folder = RunFolder.of(config)
         self.checkpoints = Checkpoints(self.folder.checkpoints, config.train.keep_every)
         self.agreement = Agreement(world)
-        self._verify_pictures()
+        self._verify_images()
         dtype = autocast_dtype(config.train.precision, world.device)
         self.loader = training_loader(config, world, self.folder.quarantine, dtype)
         self.epoch_steps = len(self.loader)
         # On one rank: to read ImageNet's names from a .beton takes a second and 100 MB.
-        self.pictures = description(self.loader.pictures) if world.is_main else None
+        self.images = description(self.loader.images) if world.is_main else None
         self.train_step = TrainingStep(config, world, self.epoch_steps)
         self.model = self.train_step.model
         total_steps = self.train_step.total_steps
@@ -138,7 +138,7 @@ class Pretraining:
 
     # Set-up
 
-    def _verify_pictures(self) -> None:
+    def _verify_images(self) -> None:
         """Looks for damaged public files, on the first rank, and ends all ranks if there is one."""
         files = public_files(self.config)
         wrong = wrong_file(files) if self.world.is_main else None
@@ -156,19 +156,19 @@ class Pretraining:
                 f"{self.folder.path} holds a checkpoint of an older version, without {', '.join(sorted(absent))}: "
                 "finish the run with that version, or give this run a name of its own (name=…)"
             )
-        self._refuse_other_pictures(state["pictures"])
+        self._refuse_other_images(state["pictures"])
         self.train_step.load_state_dict(state)
         self.guard.skipped_steps = state["skipped_steps"]
         self.clock.load_state_dict(state["clock"])
         self.step, self.wandb_id = state["step"], state["wandb_id"]
         return True
 
-    def _refuse_other_pictures(self, saved: Mapping[str, Any]) -> None:
-        """Ends all ranks if the run began with other pictures than these, as far as ``difference`` can tell."""
-        other = difference(saved, self.pictures) if self.world.is_main else None
+    def _refuse_other_images(self, saved: Mapping[str, Any]) -> None:
+        """Ends all ranks if the run began with other images than these, as far as ``difference`` can tell."""
+        other = difference(saved, self.images) if self.world.is_main else None
         if self.agreement.largest(int(other is not None)):
             self.agreement.fail(
-                f"{self.folder.path} holds a run on {other}: they are not the same data set; give this run a name of "
+                f"{self.folder.path} holds a run on {other}: they are not the same dataset; give this run a name of "
                 "its own (name=…)"
             )
 
@@ -227,9 +227,9 @@ class Pretraining:
         if self.world.is_main and self.spectrum.is_due(self.step, self.step == self.last_step):
             metrics |= self.spectrum.measure(self.train_step.embeddings[0], self.step)
         self._write(epoch=self._epochs_done(), **metrics)
-        pictures_left = (self.last_step - self.step) * self.config.train.batch_size
+        images_left = (self.last_step - self.step) * self.config.train.batch_size
         rate = self.clock.images_per_second
-        self.progress.update(self.step, int(self._epochs_done()), metrics, rate and pictures_left / rate)
+        self.progress.update(self.step, int(self._epochs_done()), metrics, rate and images_left / rate)
 
     def _write(self, **values: Any) -> None:
         if self.world.is_main:
@@ -275,7 +275,7 @@ class Pretraining:
         return {
             **self.train_step.state_dict(),
             "step": self.step,
-            "pictures": self.pictures,
+            "pictures": self.images,
             "clock": self.clock.state_dict(),
             "skipped_steps": self.guard.skipped_steps,
             "wandb_id": self.wandb_id,

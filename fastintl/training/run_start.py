@@ -27,19 +27,19 @@ def describe_start(run: Pretraining) -> dict[str, Any]:
         "device": run.world.device.type,
         "precision": _precision(run),
         "source": run.loader.source,
-        "pictures": len(run.loader.pictures),
+        "pictures": len(run.loader.images),
         **surroundings(),
     }
 
 
 def announcement(run: Pretraining) -> Iterator[str]:
     """The lines printed at the start."""
-    pictures, held_out = run.loader.pictures, "none, so nothing is evaluated"
+    images, held_out = run.loader.images, "none, so nothing is evaluated"
     if run.evaluation.queries is not None:
-        queries = run.evaluation.queries.pictures
+        queries = run.evaluation.queries.images
         held_out = f"{len(queries):,} in {queries.path}"
     yield f"run         {run.folder.path}" + (f", resumed at step {run.step}" if run.step else "")
-    yield f"pictures    {len(pictures):,} in {pictures.path}, decoded by {run.loader.source}"
+    yield f"images    {len(images):,} in {images.path}, decoded by {run.loader.source}"
     yield f"held out    {held_out}"
     views = " ".join(str(size) for size in run.config.crops.sizes)
     yield (

@@ -81,7 +81,7 @@ class SpectrumWatch:
             self._collapsed = True
             _log.warning(
                 "the embedding has collapsed at step %d: as the loss compares it its effective rank is %.1f of %d, and "
-                "below %.1f the loss sees too few directions to tell the pictures apart; %s, under a new name",
+                "below %.1f the loss sees too few directions to tell the images apart; %s, under a new name",
                 step,
                 rank,
                 metrics["possible_rank"],

@@ -141,7 +141,7 @@ def explain(broken: BrokenStep, step: TrainingStep, loader: Loader, path: Path) 
     """
     record = {"loss": repr(broken.loss), "gradient_norm": repr(broken.gradient_norm)}
     record = {"step": broken.number + 1, **record, **describe(step, loader, broken.number)}
-    where = f"see {path} for its pictures and for statistics"
+    where = f"see {path} for its images and for statistics"
     if step.world.is_main:
         try:
             write_text(path, json.dumps(record, indent=1) + "\n")
@@ -185,7 +185,7 @@ def describe(step: TrainingStep, loader: Loader, number: int) -> dict[str, Any]:
         "loss_scale": scale,
         "precision": str(step.dtype).removeprefix("torch."),
         "ranks": step.world.world_size,
-        "samples": [{"id": id, "name": loader.pictures.names[id]} for id in ids],
+        "samples": [{"id": id, "name": loader.images.names[id]} for id in ids],
         "samples_with_broken_embeddings": [ids[row] for row in _broken_rows(views)],
         "embeddings": _all((f"view {i}", z_Nd) for i, z_Nd in enumerate(views)),
         "gradients": _all(gradients),

@@ -19,7 +19,7 @@ def export(backbone: ResNet, path: Path) -> None:
 
     ``.pt`` and ``.safetensors`` hold torchvision's names, which are timm's too, without ``fc``:
     ``timm.create_model("resnet50", num_classes=0, checkpoint_path=path)``. ``.pkl`` is detectron2's: 7x7 stem, stride
-    in the 3x3 convolution, pictures in RGB, normalised as in training.
+    in the 3x3 convolution, images in RGB, normalised as in training.
 
     Args:
         backbone: as ``fastintl.load_backbone`` makes it.

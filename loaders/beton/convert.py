@@ -1,4 +1,4 @@
-"""Pictures to one ``.beton`` file: encoded in threads, written in order, continued after a kill."""
+"""Images to one ``.beton`` file: encoded in threads, written in order, continued after a kill."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ import numpy as np
 import PIL
 from PIL import features
 
-from loaders.beton.encoding import Storage, StoredPicture, encode_picture
+from loaders.beton.encoding import Storage, StoredImage, encode_image
 from loaders.beton.file import BetonFile
 from loaders.beton.journal import ConversionJournal, quarantine_path, remove_leftovers
 from loaders.beton.writer import SKIPPED
 from loaders.datasets.split import Split
 from loaders.errors import UserError
-from loaders.picture_reading import BadPicture
+from loaders.image_reading import BadImage
 from loaders.progress import Progress
 
-FORMAT = 1  # raise it when the stored bytes of a picture change
+FORMAT = 1  # raise it when the stored bytes of an image change
 COMMIT_SECONDS = 2.0
-_TASK = 8  # pictures a thread takes at once
+_TASK = 8  # images a thread takes at once
 _LOOK_AHEAD = 3  # tasks a thread that may be done or under way
-# The place of the pictures failed, not one picture: better to stop, and go on later, than to leave out the
+# The place of the images failed, not one image: better to stop, and go on later, than to leave out the
 # rest.
 _STORAGE_FAILED = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE)
 
@@ -42,25 +42,25 @@ class Report:
 
     Attributes:
         file: The ``.beton`` file.
-        pictures: Pictures in it.
+        images: Images in it.
         bytes: Its size.
-        skipped: Pictures left out; ``quarantine`` lists them, with reasons.
+        skipped: Images left out; ``quarantine`` lists them, with reasons.
         quarantine: That list, "" if nothing was left out.
         seconds: Time this call took.
-        pictures_per_second: Rate of this call, over the pictures it looked at.
-        resumed: Pictures, in the file or left out, that an earlier call had dealt with.
-        finished_before: The file was there, written from the same pictures and options, and was left as it
+        images_per_second: Rate of this call, over the images it looked at.
+        resumed: Images, in the file or left out, that an earlier call had dealt with.
+        finished_before: The file was there, written from the same images and options, and was left as it
             is.
-        empty_classes: Classes without a picture in the file.
+        empty_classes: Classes without an image in the file.
     """
 
     file: str
-    pictures: int
+    images: int
     bytes: int
     skipped: int
     quarantine: str
     seconds: float
-    pictures_per_second: float
+    images_per_second: float
     resumed: int
     finished_before: bool
     empty_classes: list[str]
@@ -70,18 +70,18 @@ def convert(split: Split, target: str | os.PathLike, storage: Storage | None = N
     """Writes a split as a ``.beton`` file.
 
     The file's bytes depend on the split and the storage alone, not on threads, and not on whether the
-    conversion was killed and started again in between. A finished file of the same pictures and storage is
+    conversion was killed and started again in between. A finished file of the same images and storage is
     left as it is.
 
     Args:
-        split: Pictures and labels.
+        split: Images and labels.
         target: The file to write; its folder is made.
-        storage: How pictures are stored; the defaults of ``Storage`` if None, with ``raw`` as the split has
+        storage: How images are stored; the defaults of ``Storage`` if None, with ``raw`` as the split has
             it.
         threads: Encoding threads; 0 takes one a usable core.
 
     Raises:
-        UserError: No readable picture, no room or right to write, or a finished file of something else in the
+        UserError: No readable image, no room or right to write, or a finished file of something else in the
             way.
     """
     start = time.monotonic()
@@ -109,41 +109,41 @@ def convert(split: Split, target: str | os.PathLike, storage: Storage | None = N
 def _convert(split: Split, journal: ConversionJournal, storage: Storage, threads: int, source: str) -> Report:
     writer, found = journal.writer, journal.writer.count
     if journal.other_key:
-        print(f"{journal.partial} was begun from other pictures or options; starting over", file=sys.stderr)
+        print(f"{journal.partial} was begun from other images or options; starting over", file=sys.stderr)
     elif found:
-        print(f"{journal.partial} holds {found} of {len(split)} pictures; going on", file=sys.stderr)
-    with Progress(journal.target.name, "pictures", len(split), found) as progress:
-        _store_pictures(split, journal, storage, threads, progress)
+        print(f"{journal.partial} holds {found} of {len(split)} images; going on", file=sys.stderr)
+    with Progress(journal.target.name, "images", len(split), found) as progress:
+        _store_images(split, journal, storage, threads, progress)
     kept = writer.rows["mode"] != SKIPPED
     if not kept.any():
         journal.abandon()
-        raise UserError(f"none of the {len(split)} pictures can be read; {journal.quarantine} says why")
+        raise UserError(f"none of the {len(split)} images can be read; {journal.quarantine} says why")
     writer.finish(split.labels, split.names, split.classes, source)
     journal.publish()
     return Report(
         file=str(journal.target),
-        pictures=int(kept.sum()),
+        images=int(kept.sum()),
         bytes=journal.target.stat().st_size,
         skipped=int((~kept).sum()),
         quarantine="" if kept.all() else str(journal.quarantine),
         seconds=progress.seconds,
-        pictures_per_second=progress.rate,
+        images_per_second=progress.rate,
         resumed=found,
         finished_before=False,
         empty_classes=_empty_classes(split.classes, split.labels[kept]),
     )
 
 
-def _store_pictures(
+def _store_images(
     split: Split, journal: ConversionJournal, storage: Storage, threads: int, progress: Progress
 ) -> None:
     committed = time.monotonic()
     try:
-        for picture in _encoded(split, storage, journal.writer.count, threads):
-            if isinstance(picture, StoredPicture):
-                journal.writer.add(picture.data, picture.height, picture.width, picture.mode)
+        for image in _encoded(split, storage, journal.writer.count, threads):
+            if isinstance(image, StoredImage):
+                journal.writer.add(image.data, image.height, image.width, image.mode)
             else:
-                journal.quarantine_picture(split.names[journal.writer.count], picture)
+                journal.quarantine_image(split.names[journal.writer.count], image)
             progress.advance(1)
             if time.monotonic() - committed >= COMMIT_SECONDS:
                 journal.commit()
@@ -152,7 +152,7 @@ def _store_pictures(
         journal.commit()
 
 
-def _report_finished(target: Path, source: str, pictures: int, start: float) -> Report:
+def _report_finished(target: Path, source: str, images: int, start: float) -> Report:
     """The report of a file that is there already, if it is the one that would be written."""
     try:
         file = BetonFile(target)
@@ -161,26 +161,26 @@ def _report_finished(target: Path, source: str, pictures: int, start: float) -> 
         same = False
     if not same:
         raise UserError(
-            f"{target} exists and was written from other pictures or options; remove it or give another --out"
+            f"{target} exists and was written from other images or options; remove it or give another --out"
         )
     remove_leftovers(target)
     quarantine = quarantine_path(target)
     return Report(
         file=str(target),
-        pictures=len(file),
+        images=len(file),
         bytes=target.stat().st_size,
-        skipped=pictures - len(file),
+        skipped=images - len(file),
         quarantine=str(quarantine) if quarantine.exists() else "",
         seconds=time.monotonic() - start,
-        pictures_per_second=0.0,
-        resumed=pictures,
+        images_per_second=0.0,
+        resumed=images,
         finished_before=True,
         empty_classes=_empty_classes(file.classes, file.labels),
     )
 
 
-def _encoded(split: Split, storage: Storage, first: int, threads: int) -> Iterator[StoredPicture | str]:
-    """The pictures from ``first`` on, in order: each encoded, or the reason why it cannot be."""
+def _encoded(split: Split, storage: Storage, first: int, threads: int) -> Iterator[StoredImage | str]:
+    """The images from ``first`` on, in order: each encoded, or the reason why it cannot be."""
     tasks = iter(range(first, len(split), _TASK))
     pending: deque[Future] = deque()
     # Pillow warns of oddities and large sizes that are read correctly all the same.
@@ -197,14 +197,14 @@ def _encoded(split: Split, storage: Storage, first: int, threads: int) -> Iterat
             pool.shutdown(cancel_futures=True)
 
 
-def _encode_task(split: Split, storage: Storage, begin: int) -> list[StoredPicture | str]:
+def _encode_task(split: Split, storage: Storage, begin: int) -> list[StoredImage | str]:
     return [_encode_one(split, storage, index) for index in range(begin, min(begin + _TASK, len(split)))]
 
 
-def _encode_one(split: Split, storage: Storage, index: int) -> StoredPicture | str:
+def _encode_one(split: Split, storage: Storage, index: int) -> StoredImage | str:
     try:
-        return encode_picture(split.load(index), storage)
-    except BadPicture as error:
+        return encode_image(split.load(index), storage)
+    except BadImage as error:
         return str(error)
     except OSError as error:
         if error.errno in _STORAGE_FAILED:
@@ -216,7 +216,7 @@ def _encode_one(split: Split, storage: Storage, index: int) -> StoredPicture | s
 
 
 def _encoder() -> tuple[str, ...]:
-    """What the bytes of a newly encoded picture depend on beside pixels and options."""
+    """What the bytes of a newly encoded image depend on beside pixels and options."""
     return PIL.__version__, str(features.version("jpg")), str(features.version("libjpeg_turbo"))
 
 

@@ -1,4 +1,4 @@
-"""One picture, as found, to the bytes that are stored of it."""
+"""One image, as found, to the bytes that are stored of it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from PIL import Image
 
 from loaders.beton.file import JPEG, LARGEST_SIDE, RAW
 from loaders.errors import UserError
-from loaders.picture_reading import BadPicture, open_picture, reason, to_rgb
+from loaders.image_reading import BadImage, open_image, reason, to_rgb
 
 
 @dataclass(frozen=True)
 class Storage:
-    """How pictures are stored.
+    """How images are stored.
 
     Attributes:
-        longest_side: Pictures with a longer side, in pixels, are shrunk to it; 0 never shrinks.
-        quality: JPEG quality (1 to 100) of pictures that are encoded anew.
+        longest_side: Images with a longer side, in pixels, are shrunk to it; 0 never shrinks.
+        quality: JPEG quality (1 to 100) of images that are encoded anew.
         raw: Store RGB pixels instead of JPEG.
     """
 
@@ -35,8 +35,8 @@ class Storage:
 
 
 @dataclass(frozen=True)
-class StoredPicture:
-    """A picture as it goes into the file; ``data`` is a JPEG stream or ``height * width * 3`` pixels."""
+class StoredImage:
+    """An image as it goes into the file; ``data`` is a JPEG stream or ``height * width * 3`` pixels."""
 
     data: bytes
     height: int
@@ -44,34 +44,34 @@ class StoredPicture:
     mode: int
 
 
-def encode_picture(picture: bytes | np.ndarray, storage: Storage) -> StoredPicture:
-    """Turns a picture file's bytes, or uint8 pixels ``(H, W, 3)``, into what is stored.
+def encode_image(data: bytes | np.ndarray, storage: Storage) -> StoredImage:
+    """Turns an image file's bytes, or uint8 pixels ``(H, W, 3)``, into what is stored.
 
     An RGB or grayscale JPEG that is small enough keeps its bytes, once it has been seen to decode. Everything
     else becomes RGB as torchvision's ``ImageFolder`` does it (alpha dropped, EXIF orientation ignored, first
     frame), but 16-bit grey is scaled instead of clipped.
 
     Raises:
-        BadPicture: It cannot be decoded, or is too large to store.
+        BadImage: It cannot be decoded, or is too large to store.
     """
-    if isinstance(picture, np.ndarray):
-        image = Image.fromarray(picture)
+    if isinstance(data, np.ndarray):
+        image = Image.fromarray(data)
         return _store(_shrink(image, _final_size(image, storage)), storage)
-    with open_picture(picture) as image:
+    with open_image(data) as image:
         size = _final_size(image, storage)
         keep = size == image.size and not storage.raw and image.format == "JPEG" and image.mode in ("RGB", "L")
         try:
             # libjpeg may decode at a half, quarter or eighth while that still is twice the final size; the
-            # box is the part of the result that the whole picture takes.
+            # box is the part of the result that the whole image takes.
             draft = None if size == image.size else image.draft(None, (2 * size[0], 2 * size[1]))
             image.load()
             if keep:
-                return StoredPicture(picture, image.height, image.width, JPEG)
+                return StoredImage(data, image.height, image.width, JPEG)
             return _store(_shrink(to_rgb(image), size, draft and draft[1]), storage)
-        except BadPicture:
+        except BadImage:
             raise
         except Exception as error:  # Pillow raises nearly every type on damaged input
-            raise BadPicture(reason(error)) from error
+            raise BadImage(reason(error)) from error
 
 
 def _final_size(image: Image.Image, storage: Storage) -> tuple[int, int]:
@@ -85,12 +85,12 @@ def _shrink(image: Image.Image, size: tuple[int, int], box: tuple[float, ...] | 
     return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS, box)
 
 
-def _store(image: Image.Image, storage: Storage) -> StoredPicture:
+def _store(image: Image.Image, storage: Storage) -> StoredImage:
     if max(image.size) > LARGEST_SIDE:
-        raise BadPicture(f"{image.width} x {image.height} pixels; a side can have at most {LARGEST_SIDE}")
+        raise BadImage(f"{image.width} x {image.height} pixels; a side can have at most {LARGEST_SIDE}")
     if storage.raw:
-        return StoredPicture(image.tobytes(), image.height, image.width, RAW)
+        return StoredImage(image.tobytes(), image.height, image.width, RAW)
     image.info = {}  # Pillow would carry comments over from the source
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=storage.quality)
-    return StoredPicture(stream.getvalue(), image.height, image.width, JPEG)
+    return StoredImage(stream.getvalue(), image.height, image.width, JPEG)

@@ -1,11 +1,11 @@
 """FFCV's ``.beton`` format, read with NumPy alone; ``beton_writer`` writes it.
 
-A file is, in this order: a header, one descriptor a field, one row of metadata a picture, the pictures' bytes
+A file is, in this order: a header, one descriptor a field, one row of metadata an image, the images' bytes
 (each within one page, so that FFCV can also read page by page), a block of names that FFCV does not look at,
-and the allocation table (address and size of every picture), which runs to the end of the file.
+and the allocation table (address and size of every image), which runs to the end of the file.
 
 The block of names is found through the image field's 1024 argument bytes, which FFCV leaves unused for
-pictures. The layout follows FFCV 1.0.2 (``ffcv/types.py``, ``ffcv/writer.py``; Leclerc et al., arXiv
+images. The layout follows FFCV 1.0.2 (``ffcv/types.py``, ``ffcv/writer.py``; Leclerc et al., arXiv
 2306.12517).
 """
 
@@ -27,10 +27,10 @@ VERSION = 2
 JPEG, RAW = 0, 1
 LARGEST_SIDE = 65535  # FFCV keeps widths and heights in 16 bits
 
-HEADER = np.dtype([("version", "<u2"), ("fields", "<u2"), ("page_size", "<u4"), ("pictures", "<u8"), ("table", "<u8")])
+HEADER = np.dtype([("version", "<u2"), ("fields", "<u2"), ("page_size", "<u4"), ("images", "<u8"), ("table", "<u8")])
 FIELD = np.dtype([("type", "u1"), ("name", "S16"), ("arguments", "V1024")])
 IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("pointer", "<u8")])
-ALLOCATION = np.dtype([("picture", "<u8"), ("pointer", "<u8"), ("size", "<u8")])
+ALLOCATION = np.dtype([("image", "<u8"), ("pointer", "<u8"), ("size", "<u8")])
 EXTRA = np.dtype([("magic", "S8"), ("pointer", "<u8"), ("size", "<u8"), ("source", "S64")])
 EXTRA_MAGIC = b"fastintl"
 IMAGE_TYPE, INT_TYPE = 2, 1
@@ -45,11 +45,11 @@ class BetonFile:
 
     Attributes:
         path: The file.
-        heights, widths: Picture sizes in pixels, int32 ``(n,)``.
-        labels: Class indices, int64 ``(n,)``; -1 for an unlabelled picture.
-        modes: How a picture is stored, uint8 ``(n,)``: 0 is a JPEG stream, 1 is raw RGB pixels.
+        heights, widths: Image sizes in pixels, int32 ``(n,)``.
+        labels: Class indices, int64 ``(n,)``; -1 for an unlabelled image.
+        modes: How an image is stored, uint8 ``(n,)``: 0 is a JPEG stream, 1 is raw RGB pixels.
         pointers, sizes: Where the stored bytes lie and how many they are, int64 ``(n,)``.
-        source: Fingerprint of the pictures and options the file was written from, "" if unknown.
+        source: Fingerprint of the images and options the file was written from, "" if unknown.
 
     Raises:
         UserError: The file is missing, not a ``.beton`` file, truncated, or lacks one of the two fields.
@@ -60,7 +60,7 @@ class BetonFile:
         self._bytes = _map(self.path)
         header = self._read_header()
         fields = self._at(HEADER.itemsize, FIELD, int(header["fields"]))
-        rows = self._read_rows(fields, int(header["pictures"]))
+        rows = self._read_rows(fields, int(header["images"]))
         image = rows["image"]
         self.heights = image["height"].astype(np.int32)
         self.widths = image["width"].astype(np.int32)
@@ -68,7 +68,7 @@ class BetonFile:
         self.pointers = image["pointer"].astype(np.int64)
         self.labels = rows["label"].astype(np.int64)
         self.sizes = self._read_sizes(int(header["table"]))
-        self._check_pictures(int(header["table"]))
+        self._check_images(int(header["table"]))
         arguments = fields["arguments"][rows.dtype.names.index("image")]
         self._extra = np.frombuffer(arguments.tobytes(), EXTRA, count=1)[0]
         ours = self._extra["magic"] == EXTRA_MAGIC
@@ -78,13 +78,13 @@ class BetonFile:
         return len(self.labels)
 
     def read(self, index: int) -> np.ndarray:
-        """The stored bytes of a picture, read-only uint8: a JPEG stream, or ``height * width * 3`` pixels."""
+        """The stored bytes of an image, read-only uint8: a JPEG stream, or ``height * width * 3`` pixels."""
         start = self.pointers[index]
         return self._bytes[start : start + self.sizes[index]]
 
     @property
     def names(self) -> Sequence[str]:
-        """The pictures' file names relative to the data set's root; empty strings if unknown."""
+        """The images' file names relative to the dataset's root; empty strings if unknown."""
         return self._texts[1]
 
     @property
@@ -113,8 +113,8 @@ class BetonFile:
                 f"{self.path} is not a .beton file of FFCV's version {VERSION} (its version field says "
                 f"{header['version']}); write one with tools/write_ffcv.py"
             )
-        if header["pictures"] == 0:
-            raise UserError(f"{self.path} holds no pictures")
+        if header["images"] == 0:
+            raise UserError(f"{self.path} holds no images")
         return header
 
     def _read_rows(self, fields: np.ndarray, count: int) -> np.ndarray:
@@ -122,7 +122,7 @@ class BetonFile:
         types = dict(zip(names, fields["type"].tolist(), strict=True))
         if types.get("image") != IMAGE_TYPE or types.get("label") != INT_TYPE:
             raise UserError(
-                f"{self.path} has the fields {', '.join(names)}; a picture field named image (RGBImageField) "
+                f"{self.path} has the fields {', '.join(names)}; an image field named image (RGBImageField) "
                 "and a whole-number field named label (IntField) are needed"
             )
         unknown = [name for name in names if types[name] >= len(_METADATA)]
@@ -132,7 +132,7 @@ class BetonFile:
         return self._at(HEADER.itemsize + fields.nbytes, row, count)
 
     def _read_sizes(self, table_at: int) -> np.ndarray:
-        """Looks every picture up in the allocation table, int64 ``(n,)``."""
+        """Looks every image up in the allocation table, int64 ``(n,)``."""
         length = len(self._bytes) - table_at
         if length <= 0 or length % ALLOCATION.itemsize:
             raise self._truncated()
@@ -145,12 +145,12 @@ class BetonFile:
             raise self._truncated()
         return table["size"][entry].astype(np.int64)
 
-    def _check_pictures(self, table_at: int) -> None:
+    def _check_images(self, table_at: int) -> None:
         raw_size = self.heights.astype(np.int64) * self.widths * 3
         wrong = (self.pointers < 0) | (self.sizes < 0) | (self.pointers + self.sizes > table_at)
         wrong |= (self.modes > RAW) | (self.modes == RAW) & (self.sizes != raw_size)
         if wrong.any():
-            raise UserError(f"{self.path} is damaged: the index of picture {wrong.argmax()} is wrong; write it again")
+            raise UserError(f"{self.path} is damaged: the index of image {wrong.argmax()} is wrong; write it again")
 
     def _at(self, offset: int, dtype: np.dtype, count: int) -> np.ndarray:
         if offset + count * dtype.itemsize > len(self._bytes):
@@ -159,7 +159,7 @@ class BetonFile:
 
     def _truncated(self) -> UserError:
         return UserError(
-            f"{self.path} is truncated: the index of its pictures is not in its {len(self._bytes)} bytes; "
+            f"{self.path} is truncated: the index of its images is not in its {len(self._bytes)} bytes; "
             "copy or write it again"
         )
 

@@ -1,7 +1,7 @@
 """The unfinished file of a conversion and the journal beside it, by which a killed conversion goes on.
 
-``X.beton.partial`` holds the pictures stored so far, ``X.beton.journal`` a key (a fingerprint of pictures,
-options and encoder) and one fixed-size record a picture, ``X.quarantine.txt`` one line a picture left out. A
+``X.beton.partial`` holds the images stored so far, ``X.beton.journal`` a key (a fingerprint of images,
+options and encoder) and one fixed-size record an image, ``X.quarantine.txt`` one line an image left out. A
 record is written only after what it speaks of has reached the disk, so every whole record can be trusted.
 """
 
@@ -25,10 +25,10 @@ class ConversionJournal:
     Args:
         target: The ``.beton`` file to be written.
         key: Fingerprint, 64 ASCII characters, of everything the stored bytes depend on.
-        count: Pictures in the data set.
+        count: Images in the dataset.
 
     Attributes:
-        writer: Where pictures go; it already holds those of an earlier, killed conversion with the same key.
+        writer: Where images go; it already holds those of an earlier, killed conversion with the same key.
         other_key: The files found were those of another conversion, and this one starts over.
 
     Raises:
@@ -48,8 +48,8 @@ class ConversionJournal:
         self._reasons: list[str] = []
         self._resume(key)
 
-    def quarantine_picture(self, name: str, reason: str) -> None:
-        """Leaves the next picture out, and lists it with the reason."""
+    def quarantine_image(self, name: str, reason: str) -> None:
+        """Leaves the next image out, and lists it with the reason."""
         self._reasons.append(f"{name}\t{reason}".replace("\n", " ") + "\n")
         self.writer.skip()
 
@@ -132,7 +132,7 @@ def remove_leftovers(target: Path) -> None:
 
 
 def quarantine_path(target: Path) -> Path:
-    """Where the pictures left out of ``target`` are listed."""
+    """Where the images left out of ``target`` are listed."""
     return target.with_suffix(".quarantine.txt")
 
 

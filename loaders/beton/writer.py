@@ -12,27 +12,27 @@ import numpy as np
 from loaders.beton.file import ALLOCATION, EXTRA, EXTRA_MAGIC, FIELD, HEADER, IMAGE, IMAGE_TYPE, INT_TYPE, ROW, VERSION
 
 PAGE_SIZE = 1 << 23
-SKIPPED = 255  # in place of a mode: the picture was left out
+SKIPPED = 255  # in place of a mode: the image was left out
 RECORD = np.dtype(
     [("pointer", "<u8"), ("size", "<u8"), ("width", "<u2"), ("height", "<u2"), ("mode", "u1"), ("pad", "V3")]
 )
 
 
 class BetonWriter:
-    """Lays pictures out in a ``.beton`` file, in the order they are added.
+    """Lays images out in a ``.beton`` file, in the order they are added.
 
     The bytes of the file are a function of what was added and nothing else. Room for the metadata of
-    ``capacity`` pictures is kept at the front, so pictures can be skipped on the way. The header is the last
+    ``capacity`` images is kept at the front, so images can be skipped on the way. The header is the last
     thing written.
 
     Args:
         descriptor: An open, writable file descriptor; it stays the caller's.
-        capacity: The most pictures that will be added.
+        capacity: The most images that will be added.
 
     Attributes:
-        rows: What is known of each picture so far, ``RECORD`` ``(count,)``; a left out one has the mode
+        rows: What is known of each image so far, ``RECORD`` ``(count,)``; a left out one has the mode
             ``SKIPPED``.
-        end: File position after the last picture.
+        end: File position after the last image.
     """
 
     def __init__(self, descriptor: int, capacity: int) -> None:
@@ -57,14 +57,14 @@ class BetonWriter:
             self.end = int((kept["pointer"] + kept["size"]).max())
 
     def add(self, data: bytes | memoryview | np.ndarray, height: int, width: int, mode: int) -> None:
-        """Writes one picture's stored bytes.
+        """Writes one image's stored bytes.
 
         Raises:
             OSError: The file cannot be written; nothing is counted as added.
         """
         view = memoryview(data).cast("B")
         # Pages are counted from the start of the file and sizes are powers of two, so a page that grows for
-        # one big picture leaves every earlier picture within one page.
+        # one big image leaves every earlier image within one page.
         page_size = max(self._page_size, _page_for(len(view)))
         start = self.end
         if start // page_size != (start + len(view) - 1) // page_size:
@@ -75,16 +75,16 @@ class BetonWriter:
         self.count += 1
 
     def skip(self) -> None:
-        """Counts a picture that is left out of the file."""
+        """Counts an image that is left out of the file."""
         self._rows[self.count]["mode"] = SKIPPED
         self.count += 1
 
     def finish(self, labels: np.ndarray, names: Sequence[str], classes: Sequence[str], source: str = "") -> None:
-        """Writes everything but the pictures.
+        """Writes everything but the images.
 
         Args:
-            labels: Class index of every picture added or skipped, int64 ``(count,)``.
-            names: File name of every picture added or skipped.
+            labels: Class index of every image added or skipped, int64 ``(count,)``.
+            names: File name of every image added or skipped.
             classes: Class names by label.
             source: Fingerprint of what the file was written from, at most 64 ASCII characters.
         """
@@ -93,7 +93,7 @@ class BetonWriter:
         texts = json.dumps({"classes": list(classes), "names": [names[i] for i in kept]}).encode()
         block = zlib.compress(texts, 6)
         table = np.zeros(len(kept), ALLOCATION)
-        table["picture"], table["pointer"], table["size"] = (
+        table["image"], table["pointer"], table["size"] = (
             np.arange(len(kept)),
             rows["pointer"],
             rows["size"],

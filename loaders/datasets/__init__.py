@@ -1,1 +1,1 @@
-"""The data sets that can be converted, each from its public layout; ``catalogue`` opens them by name."""
+"""The datasets that can be converted, each from its public layout; ``catalogue`` opens them by name."""

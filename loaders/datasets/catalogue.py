@@ -1,6 +1,6 @@
-"""Data sets by name.
+"""Datasets by name.
 
-A data set is a dictionary of splits: ``train``, ``val`` and, for STL-10, ``train_labelled``.
+A dataset is a dictionary of splits: ``train``, ``val`` and, for STL-10, ``train_labelled``.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ WITH_UNLABELLED = ("stl10",)  # their train_labelled is the part of train that h
 
 
 def default_root(name: str) -> Path:
-    """Where a data set is looked for: ``$FASTINTL_DATA/<name>``, or ``data/<name>`` without the variable."""
+    """Where a dataset is looked for: ``$FASTINTL_DATA/<name>``, or ``data/<name>`` without the variable."""
     folder = "imagenet" if name == "imagenet100" else name
     return Path(os.environ.get(ROOT_VARIABLE) or "data") / folder
 
 
 def open_dataset(name: str, root: Path | None = None, *, val_share: float = 0.1, seed: int = 0) -> dict[str, Split]:
-    """Lists a data set's pictures and labels.
+    """Lists a dataset's images and labels.
 
     Args:
         name: One of ``NAMES``.
         root: Where it lies; ``default_root(name)`` if None; ``demo`` has none.
-        val_share: Share of the pictures of ``folder`` to hold out where it has no ``val/``.
-        seed: Of the pictures that ``demo`` draws.
+        val_share: Share of the images of ``folder`` to hold out where it has no ``val/``.
+        seed: Of the images that ``demo`` draws.
 
     Raises:
         UserError: An unknown name, or a root that lacks a folder or file of the layout.
     """
     root = default_root(name) if root is None else Path(root)
     if name not in NAMES:
-        raise UserError(f"there is no data set named {name}; known: {', '.join(NAMES)}")
+        raise UserError(f"there is no dataset named {name}; known: {', '.join(NAMES)}")
     if name == "demo":
         return demo_splits(seed)
     try:

@@ -13,7 +13,7 @@ from loaders.errors import UserError
 
 @dataclass(frozen=True)
 class PublicFiles:
-    """How a data set is published: an archive, and the folder of files in it.
+    """How a dataset is published: an archive, and the folder of files in it.
 
     Attributes:
         url: of the archive.
@@ -30,7 +30,7 @@ class PublicFiles:
 
 
 def public_files() -> dict[str, PublicFiles]:
-    """By data set; torchvision knows most."""
+    """By dataset; torchvision knows most."""
     from torchvision.datasets import CIFAR10, CIFAR100, STL10  # late: it imports torch
 
     found = {}
@@ -50,7 +50,7 @@ def public_files() -> dict[str, PublicFiles]:
 
 
 def verify(name: str, root: Path) -> None:
-    """Compares the files that would be read with their published sums; those of other data sets have none.
+    """Compares the files that would be read with their published sums; those of other datasets have none.
 
     What was right once is not read again before its size or time changes.
 

@@ -23,7 +23,7 @@ CIFAR100_LAYOUT = "cifar100 expects ROOT/cifar-100-python/ (train, test, meta) o
 
 
 def cifar10_splits(root: Path) -> dict[str, Split]:
-    """CIFAR-10: 50,000 training and 10,000 held-out pictures of 32 x 32."""
+    """CIFAR-10: 50,000 training and 10,000 held-out images of 32 x 32."""
     batches = [f"data_batch_{i}" for i in range(1, 6)]
     members = [*batches, "test_batch", "batches.meta"]
     tables, stamp = _tables(root, "cifar-10-batches-py", "cifar-10-python.tar.gz", members, CIFAR10_LAYOUT)
@@ -88,7 +88,7 @@ def _table(data: bytes, name: str | Path) -> dict:
             if table["data"].shape != (count, 3072) or table["data"].dtype != np.uint8 or len(labels) != count:
                 raise ValueError("its parts do not fit together")
         elif not {"label_names", "fine_label_names"} & set(table):
-            raise ValueError("it holds neither pictures nor names of classes")
+            raise ValueError("it holds neither images nor names of classes")
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise UserError(f"{name} is not one of CIFAR's public files: {error}; download it again") from error
     return table

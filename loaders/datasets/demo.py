@@ -1,8 +1,8 @@
-"""Pictures drawn for the demo: twelve classes of pattern, each picture a patchwork of one of them.
+"""Images drawn for the demo: twelve classes of pattern, each image a patchwork of one of them.
 
-A class is a pattern (stripes, dots, bricks, …). Every patch of a picture draws its own rotation, size, phase,
-proportions and two colours, and the picture its light and noise. So any crop shows the class, two crops of a
-picture share nothing else, and pixel values say next to nothing about it.
+A class is a pattern (stripes, dots, bricks, …). Every patch of an image draws its own rotation, size, phase,
+proportions and two colours, and the image its light and noise. So any crop shows the class, two crops of an
+image share nothing else, and pixel values say next to nothing about it.
 
 Patterns are signed distances: given coordinates ``u, v`` in periods, positive inside the ink, in periods too,
 so that ink edges can be drawn one pixel soft without supersampling.
@@ -19,18 +19,18 @@ import numpy as np
 from loaders.datasets.split import Split
 
 SIDE = 64
-TRAIN_PICTURES, VAL_PICTURES = 4800, 1200
+TRAIN_IMAGES, VAL_IMAGES = 4800, 1200
 _ROOT3 = np.float32(3**0.5)
 
 
-def demo_splits(seed: int = 0, train: int = TRAIN_PICTURES, val: int = VAL_PICTURES) -> dict[str, Split]:
-    """The demo's training and held-out pictures; nothing is drawn until a picture is asked for.
+def demo_splits(seed: int = 0, train: int = TRAIN_IMAGES, val: int = VAL_IMAGES) -> dict[str, Split]:
+    """The demo's training and held-out images; nothing is drawn until an image is asked for.
 
     Args:
-        seed: Another seed gives other pictures of the same classes.
-        train, val: How many pictures; classes take turns.
+        seed: Another seed gives other images of the same classes.
+        train, val: How many images; classes take turns.
     """
-    # The drawing code is part of what the pictures depend on.
+    # The drawing code is part of what the images depend on.
     code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     return {
         part: _split(part, (seed, number), count, f"demo {seed} {code}")
@@ -38,18 +38,18 @@ def demo_splits(seed: int = 0, train: int = TRAIN_PICTURES, val: int = VAL_PICTU
     }
 
 
-def draw_picture(label: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws one picture of class ``label``, uint8 ``(SIDE, SIDE, 3)``."""
+def draw_image(label: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws one image of class ``label``, uint8 ``(SIDE, SIDE, 3)``."""
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32)
     patches = int(rng.integers(2, 5))
     patch = _patches(x, y, patches, rng)
     period = rng.uniform(9, 15, patches).astype(np.float32)
     cover = _cover(PATTERNS[CLASSES[label]], x, y, patch, period, rng)
     ink, paper = _colours(patches, rng)
-    picture = paper[patch] + (ink - paper)[patch] * cover[..., None]
-    picture *= _light(x, y, rng)[..., None]
-    picture += rng.normal(0, rng.uniform(0.01, 0.05), picture.shape).astype(np.float32)
-    return (picture.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    image = paper[patch] + (ink - paper)[patch] * cover[..., None]
+    image *= _light(x, y, rng)[..., None]
+    image += rng.normal(0, rng.uniform(0.01, 0.05), image.shape).astype(np.float32)
+    return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _split(part: str, key: tuple[int, int], count: int, source: str) -> Split:
@@ -57,7 +57,7 @@ def _split(part: str, key: tuple[int, int], count: int, source: str) -> Split:
     names = [f"{part}/{CLASSES[label]}/{i:05d}.jpg" for i, label in enumerate(labels)]
 
     def load(index: int) -> np.ndarray:
-        return draw_picture(int(labels[index]), np.random.default_rng((*key, index)))
+        return draw_image(int(labels[index]), np.random.default_rng((*key, index)))
 
     return Split(names, labels, list(CLASSES), load, source)
 

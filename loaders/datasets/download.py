@@ -1,4 +1,4 @@
-"""Fetches a data set's public archive, checks it and unpacks it."""
+"""Fetches a dataset's public archive, checks it and unpacks it."""
 
 from __future__ import annotations
 

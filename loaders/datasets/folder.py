@@ -1,4 +1,4 @@
-"""Picture files in folders named after their classes."""
+"""Image files in folders named after their classes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from loaders.datasets.split import Split, file_stamp, need
 from loaders.errors import UserError
 
 LAYOUT = (
-    "folder expects one folder a class with the pictures inside, ROOT/class/.../picture, "
+    "folder expects one folder a class with the images inside, ROOT/class/.../image, "
     "or two such trees, ROOT/train and ROOT/val (or ROOT/test)"
 )
 
 
 def folder_splits(root: Path, val_share: float) -> dict[str, Split]:
-    """Any tree ``class/…/picture``: two trees where there are ``train/`` and ``val/`` (or ``test/``), else
+    """Any tree ``class/…/image``: two trees where there are ``train/`` and ``val/`` (or ``test/``), else
     one cut in two.
 
     Raises:
@@ -39,10 +39,10 @@ def folder_splits(root: Path, val_share: float) -> dict[str, Split]:
 
 
 def class_tree(root: Path, classes: Sequence[str] | None = None, strict: bool = True) -> Split:
-    """The tree ``root/class/…/picture``; the label is the class's position in the sorted list of class
+    """The tree ``root/class/…/image``; the label is the class's position in the sorted list of class
     folders.
 
-    Every file that is not hidden counts as a picture here; the converter looks inside.
+    Every file that is not hidden counts as an image here; the converter looks inside.
 
     Args:
         root: The folder that holds the class folders.
@@ -58,7 +58,7 @@ def class_tree(root: Path, classes: Sequence[str] | None = None, strict: bool = 
     classes = list(classes) if classes is not None else found
     strangers = sorted(set(found) - set(classes))
     if strangers and strict:
-        raise UserError(f"{root / strangers[0]} is not one of the {len(classes)} classes of the training pictures")
+        raise UserError(f"{root / strangers[0]} is not one of the {len(classes)} classes of the training images")
     present = sorted(set(found) & set(classes))
     names, labels = [], []
     for name in present:
@@ -80,17 +80,17 @@ def class_folders(root: Path) -> list[str]:
 
 
 def cut(split: Split, val_share: float) -> dict[str, Split]:
-    """Cuts a split in two by a hash of each file's name, so that adding pictures moves none of the others.
+    """Cuts a split in two by a hash of each file's name, so that adding images moves none of the others.
 
-    Both parts get at least one picture (the one nearest to the border) and keep the list of classes.
+    Both parts get at least one image (the one nearest to the border) and keep the list of classes.
 
     Raises:
-        UserError: The share is not between 0 and 1, or there is only one picture.
+        UserError: The share is not between 0 and 1, or there is only one image.
     """
     if not 0 < val_share < 1:
         raise UserError(f"--val-share {val_share} is not between 0 and 1")
     if len(split) < 2:
-        raise UserError("one picture cannot be cut into training and held-out pictures")
+        raise UserError("one image cannot be cut into training and held-out images")
     draws = np.array([_hash(name) for name in split.names])
     held_out = draws < val_share
     held_out[draws.argmin()], held_out[draws.argmax()] = True, False
@@ -98,13 +98,13 @@ def cut(split: Split, val_share: float) -> dict[str, Split]:
 
 
 def take(split: Split, indices: np.ndarray) -> Split:
-    """The pictures ``indices`` of a split."""
+    """The images ``indices`` of a split."""
     names = [split.names[i] for i in indices]
     return replace(split, names=names, labels=split.labels[indices], load=lambda i: split.load(int(indices[i])))
 
 
 class FileReader:
-    """Reads the picture files ``names`` below ``root``."""
+    """Reads the image files ``names`` below ``root``."""
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
         self.root, self.names = root, names
@@ -116,7 +116,7 @@ class FileReader:
         except FileNotFoundError as error:
             if path.is_symlink():
                 raise OSError(error.errno, "a link to a file that does not exist") from error
-            raise UserError(f"{path} was there when the pictures were listed and is gone; start again") from error
+            raise UserError(f"{path} was there when the images were listed and is gone; start again") from error
 
 
 def _files(folder: Path, prefix: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from loaders.datasets.imagenet100_wnids import IMAGENET100_WNIDS
 from loaders.datasets.split import Split, file_stamp, need
 from loaders.errors import UserError
 
-# Files that name the class of each validation picture, for a val/ that still is one flat folder.
+# Files that name the class of each validation image, for a val/ that still is one flat folder.
 _KAGGLE_LABELS = "LOC_val_solution.csv"
 _SYNSET_LABELS = "imagenet_2012_validation_synset_labels.txt"
 LAYOUT = (
@@ -51,17 +51,17 @@ def imagenet100_splits(root: Path) -> dict[str, Split]:
 
 
 def tiny_imagenet_splits(root: Path) -> dict[str, Split]:
-    """Tiny-ImageNet: 200 classes of 64 x 64 pictures."""
+    """Tiny-ImageNet: 200 classes of 64 x 64 images."""
     need(root, "folder", TINY_LAYOUT)
     if (root / "tiny-imagenet-200").is_dir():
         root = root / "tiny-imagenet-200"
     train = class_tree(need(root / "train", "folder", TINY_LAYOUT))
     # Beside images/ each class folder holds a text file of bounding boxes.
-    pictures = [i for i, name in enumerate(train.names) if name.split("/")[1:2] == ["images"]]
-    if not pictures:
+    kept = [i for i, name in enumerate(train.names) if name.split("/")[1:2] == ["images"]]
+    if not kept:
         raise UserError(f"{root / 'train'} holds no <wnid>/images/ folders; {TINY_LAYOUT}")
-    names = [train.names[i] for i in pictures]
-    train = replace(train, names=names, labels=train.labels[pictures], load=FileReader(root / "train", names))
+    names = [train.names[i] for i in kept]
+    train = replace(train, names=names, labels=train.labels[kept], load=FileReader(root / "train", names))
     annotations = need(root / "val" / "val_annotations.txt", "file", TINY_LAYOUT)
     rows = [line.split("\t") for line in annotations.read_text().splitlines() if line]
     wnids = {row[0]: row[1] for row in rows if len(row) > 1}
@@ -87,7 +87,7 @@ def _validation(root: Path, classes: Sequence[str], strict: bool = True) -> Spli
         lines = table.read_text().split()
         wnids = {f"ILSVRC2012_val_{i:08d}.JPEG": wnid for i, wnid in enumerate(lines, start=1)}
     else:
-        raise UserError(f"{val.absolute()} holds no class folders, and nothing says the pictures' classes; {LAYOUT}")
+        raise UserError(f"{val.absolute()} holds no class folders, and nothing says the images' classes; {LAYOUT}")
     return _labelled(val, wnids, classes, table, strict)
 
 
@@ -99,10 +99,10 @@ def _labelled(folder: Path, wnids: dict[str, str], classes: Sequence[str], table
     index = {wnid: label for label, wnid in enumerate(classes)}
     strangers = sorted(set(wnids.values()) - set(index))
     if strangers and strict:
-        raise UserError(f"{table} names the class {strangers[0]}, which the training pictures do not have")
+        raise UserError(f"{table} names the class {strangers[0]}, which the training images do not have")
     listed = sorted((index[wnids[file.name]], file.name) for file in folder.iterdir() if wnids[file.name] in index)
     if not listed:
-        raise UserError(f"there is no picture of the {len(classes)} classes in {folder}")
+        raise UserError(f"there is no image of the {len(classes)} classes in {folder}")
     names = [name for _, name in listed]
     labels = np.array([label for label, _ in listed], np.int64)
     return Split(names, labels, list(classes), FileReader(folder, names), file_stamp([folder, table]))

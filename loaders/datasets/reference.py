@@ -1,4 +1,4 @@
-"""A split of a data set's public files by one word, ``cifar10:train@/data/cifar10``: what needs no conversion."""
+"""A split of a dataset's public files by one word, ``cifar10:train@/data/cifar10``: what needs no conversion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FORM = re.compile(r"(?P<name>[\w-]+):(?P<split>\w+)(?:@(?P<root>.+))?")
 
 @dataclass(frozen=True)
 class Reference:
-    """``name:split@root``, or ``name:split`` for the data set's default root.
+    """``name:split@root``, or ``name:split`` for the dataset's default root.
 
     Attributes:
         name: one of ``loaders.datasets.catalogue.NAMES``.
@@ -29,7 +29,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference | None:
-        """What a word refers to; None if it is not of the form, or of no known data set."""
+        """What a word refers to; None if it is not of the form, or of no known dataset."""
         found = _FORM.fullmatch(text)
         if found is None or found["name"] not in NAMES:
             return None
@@ -39,7 +39,7 @@ class Reference:
         return f"{self.name}:{self.split}@{self.root}"
 
     def open(self) -> Split:
-        """Lists the split's pictures.
+        """Lists the split's images.
 
         Raises:
             UserError: no such split, or the files are not there.

@@ -1,4 +1,4 @@
-"""What a data set hands to the converter: names, labels and a way to get each picture."""
+"""What a dataset hands to the converter: names, labels and a way to get each image."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from loaders.errors import UserError
 
 @dataclass(frozen=True)
 class Split:
-    """One part (training, held-out) of a data set, nothing of it read yet.
+    """One part (training, held-out) of a dataset, nothing of it read yet.
 
     Attributes:
-        names: Name of every picture, relative to the data set's root, in the order of the data set.
-        labels: Class index of every picture, int64 ``(n,)``; -1 for an unlabelled one.
-        classes: Class names by index; a class may have no picture.
-        load: Gives picture ``i``, as the bytes of a picture file or as uint8 RGB pixels ``(H, W, 3)``; called
+        names: Name of every image, relative to the dataset's root, in the order of the dataset.
+        labels: Class index of every image, int64 ``(n,)``; -1 for an unlabelled one.
+        classes: Class names by index; a class may have no image.
+        load: Gives image ``i``, as the bytes of an image file or as uint8 RGB pixels ``(H, W, 3)``; called
             from several threads; raises ``OSError`` where the file cannot be read.
-        source: Changes when the pictures do; part of the fingerprint by which a conversion is continued.
+        source: Changes when the images do; part of the fingerprint by which a conversion is continued.
         raw: The source is lossless and small, so pixels are stored unless the user asks otherwise.
     """
 
@@ -55,9 +55,9 @@ def need(path: Path, kind: str, layout: str) -> Path:
     """Returns ``path`` if it is there.
 
     Args:
-        path: A folder or file of the data set.
+        path: A folder or file of the dataset.
         kind: ``folder`` or ``file``.
-        layout: What the data set's root must hold, for the sentence.
+        layout: What the dataset's root must hold, for the sentence.
 
     Raises:
         UserError: It is missing.

@@ -11,7 +11,7 @@ from loaders.datasets.split import Split, file_stamp, need
 from loaders.errors import UserError
 
 SIDE = 96
-_PICTURE = 3 * SIDE * SIDE
+_IMAGE = 3 * SIDE * SIDE
 LAYOUT = (
     "stl10 expects ROOT/stl10_binary/ (or ROOT itself) with train_X.bin, train_y.bin, test_X.bin, test_y.bin "
     "and unlabeled_X.bin"
@@ -19,7 +19,7 @@ LAYOUT = (
 
 
 def stl10_splits(root: Path) -> dict[str, Split]:
-    """STL-10: ``train`` is the labelled and the unlabelled (label -1) pictures together, for pretraining."""
+    """STL-10: ``train`` is the labelled and the unlabelled (label -1) images together, for pretraining."""
     need(root, "folder", LAYOUT)
     folder = root if (root / "train_X.bin").is_file() else need(root / "stl10_binary", "folder", LAYOUT)
     names = folder / "class_names.txt"
@@ -38,7 +38,7 @@ def stl10_splits(root: Path) -> dict[str, Split]:
 
 
 class _Pixels:
-    """Picture ``i`` of several memory-mapped arrays one after the other."""
+    """Image ``i`` of several memory-mapped arrays one after the other."""
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
         self._arrays = arrays
@@ -52,15 +52,15 @@ class _Pixels:
 
 
 def _pixels(path: Path) -> np.ndarray:
-    """Memory-mapped pictures ``(n, 3, width, height)``: the file is column-major."""
+    """Memory-mapped images ``(n, 3, width, height)``: the file is column-major."""
     length = need(path, "file", LAYOUT).stat().st_size
-    if not length or length % _PICTURE:
-        raise UserError(f"{path} has {length} bytes, not a multiple of a picture's {_PICTURE}; download it again")
+    if not length or length % _IMAGE:
+        raise UserError(f"{path} has {length} bytes, not a multiple of an image's {_IMAGE}; download it again")
     return np.memmap(path, np.uint8, "r").reshape(-1, 3, SIDE, SIDE)
 
 
 def _labels(path: Path, count: int) -> np.ndarray:
     labels = np.fromfile(need(path, "file", LAYOUT), np.uint8).astype(np.int64) - 1  # the file counts from 1
     if len(labels) != count or labels.min() < 0 or labels.max() > 9:
-        raise UserError(f"{path} does not hold a label from 1 to 10 for each of {count} pictures; download it again")
+        raise UserError(f"{path} does not hold a label from 1 to 10 for each of {count} images; download it again")
     return labels

@@ -1,1 +1,1 @@
-"""The engine: decoded pictures and a table of draws in, normalised crops out."""
+"""The engine: decoded images and a table of draws in, normalised crops out."""

@@ -1,7 +1,7 @@
 """The crops of a batch by torch's own operations, for GPUs that Triton does not compile for, and to check its kernels.
 
 Resampling and blur are batched products of matrices: half precision on a GPU, where grey levels are exact and weights
-err by less than a tenth of a level, float32 on the CPU. Pictures are taken some at a time, to bound the memory.
+err by less than a tenth of a level, float32 on the CPU. Images are taken some at a time, to bound the memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from loaders.multicrop.windows import Windows
 from loaders.sources.decoded import DecodedBatch
 from loaders.upload import upload
 
-_PIXELS_AT_ONCE = 2**23  # of the pictures, padded to the largest: 44 of 500 x 375
+_PIXELS_AT_ONCE = 2**23  # of the images, padded to the largest: 44 of 500 x 375
 
 
 class BatchedCrops:
@@ -48,7 +48,7 @@ class BatchedCrops:
         """Queues the operations on the current stream, and waits for nothing.
 
         Args:
-            decoded: B pictures on the device.
+            decoded: B images on the device.
             y, x: the crops' windows, (B, V).
             draws: (B, V, COLUMNS), of which the columns of the box are not read.
 
@@ -58,20 +58,20 @@ class BatchedCrops:
         where = {"dtype": self._dtype, "device": self._device, "memory_format": torch.channels_last}
         views = [torch.empty((len(draws), 3, size, size), **where) for size in self._sizes]
         for some in _chunks(decoded.heights, decoded.widths):
-            pictures = self._pad(decoded, some)
+            images = self._pad(decoded, some)
             for view, size in enumerate(self._sizes):
                 drawn = draws[some, view]
                 # Which samples an operation touches is known on the host: nothing waits for the device.
                 operations, samples = steps(drawn)
                 rows, columns = _numbers(y, some, view, 0 * drawn[:, FLIP]), _numbers(x, some, view, drawn[:, FLIP])
                 rows, columns, drawn, *samples = upload([rows, columns, drawn, *samples], self._device)
-                image = self._resize(pictures, rows, columns, size)
+                image = self._resize(images, rows, columns, size)
                 colour(image, drawn, operations, samples)
                 views[view][some] = ((image - self._mean) / self._std).to(self._dtype)
         return views
 
     def _pad(self, decoded: DecodedBatch, some: slice) -> torch.Tensor:
-        """Pictures (n, H, 3, W), as levels; beyond their borders the outermost pixels are repeated."""
+        """Images (n, H, 3, W), as levels; beyond their borders the outermost pixels are repeated."""
         heights, widths = decoded.heights[some], decoded.widths[some]
         numbers = [decoded.offsets[some], heights - 1, widths - 1, *decoded.strides[some].T]
         offset, bottom, right, row, column, channel = (a[:, None] for a in upload(numbers, self._device))
@@ -81,11 +81,11 @@ class BatchedCrops:
         channels = [decoded.pixels[where + i * channel[:, None]].to(self._work) for i in range(3)]
         return torch.stack(channels, dim=2)
 
-    def _resize(self, pictures: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, size: int) -> torch.Tensor:
+    def _resize(self, images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, size: int) -> torch.Tensor:
         """Pillow's two passes, columns first, rounded after each: float32 (n, 3, size, size) in [0, 1]."""
-        count, height, _, width = pictures.shape
+        count, height, _, width = images.shape
         across, down = self._weights(columns, size, width), self._weights(rows, size, height)
-        narrow = _to_levels(pictures.reshape(count, height * 3, width) @ across.transpose(1, 2))
+        narrow = _to_levels(images.reshape(count, height * 3, width) @ across.transpose(1, 2))
         levels = _to_levels(down @ narrow.to(self._work).reshape(count, height, 3 * size))
         return levels.reshape(count, size, 3, size).transpose(1, 2) / 255
 

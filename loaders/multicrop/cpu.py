@@ -1,4 +1,4 @@
-"""The engine on the CPU: threads over pictures, torch's uint8 antialiased resize, compiled colour."""
+"""The engine on the CPU: threads over images, torch's uint8 antialiased resize, compiled colour."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ class CpuMultiCrop:
         self._memory = RecycledArrays()
 
     def __call__(self, decoded: DecodedBatch, seed: int, epoch: int) -> list[torch.Tensor]:
-        """Cuts V normalised views of decoded pictures.
+        """Cuts V normalised views of decoded images.
 
         Returns:
             V tensors (B, 3, s, s), channels_last.
         """
         draws = draw(self.recipe, seed, epoch, decoded.ids, decoded.heights, decoded.widths)
-        pictures = [picture.numpy() for picture in decoded.pictures]
-        crops = [self._memory.take((len(pictures), size, size, 3)) for size in self._sizes]
+        images = [image.numpy() for image in decoded.images]
+        crops = [self._memory.take((len(images), size, size, 3)) for size in self._sizes]
         # One iterator for all threads: each takes the next crop when it is done with one, so they end together.
         # A task a crop would spend more on the pool's queue than a small crop takes.
-        todo = itertools.product(range(len(pictures)), range(len(self._sizes)))
+        todo = itertools.product(range(len(images)), range(len(self._sizes)))
         # list(): an exception in a thread is raised here.
-        list(self._pool.map(lambda _: self._crop_rest(pictures, draws, crops, todo), range(self._threads)))
+        list(self._pool.map(lambda _: self._crop_rest(images, draws, crops, todo), range(self._threads)))
         return [torch.from_numpy(view).permute(0, 3, 1, 2).to(self._dtype) for view in crops]
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class CpuMultiCrop:
 
     def _crop_rest(
         self,
-        pictures: list[np.ndarray],
+        images: list[np.ndarray],
         draws: np.ndarray,
         crops: list[np.ndarray],
         todo: Iterator[tuple[int, int]],
@@ -69,7 +69,7 @@ class CpuMultiCrop:
         for i, view in todo:
             size, row = self._sizes[view], draws[i, view]
             top, left, height, width = row[TOP : WIDTH + 1].astype(int).tolist()
-            box = pictures[i][top : top + height, left : left + width]
+            box = images[i][top : top + height, left : left + width]
             pixels = resize(box, (size, size), "bicubic").reshape(3, -1)
             colour_crop(pixels, size, row, self._mean, self._std, planes, padded, crops[view][i].reshape(-1))
 
@@ -95,28 +95,28 @@ class CpuCenterCrop:
         """Returns one view (B, 3, size, size), channels_last, normalised; nothing about it is random."""
         size = self.recipe.size
         crops = torch.empty((len(decoded.ids), size, size, 3))
-        list(self._pool.map(self._crop, decoded.pictures, crops))
+        list(self._pool.map(self._crop, decoded.images, crops))
         return [crops.permute(0, 3, 1, 2).to(self._dtype)]
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _crop(self, picture: torch.Tensor, out: torch.Tensor) -> None:
-        height, width = picture.shape[:2]
+    def _crop(self, image: torch.Tensor, out: torch.Tensor) -> None:
+        height, width = image.shape[:2]
         short, size = self.recipe.resize, self.recipe.size
         target = (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
-        pixels = torch.from_numpy(resize(picture.numpy(), target, "bilinear"))
+        pixels = torch.from_numpy(resize(image.numpy(), target, "bilinear"))
         # torchvision's rounding of the centre.
         top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
         square = pixels[:, top : top + size, left : left + size]
         out.copy_(square.permute(1, 2, 0)).div_(255).sub_(self._mean).div_(self._std)
 
 
-def resize(picture: np.ndarray, target: tuple[int, int], mode: str) -> np.ndarray:
+def resize(image: np.ndarray, target: tuple[int, int], mode: str) -> np.ndarray:
     """Antialiased resize of uint8 (H, W, 3) to contiguous uint8 (3, h, w)."""
-    # torch's vectorised kernel takes contiguous pictures only: copying a box into one is three times faster. NumPy
+    # torch's vectorised kernel takes contiguous images only: copying a box into one is three times faster. NumPy
     # copies it in this thread, where torch would start a team of threads. The axes are turned in NumPy too: every
     # operation of torch lets go of the interpreter's lock, and getting it back takes longer than these.
-    whole = torch.from_numpy(np.ascontiguousarray(picture).transpose(2, 0, 1)[None])
+    whole = torch.from_numpy(np.ascontiguousarray(image).transpose(2, 0, 1)[None])
     resized = interpolate(whole, size=target, mode=mode, antialias=True).numpy()[0]
     return np.ascontiguousarray(resized)  # which it is already in torch 2.11 and later

@@ -12,7 +12,7 @@ from loaders.multicrop import draws as columns
 from loaders.multicrop.windows import Windows
 from loaders.sources.decoded import DecodedBatch
 
-# Columns of the tiles: the view, the tile's corner in it, the view's side, pixels per picture in the views before, the
+# Columns of the tiles: the view, the tile's corner in it, the view's side, pixels per image in the views before, the
 # view's tiles (the first in this table, and how many), the tile's strips.
 VIEW, TILE_Y, TILE_X, SIZE, START, FIRST_TILE, TILES, STRIP_Y, STRIP_X = range(9)
 TILE_COLUMNS = 9

@@ -90,7 +90,7 @@ class DeviceMultiCrop(_DeviceCrops):
         super().__init__(recipe, self._sizes, "bicubic", device, dtype, implementation)
 
     def __call__(self, decoded: DecodedBatch, seed: int, epoch: int) -> list[torch.Tensor]:
-        """Cuts V normalised views (B, 3, s, s), channels_last, of decoded pictures."""
+        """Cuts V normalised views (B, 3, s, s), channels_last, of decoded images."""
         draws = draw(self.recipe, seed, epoch, decoded.ids, decoded.heights, decoded.widths)
         return self._cut(decoded, *box_windows(draws, self._sizes), draws)
 

@@ -14,7 +14,7 @@ from loaders.philox import philox, uniform
 from loaders.recipe import CropSpec, MultiCrop
 
 # Columns of the table.
-TOP, LEFT, HEIGHT, WIDTH = 0, 1, 2, 3  # the crop's box in pixels of the decoded picture
+TOP, LEFT, HEIGHT, WIDTH = 0, 1, 2, 3  # the crop's box in pixels of the decoded image
 FLIP = 4  # 1: mirror
 JITTER_ORDER = 5  # row of JITTER_ORDERS, -1: no jitter
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 6, 7, 8, 9  # factors; the hue's is a shift in turns
@@ -38,7 +38,7 @@ def draw(
     Args:
         recipe: the V views' numbers.
         ids: (B,) sample ids.
-        heights, widths: (B,) sizes of the decoded pictures in pixels.
+        heights, widths: (B,) sizes of the decoded images in pixels.
 
     Returns:
         float32 table of shape (B, V, COLUMNS). Boxes are whole numbers.
@@ -63,12 +63,12 @@ def _boxes(views: Sequence[CropSpec], numbers: np.ndarray, heights: np.ndarray, 
     Returns:
         (B, V, 4): top, left, height and width.
     """
-    picture_h, picture_w = heights[..., None].astype(np.float64), widths[..., None].astype(np.float64)
+    image_h, image_w = heights[..., None].astype(np.float64), widths[..., None].astype(np.float64)
     scale, ratio = _column(views, "scale"), _column(views, "ratio")
-    area = picture_h * picture_w * _between(scale[..., None], numbers[..., :_ATTEMPTS])
+    area = image_h * image_w * _between(scale[..., None], numbers[..., :_ATTEMPTS])
     aspect = np.exp(_between(np.log(ratio)[..., None], numbers[..., _ATTEMPTS : 2 * _ATTEMPTS]))
     w, h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
-    fits = (w > 0) & (w <= picture_w) & (h > 0) & (h <= picture_h)
+    fits = (w > 0) & (w <= image_w) & (h > 0) & (h <= image_h)
     first = np.argmax(fits, axis=-1)[..., None]
     h, w = (np.take_along_axis(sides, first, axis=-1)[..., 0] for sides in (h, w))
 
@@ -87,7 +87,7 @@ def _central_box(ratio: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> 
         ratio: (2, V), the least and the largest.
     """
     aspect, (least, largest) = widths / heights, ratio
-    # A picture one pixel across can round to an empty box; torchvision would fail on it, we keep one pixel.
+    # An image one pixel across can round to an empty box; torchvision would fail on it, we keep one pixel.
     h = np.where(aspect < least, np.maximum(np.rint(widths / least), 1), heights)
     w = np.where(aspect > largest, np.maximum(np.rint(heights * largest), 1), widths)
     return h, w

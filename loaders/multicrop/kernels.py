@@ -2,7 +2,7 @@
 
 Filters are products of matrices on the tensor cores, half precision in and float32 out; grey levels are exact in half
 precision. A program makes one tile of one crop and is one warp, so that nothing waits for other warps. Programs of one
-picture follow each other, so that its pixels come from memory about once. The work buffers hold planes, crop by crop.
+image follow each other, so that its pixels come from memory about once. The work buffers hold planes, crop by crop.
 """
 
 from __future__ import annotations

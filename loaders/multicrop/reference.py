@@ -31,12 +31,12 @@ GREY_WEIGHTS = (0.2989, 0.587, 0.114)
 
 
 def crop(
-    picture: np.ndarray, draw: np.ndarray, size: int, mean: tuple[float, ...], std: tuple[float, ...]
+    image: np.ndarray, draw: np.ndarray, size: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> np.ndarray:
     """Cuts one crop.
 
     Args:
-        picture: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB.
         draw: one row of ``loaders.multicrop.draws.draw``.
         size: side of the crop.
 
@@ -44,7 +44,7 @@ def crop(
         (size, size, 3) float64, normalised.
     """
     top, left, height, width = draw[[TOP, LEFT, HEIGHT, WIDTH]].astype(int)
-    image = resize(picture[top : top + height, left : left + width], size) / 255
+    image = resize(image[top : top + height, left : left + width], size) / 255
     if draw[JITTER_ORDER] >= 0:
         operations = (
             (brightness, draw[BRIGHTNESS]),
@@ -66,11 +66,11 @@ def crop(
     return (image - mean) / std
 
 
-def resize(picture: np.ndarray, size: int) -> np.ndarray:
+def resize(image: np.ndarray, size: int) -> np.ndarray:
     """Antialiased bicubic to ``size`` x ``size``, rounded and clipped to 0..255; float64."""
-    rows, columns = bicubic_weights(picture.shape[0], size), bicubic_weights(picture.shape[1], size)
+    rows, columns = bicubic_weights(image.shape[0], size), bicubic_weights(image.shape[1], size)
     # Pillow rounds after each of its two passes, columns first.
-    narrow = _to_levels(np.einsum("ow,hwc->hoc", columns, picture.astype(np.float64)))
+    narrow = _to_levels(np.einsum("ow,hwc->hoc", columns, image.astype(np.float64)))
     return _to_levels(np.einsum("oh,hwc->owc", rows, narrow))
 
 

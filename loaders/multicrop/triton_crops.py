@@ -1,6 +1,6 @@
 """The crops of a batch by Triton kernels: one table over the bus, four launches whatever the number of views.
 
-For 256 pictures of 500 x 375 and crops of 224, 224, 192, 160, 128 and 96 pixels: bytes through memory, and instructions
+For 256 images of 500 x 375 and crops of 224, 224, 192, 160, 128 and 96 pixels: bytes through memory, and instructions
 of warps, counted in ptxas's code for sm_90 and weighted by how often the default recipe runs each part.
 
 ==============================================  ===========  ============
@@ -80,7 +80,7 @@ class TritonCrops:
         """Launches the kernels on the current stream, and waits for nothing.
 
         Args:
-            decoded: B pictures on the device.
+            decoded: B images on the device.
             y, x: the crops' windows, (B, V).
             draws: (B, V, COLUMNS), of which the columns of the box are not read.
 

@@ -1,4 +1,4 @@
-"""Where in its picture a crop lies, as an affine map along each axis: one form for random boxes and the centre crop."""
+"""Where in its image a crop lies, as an affine map along each axis: one form for random boxes and the centre crop."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from loaders.recipe import CenterCrop
 class Windows:
     """The windows of a batch's crops along one axis: arrays (B, V).
 
-    The centre of output pixel i lies at ``first + origin + (i + 0.5) * scale`` in the picture; the filter may read
+    The centre of output pixel i lies at ``first + origin + (i + 0.5) * scale`` in the image; the filter may read
     the pixels from ``first + low`` up to, not including, ``first + high``. All but ``first`` is told relative to
     it, so that float32 suffices.
 
     Attributes:
-        first: int64, a whole position in the picture.
+        first: int64, a whole position in the image.
         origin: float64 in [0, 1).
-        scale: float64, pixels of the picture per pixel of the crop.
+        scale: float64, pixels of the image per pixel of the crop.
         low, high: int64.
     """
 
@@ -44,7 +44,7 @@ def box_windows(draws: np.ndarray, sizes: list[int]) -> tuple[Windows, Windows]:
 
 
 def centre_windows(recipe: CenterCrop, heights: np.ndarray, widths: np.ndarray) -> tuple[Windows, Windows]:
-    """Windows along y and x, (B, 1), of the central square of the resized whole pictures, rounded as by torchvision."""
+    """Windows along y and x, (B, 1), of the central square of the resized whole images, rounded as by torchvision."""
     short = np.minimum(heights, widths)
 
     def along(length: np.ndarray) -> Windows:

@@ -1,1 +1,1 @@
-"""What a machine and a data set allow, before a run: the parts of ``tools/doctor.py``."""
+"""What a machine and a dataset allow, before a run: the parts of ``tools/doctor.py``."""

@@ -1,4 +1,4 @@
-"""What a data set holds: how many pictures, of which size, and how many bytes they take on disk and in memory."""
+"""What a dataset holds: how many images, of which size, and how many bytes they take on disk and in memory."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import numpy as np
 
 from loaders.beton.file import JPEG
 from loaders.errors import UserError
-from loaders.picture_reading import BadPicture, open_picture
-from loaders.sources import Pictures
-from loaders.sources.beton_pictures import BetonPictures
+from loaders.image_reading import BadImage, open_image
+from loaders.sources import Images
+from loaders.sources.beton_images import BetonImages
 
-_SAMPLE = 400  # pictures of a folder that are looked at
+_SAMPLE = 400  # images of a folder that are looked at
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """Facts of a data set; of a folder they are estimates from a random sample of its files.
+    """Facts of a dataset; of a folder they are estimates from a random sample of its files.
 
     Attributes:
-        pictures, classes: how many; classes that no picture has count.
-        sampled: pictures looked at; 0: all of them.
-        unreadable: of those, how many are no pictures.
+        images, classes: how many; classes that no image has count.
+        sampled: images looked at; 0: all of them.
+        unreadable: of those, how many are no images.
         stored: bytes on disk.
-        jpegs: share of the pictures that are JPEG streams, 0 to 1.
+        jpegs: share of the images that are JPEG streams, 0 to 1.
         mean_size, largest_size: mean and largest (height, width) in pixels, each on its own.
-        decoded: bytes of all pictures as RGB pixels.
-        picture_mean, picture_deviation, picture_most: mean, standard deviation and largest of the bytes of one
-            decoded picture.
+        decoded: bytes of all images as RGB pixels.
+        image_mean, image_deviation, image_most: mean, standard deviation and largest of the bytes of one
+            decoded image.
     """
 
-    pictures: int
+    images: int
     classes: int
     sampled: int
     unreadable: int
@@ -40,34 +40,34 @@ class DataFacts:
     mean_size: tuple[float, float]
     largest_size: tuple[int, int]
     decoded: int
-    picture_mean: float
-    picture_deviation: float
-    picture_most: int
+    image_mean: float
+    image_deviation: float
+    image_most: int
 
-    def batch_pixels(self, pictures: int) -> int:
+    def batch_pixels(self, images: int) -> int:
         """Bytes of pixels that a random batch does not exceed: its mean and four standard deviations."""
-        likely = pictures * self.picture_mean + 4 * pictures**0.5 * self.picture_deviation
-        return int(min(likely, pictures * self.picture_most))
+        likely = images * self.image_mean + 4 * images**0.5 * self.image_deviation
+        return int(min(likely, images * self.image_most))
 
 
-def data_facts(pictures: Pictures) -> DataFacts:
-    """Looks at a data set: the index of a ``.beton``, or the headers of some of a folder's files.
+def data_facts(images: Images) -> DataFacts:
+    """Looks at a dataset: the index of a ``.beton``, or the headers of some of a folder's files.
 
     Raises:
-        UserError: none of the files looked at is a picture.
+        UserError: none of the files looked at is an image.
     """
-    count = len(pictures)
-    classes = len(pictures.classes) or len(np.unique(pictures.labels[pictures.labels >= 0]))
-    if isinstance(pictures, BetonPictures):
-        sampled, unreadable, stored = 0, 0, pictures.path.stat().st_size
-        sizes, jpegs = np.stack([pictures.heights, pictures.widths], axis=1), float((pictures.modes == JPEG).mean())
+    count = len(images)
+    classes = len(images.classes) or len(np.unique(images.labels[images.labels >= 0]))
+    if isinstance(images, BetonImages):
+        sampled, unreadable, stored = 0, 0, images.path.stat().st_size
+        sizes, jpegs = np.stack([images.heights, images.widths], axis=1), float((images.modes == JPEG).mean())
     else:
         sampled = min(_SAMPLE, count)
-        sizes, jpegs, file_size = _look_at(pictures, np.random.default_rng(0).permutation(count)[:sampled])
+        sizes, jpegs, file_size = _look_at(images, np.random.default_rng(0).permutation(count)[:sampled])
         unreadable, stored = sampled - len(sizes), int(file_size * count)
     areas = sizes.astype(np.int64).prod(axis=1) * 3
     return DataFacts(
-        pictures=count,
+        images=count,
         classes=classes,
         sampled=sampled if sampled < count else 0,
         unreadable=unreadable,
@@ -76,24 +76,24 @@ def data_facts(pictures: Pictures) -> DataFacts:
         mean_size=tuple(sizes.mean(axis=0).tolist()),
         largest_size=tuple(sizes.max(axis=0).tolist()),
         decoded=round(areas.mean() * count),
-        picture_mean=float(areas.mean()),
-        picture_deviation=float(areas.std()),
-        picture_most=int(areas.max()),
+        image_mean=float(areas.mean()),
+        image_deviation=float(areas.std()),
+        image_most=int(areas.max()),
     )
 
 
-def _look_at(pictures: Pictures, samples: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Sizes (n, 2) of those that are pictures, the share of JPEGs among them, and the mean bytes of a file."""
+def _look_at(images: Images, samples: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Sizes (n, 2) of those that are images, the share of JPEGs among them, and the mean bytes of a file."""
     sizes, jpegs, file_bytes = [], 0, 0
     for i in samples.tolist():
         try:
-            data = pictures.encoded(i)
+            data = images.encoded(i)
             file_bytes += len(data)
-            image = open_picture(data.tobytes())
-        except BadPicture:
+            image = open_image(data.tobytes())
+        except BadImage:
             continue
         sizes.append((image.height, image.width))
         jpegs += image.format == "JPEG"
     if not sizes:
-        raise UserError(f"none of the {len(samples)} files of {pictures.path} that were looked at is a picture")
+        raise UserError(f"none of the {len(samples)} files of {images.path} that were looked at is an image")
     return np.array(sizes), jpegs / len(sizes), file_bytes / len(samples)

@@ -19,7 +19,7 @@ _DALI_BATCHES = 3
 _DALI_POOLS = 256 << 20  # what DALI keeps besides, whatever the batch; measured
 _FFCV_CODE = 144 << 20  # numba, which compiles FFCV's pipeline, and what it makes; measured
 _CROP_CODE = 160 << 20  # the CPU engine, and numba compiling it the first time: 105 measured, room for other builds
-_MEMORY_CHUNK = 1024  # pictures that the memory source decodes before it moves them to the GPU
+_MEMORY_CHUNK = 1024  # images that the memory source decodes before it moves them to the GPU
 # The C library returns larger blocks at once and keeps smaller ones for later: as much again, measured.
 _KEPT_BELOW = 32 << 20
 
@@ -29,7 +29,7 @@ class LoaderMemory:
     """Bytes that a rank's loader does not exceed on the host.
 
     Attributes:
-        pixels: decoded pictures.
+        pixels: decoded images.
         views: finished crops; none where a GPU cuts them.
         work: what decoders and threads need besides.
         kept: freed memory that the C library holds back.
@@ -46,37 +46,37 @@ class LoaderMemory:
 
 
 def loader_memory(
-    source: str, facts: DataFacts, recipe: MultiCrop, pictures: int, threads: int, on_gpu: bool = False
+    source: str, facts: DataFacts, recipe: MultiCrop, images: int, threads: int, on_gpu: bool = False
 ) -> LoaderMemory:
     """Bounds the host memory of one rank's training loader.
 
     Args:
         source: one of ``loaders.sources.choice``, not ``"auto"``.
-        pictures: in a batch of this rank.
+        images: in a batch of this rank.
         threads: of this rank.
         on_gpu: the crops are cut there.
     """
-    views = [] if on_gpu else [pictures * spec.size**2 * 3 * 4 for spec in recipe.views]
+    views = [] if on_gpu else [images * spec.size**2 * 3 * 4 for spec in recipe.views]
     return LoaderMemory(
-        pixels=_pixels(source, facts, pictures, on_gpu),
+        pixels=_pixels(source, facts, images, on_gpu),
         views=_VIEW_BATCHES * sum(views),
         work=_work(source, facts, recipe, threads, on_gpu),
         kept=_VIEW_BATCHES * sum(size for size in views if size < _KEPT_BELOW),
     )
 
 
-def _pixels(source: str, facts: DataFacts, pictures: int, on_gpu: bool) -> int:
+def _pixels(source: str, facts: DataFacts, images: int, on_gpu: bool) -> int:
     if source == "ffcv":
-        return _SLOT_BATCHES * pictures * facts.picture_most
+        return _SLOT_BATCHES * images * facts.image_most
     if source == "memory":  # while it is put together
-        chunk = facts.batch_pixels(min(_MEMORY_CHUNK, facts.pictures))
+        chunk = facts.batch_pixels(min(_MEMORY_CHUNK, facts.images))
         return 2 * chunk if on_gpu else chunk + 2 * facts.decoded
-    if on_gpu:  # the other two decode there, all but a few odd pictures
+    if on_gpu:  # the other two decode there, all but a few odd images
         return 0
     if source == "folder":
-        return int(_FOLDER_BATCHES * facts.batch_pixels(pictures))
+        return int(_FOLDER_BATCHES * facts.batch_pixels(images))
     height, width = facts.largest_size
-    return _DALI_BATCHES * (facts.batch_pixels(pictures) + pictures * height * width * 3)
+    return _DALI_BATCHES * (facts.batch_pixels(images) + images * height * width * 3)
 
 
 def _work(source: str, facts: DataFacts, recipe: MultiCrop, threads: int, on_gpu: bool) -> int:
@@ -84,5 +84,5 @@ def _work(source: str, facts: DataFacts, recipe: MultiCrop, threads: int, on_gpu
     if on_gpu:
         return decoder
     largest_view = max(spec.size for spec in recipe.views) ** 2 * 3
-    # A thread's: a box copied out of its picture, resized in two passes, and two views in float32.
-    return decoder + _CROP_CODE + threads * (2 * facts.picture_most + 10 * largest_view)
+    # A thread's: a box copied out of its image, resized in two passes, and two views in float32.
+    return decoder + _CROP_CODE + threads * (2 * facts.image_most + 10 * largest_view)

@@ -1,4 +1,4 @@
-"""What a data set asks of this machine: its size, the loader's memory, and the pictures that the cores can feed."""
+"""What a dataset asks of this machine: its size, the loader's memory, and the images that the cores can feed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from loaders.planning.machine import Machine
 from loaders.planning.rates import crop_rate, decode_rate
 from loaders.quarantine import Quarantine
 from loaders.recipe import MultiCrop
-from loaders.sources import open_pictures
-from loaders.sources.beton_pictures import BetonPictures
+from loaders.sources import open_images
+from loaders.sources.beton_images import BetonImages
 from loaders.sources.memory import SHARE
 
 
@@ -25,8 +25,8 @@ class SourcePlan:
         source: its name.
         memory: of a rank's loader, bytes.
         memory_all: of all ranks together.
-        decode_per_core: pictures decoded on the CPU in a second of one core's time, measured; None: nothing to decode.
-        feeds_gpu_crops: estimate of the pictures a second that all cores feed where GPUs cut the crops; None where
+        decode_per_core: images decoded on the CPU in a second of one core's time, measured; None: nothing to decode.
+        feeds_gpu_crops: estimate of the images a second that all cores feed where GPUs cut the crops; None where
             the host does not decode for them: from memory there is nothing to decode, DALI and the folder source
             leave it to the GPU.
         feeds_cpu_crops: the same where the CPU cuts the crops, too.
@@ -42,26 +42,26 @@ class SourcePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A data set on this machine.
+    """A dataset on this machine.
 
     Attributes:
-        path: the data set.
+        path: the dataset.
         facts: what it holds.
         ranks: processes on this machine.
-        pictures: of a batch in one rank.
+        images: of a batch in one rank.
         threads: of one rank.
         on_gpu: the crops are cut on a GPU.
         fits_page_cache: the stored bytes fit the free memory beside the loaders' buffers, whatever the source.
         fits_memory: the memory source would take it, in every rank.
-        crops_per_core: decoded pictures whose views one core cuts in a second, measured.
-        undecodable: pictures that could not be decoded while this was measured.
-        sources: the sources that run here and read this data set.
+        crops_per_core: decoded images whose views one core cuts in a second, measured.
+        undecodable: images that could not be decoded while this was measured.
+        sources: the sources that run here and read this dataset.
     """
 
     path: str
     facts: DataFacts
     ranks: int
-    pictures: int
+    images: int
     threads: int
     on_gpu: bool
     fits_page_cache: bool
@@ -72,11 +72,11 @@ class Plan:
 
 
 def make_plan(data: Path, recipe: MultiCrop, batch_size: int, ranks: int, machine: Machine, usable: list[str]) -> Plan:
-    """Looks at a data set and measures, which takes one or two seconds a source.
+    """Looks at a dataset and measures, which takes one or two seconds a source.
 
     Args:
-        data: a ``.beton`` file or a folder ``class/picture``.
-        batch_size: pictures a step, of all ranks together.
+        data: a ``.beton`` file or a folder ``class/image``.
+        batch_size: images a step, of all ranks together.
         ranks: on this machine; they share its cores and its memory.
         usable: the sources that run here.
 
@@ -84,17 +84,17 @@ def make_plan(data: Path, recipe: MultiCrop, batch_size: int, ranks: int, machin
         UserError: bad data, or a batch that the ranks cannot share.
     """
     if ranks < 1 or batch_size < 1 or batch_size % ranks:
-        raise UserError(f"a batch of {batch_size} pictures cannot be shared evenly by {ranks} ranks")
-    pictures = open_pictures(data)
-    facts, on_gpu, threads = data_facts(pictures), bool(machine.gpus), max(1, machine.cores // ranks)
-    quarantine = Quarantine(pictures.path, len(pictures), max_bad=1.0)
-    crops = crop_rate(pictures, facts, recipe, quarantine)
+        raise UserError(f"a batch of {batch_size} images cannot be shared evenly by {ranks} ranks")
+    images = open_images(data)
+    facts, on_gpu, threads = data_facts(images), bool(machine.gpus), max(1, machine.cores // ranks)
+    quarantine = Quarantine(images.path, len(images), max_bad=1.0)
+    crops = crop_rate(images, facts, recipe, quarantine)
     plans = []
     for source in usable:
-        if source == "ffcv" and not isinstance(pictures, BetonPictures):
+        if source == "ffcv" and not isinstance(images, BetonImages):
             continue
         memory = loader_memory(source, facts, recipe, batch_size // ranks, threads, on_gpu)
-        decode = None if source == "memory" else decode_rate(pictures, facts, source, quarantine)
+        decode = None if source == "memory" else decode_rate(images, facts, source, quarantine)
         plans.append(
             SourcePlan(
                 source=source,
@@ -110,7 +110,7 @@ def make_plan(data: Path, recipe: MultiCrop, batch_size: int, ranks: int, machin
         path=str(data),
         facts=facts,
         ranks=ranks,
-        pictures=batch_size // ranks,
+        images=batch_size // ranks,
         threads=threads,
         on_gpu=on_gpu,
         fits_page_cache=facts.stored + buffers <= machine.free,

@@ -1,4 +1,4 @@
-"""How fast one core decodes and crops: measured on some of the data set's own pictures."""
+"""How fast one core decodes and crops: measured on some of the dataset's own images."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from loaders.multicrop.cpu import CpuMultiCrop
 from loaders.planning.data_facts import DataFacts
 from loaders.quarantine import Quarantine
 from loaders.recipe import MultiCrop
-from loaders.sources import Pictures
-from loaders.sources.bad_pictures import decode_or_substitute
+from loaders.sources import Images
+from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.choice import open_source
 from loaders.sources.decoded import packed
 
-_PICTURES = 256  # decoded at most
+_IMAGES = 256  # decoded at most
 _BATCH = 16
 _CROPPED = 32  # cropped at most
 _MOST_BYTES = 256 << 20  # of pixels held at a time
@@ -25,15 +25,15 @@ _SECONDS = 1.0
 _CPU = torch.device("cpu")
 
 
-def decode_rate(pictures: Pictures, facts: DataFacts, source: str, quarantine: Quarantine) -> float:
-    """Pictures that a source decodes in a second of one core's time, on the CPU with one thread.
+def decode_rate(images: Images, facts: DataFacts, source: str, quarantine: Quarantine) -> float:
+    """Images that a source decodes in a second of one core's time, on the CPU with one thread.
 
     Processor time of all threads is counted, not time on the clock: others may use the machine, too.
     """
-    batch = int(np.clip(_MOST_BYTES // facts.picture_most // 4, 1, _BATCH))
-    chosen = _some(len(pictures), _PICTURES // _BATCH * batch)
+    batch = int(np.clip(_MOST_BYTES // facts.image_most // 4, 1, _BATCH))
+    chosen = _some(len(images), _IMAGES // _BATCH * batch)
     id_batches = [chosen[i : i + batch] for i in range(0, len(chosen), batch)]
-    opened, _ = open_source(pictures, source, 1, quarantine, _CPU)
+    opened, _ = open_source(images, source, 1, quarantine, _CPU)
 
     def decode() -> None:
         for _ in opened.batches(id_batches):
@@ -45,12 +45,12 @@ def decode_rate(pictures: Pictures, facts: DataFacts, source: str, quarantine: Q
         opened.close()
 
 
-def crop_rate(pictures: Pictures, facts: DataFacts, recipe: MultiCrop, quarantine: Quarantine) -> float:
-    """Decoded pictures of which the CPU engine cuts all views in a second of one core's time."""
-    chosen = _some(len(pictures), int(np.clip(_MOST_BYTES // facts.picture_most, 1, _CROPPED)))
-    ids, decoded = zip(*(decode_or_substitute(pictures, int(i), quarantine) for i in chosen), strict=True)
+def crop_rate(images: Images, facts: DataFacts, recipe: MultiCrop, quarantine: Quarantine) -> float:
+    """Decoded images of which the CPU engine cuts all views in a second of one core's time."""
+    chosen = _some(len(images), int(np.clip(_MOST_BYTES // facts.image_most, 1, _CROPPED)))
+    ids, decoded = zip(*(decode_or_substitute(images, int(i), quarantine) for i in chosen), strict=True)
     ids = np.array(ids)
-    batch = packed(list(decoded), pictures.labels[ids], ids)
+    batch = packed(list(decoded), images.labels[ids], ids)
     engine = CpuMultiCrop(recipe, 1)
     try:
         return len(ids) / _seconds(lambda: engine(batch, 0, 0))

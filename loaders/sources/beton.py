@@ -16,9 +16,9 @@ import torch
 from numba.extending import is_jitted
 
 from loaders.quarantine import Quarantine
-from loaders.sources.bad_pictures import decode_or_substitute
+from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.beton_decode import decode, decode_in_threads, read, use_library
-from loaders.sources.beton_pictures import BetonPictures
+from loaders.sources.beton_images import BetonImages
 from loaders.sources.decoded import DecodedBatch, interleaved
 
 # FFCV puts two constants into a numba dict, which no compiled code reads; to fill it numba compiles for seconds, at
@@ -61,9 +61,9 @@ use_library(lib._name)
 
 
 class DecodeOnce(SimpleRGBImageDecoder):
-    """FFCV operation: decodes whole pictures of any size into slots as large as the file's largest picture.
+    """FFCV operation: decodes whole images of any size into slots as large as the file's largest image.
 
-    Its output is a pair: the slots, uint8 (B, largest height x width x 3), each holding its picture's pixels from
+    Its output is a pair: the slots, uint8 (B, largest height x width x 3), each holding its image's pixels from
     the start without padding; and (B,) bool, whether libjpeg-turbo had something to say.
     """
 
@@ -110,18 +110,18 @@ class _OrderedLoader(Loader):
 
 
 class BetonSource:
-    """FFCV's ``Loader`` over a memory-mapped ``.beton``, decoding once per picture.
+    """FFCV's ``Loader`` over a memory-mapped ``.beton``, decoding once per image.
 
     Args:
-        pictures: the file.
+        images: the file.
         threads: threads of FFCV's decoder.
-        quarantine: where bad pictures go.
+        quarantine: where bad images go.
     """
 
-    def __init__(self, pictures: BetonPictures, threads: int, quarantine: Quarantine) -> None:
-        self._pictures, self._quarantine = pictures, quarantine
+    def __init__(self, images: BetonImages, threads: int, quarantine: Quarantine) -> None:
+        self._images, self._quarantine = images, quarantine
         self._iterator = None
-        path = str(pictures.path)
+        path = str(images.path)
         self._loader = _OrderedLoader(
             path,
             batch_size=1,  # set for each pass
@@ -162,15 +162,15 @@ class BetonSource:
         ids = ids.copy()
         # libjpeg-turbo reports mere warnings as failures too: the careful decoder has the last word.
         for i in np.flatnonzero(failed):
-            ids[i], picture = decode_or_substitute(self._pictures, int(ids[i]), self._quarantine)
-            slots[i, : picture.numel()] = picture.numpy().reshape(-1)
-        heights, widths = (sizes[ids].astype(np.int64) for sizes in (self._pictures.heights, self._pictures.widths))
+            ids[i], image = decode_or_substitute(self._images, int(ids[i]), self._quarantine)
+            slots[i, : image.numel()] = image.numpy().reshape(-1)
+        heights, widths = (sizes[ids].astype(np.int64) for sizes in (self._images.heights, self._images.widths))
         return DecodedBatch(
             pixels=torch.from_numpy(slots).view(-1),
             offsets=np.arange(len(ids)) * slots.shape[1],
             strides=interleaved(widths),
             heights=heights,
             widths=widths,
-            labels=self._pictures.labels[ids],
+            labels=self._images.labels[ids],
             ids=ids,
         )

@@ -28,31 +28,31 @@ def use_library(path: str) -> None:
 
 @compiled
 def read(address, storage_state):
-    """A picture's bytes, as FFCV's ``OSCacheManager.compile_reader`` gives them: (file, addresses, sizes)."""
+    """An image's bytes, as FFCV's ``OSCacheManager.compile_reader`` gives them: (file, addresses, sizes)."""
     file, addresses, sizes = storage_state
     return file[address : address + sizes[np.searchsorted(addresses, address)]]
 
 
 @compiled
-def _decode(picture, storage_state, slot):
-    """Decodes one picture into the start of its slot; returns whether libjpeg-turbo had something to say."""
-    data = read(picture["data_ptr"], storage_state)
-    if picture["mode"] != _JPEG:
+def _decode(image, storage_state, slot):
+    """Decodes one image into the start of its slot; returns whether libjpeg-turbo had something to say."""
+    data = read(image["data_ptr"], storage_state)
+    if image["mode"] != _JPEG:
         for i in range(len(data)):  # to assign a slice takes numba a second and a half to compile
             slot[i] = data[i]
         return False
-    height, width = np.uint32(picture["height"]), np.uint32(picture["width"])
+    height, width = np.uint32(image["height"]), np.uint32(image["width"])
     whole = height, width, np.uint32(0), np.uint32(0), np.uint32(1), np.uint32(1), False, False
     return _imdecode(data.ctypes.data, len(data), height, width, slot.ctypes.data, *whole) != 0
 
 
 @compiled
 def decode(samples, memory, metadata, storage_state):
-    """Decodes the pictures ``samples`` (B,), one after the other: an operation of FFCV.
+    """Decodes the images ``samples`` (B,), one after the other: an operation of FFCV.
 
     Args:
         samples: positions in ``metadata``.
-        memory: (slots, failed), written: uint8 (B, n), rows that begin with a picture's pixels, and bool (B,), whether
+        memory: (slots, failed), written: uint8 (B, n), rows that begin with an image's pixels, and bool (B,), whether
             libjpeg-turbo had something to say.
         metadata: the table of FFCV's ``RGBImageField``.
         storage_state: see ``read``.

@@ -1,4 +1,4 @@
-"""Which decoder reads a data set: the one asked for, or the fastest that can run."""
+"""Which decoder reads a dataset: the one asked for, or the fastest that can run."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from loaders.beton.file import JPEG
 from loaders.errors import UserError
 from loaders.quarantine import Quarantine
-from loaders.sources import HARDWARE_SHARE, Pictures, Source
-from loaders.sources.beton_pictures import BetonPictures
+from loaders.sources import HARDWARE_SHARE, Images, Source
+from loaders.sources.beton_images import BetonImages
 from loaders.sources.folder import FolderSource
 
 _CPU = torch.device("cpu")
-_MEMORY_LIMIT = 2 << 30  # bytes of pixels up to which "auto" keeps a data set on the GPU
+_MEMORY_LIMIT = 2 << 30  # bytes of pixels up to which "auto" keeps a dataset on the GPU
 
 
 @dataclass(frozen=True)
 class _How:
-    """What an opener is told beside the pictures; see ``open_source``."""
+    """What an opener is told beside the images; see ``open_source``."""
 
     threads: int
     quarantine: Quarantine
@@ -33,37 +33,37 @@ class NotInstalled(UserError):
 
 
 def open_source(
-    pictures: Pictures,
+    images: Images,
     source: str,
     threads: int,
     quarantine: Quarantine,
     device: torch.device = _CPU,
     hardware_share: float = HARDWARE_SHARE,
 ) -> tuple[Source, str]:
-    """Opens the decoder for a data set.
+    """Opens the decoder for a dataset.
 
     Args:
         source: ``"ffcv"`` (FFCV's compiled decoder, ``.beton`` only), ``"dali"`` (NVIDIA's decoder; the GPU's where
             ``device`` is one), ``"memory"`` (decoded once and kept on ``device``), ``"folder"`` (threads; nvJPEG
             where ``device`` is a GPU) or ``"auto"``: the fastest of those that can run.
         device: where the crops will be cut.
-        hardware_share: of the pictures that DALI decodes on a GPU, for its JPEG decoder, where it has one.
+        hardware_share: of the images that DALI decodes on a GPU, for its JPEG decoder, where it has one.
 
     Returns:
         The source and a few words that say which one it is and why.
 
     Raises:
-        UserError: an unknown source, one that cannot read these pictures, or one that is not installed.
+        UserError: an unknown source, one that cannot read these images, or one that is not installed.
     """
     if source not in SOURCES:
         raise UserError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}")
     how = _How(threads, quarantine, device, hardware_share)
     if source != "auto":
-        return _OPENERS[source](pictures, how), _words(source, device)
+        return _OPENERS[source](images, how), _words(source, device)
     missing = ""
-    for candidate in _fastest_first(pictures, device):
+    for candidate in _fastest_first(images, device):
         try:
-            return _OPENERS[candidate](pictures, how), _words(candidate, device) + missing
+            return _OPENERS[candidate](images, how), _words(candidate, device) + missing
         except NotInstalled as error:
             missing = missing or f", since {error}"
     raise AssertionError("the folder source is always installed")
@@ -75,32 +75,32 @@ def _words(source: str, device: torch.device) -> str:
     return {"ffcv": "FFCV", "dali": "DALI", "memory": "memory"}[source]
 
 
-def _fastest_first(pictures: Pictures, device: torch.device) -> list[str]:
-    on_gpu, decoded_bytes = device.type == "cuda", pictures.decoded_bytes
-    is_beton = isinstance(pictures, BetonPictures)
+def _fastest_first(images: Images, device: torch.device) -> list[str]:
+    on_gpu, decoded_bytes = device.type == "cuda", images.decoded_bytes
+    is_beton = isinstance(images, BetonImages)
     order = ["ffcv"] if is_beton else []
     if on_gpu and decoded_bytes is not None and decoded_bytes <= _MEMORY_LIMIT:
         order.insert(0, "memory")
-    holds_files = (pictures.modes == JPEG).all() if is_beton else decoded_bytes is None
+    holds_files = (images.modes == JPEG).all() if is_beton else decoded_bytes is None
     if on_gpu and holds_files:
         order.append("dali")
     return [*order, "folder"]
 
 
-def _open_ffcv(pictures: Pictures, how: _How) -> Source:
-    if not isinstance(pictures, BetonPictures):
+def _open_ffcv(images: Images, how: _How) -> Source:
+    if not isinstance(images, BetonImages):
         raise UserError(
-            f"FFCV reads .beton files, and {pictures.path} is none: convert it with tools/write_ffcv.py"
+            f"FFCV reads .beton files, and {images.path} is none: convert it with tools/write_ffcv.py"
         )
     try:
         source = import_ffcv_source()
     except ImportError as error:
         cure = "run make setup, or see the README's installation notes"
         raise NotInstalled(f"FFCV does not load ({error}): {cure}") from error
-    return source(pictures, how.threads, how.quarantine)
+    return source(images, how.threads, how.quarantine)
 
 
-def import_ffcv_source() -> Callable[[Pictures, int, Quarantine], Source]:
+def import_ffcv_source() -> Callable[[Images, int, Quarantine], Source]:
     """``BetonSource``; raises ``ImportError`` where FFCV does not load."""
     threads = torch.get_num_threads()
     try:
@@ -110,30 +110,30 @@ def import_ffcv_source() -> Callable[[Pictures, int, Quarantine], Source]:
     return BetonSource
 
 
-def _open_dali(pictures: Pictures, how: _How) -> Source:
+def _open_dali(images: Images, how: _How) -> Source:
     try:
         from loaders.sources.dali import DaliSource
     except ImportError as error:
         cure = "pip install -c constraints.txt -e '.[dali-cuda13]', or dali-cuda12 beside a CUDA 12 build of PyTorch"
         raise NotInstalled(f"DALI does not load ({error}): {cure}") from error
-    return DaliSource(pictures, how.threads, how.quarantine, how.device, how.hardware_share)
+    return DaliSource(images, how.threads, how.quarantine, how.device, how.hardware_share)
 
 
-def _open_memory(pictures: Pictures, how: _How) -> Source:
+def _open_memory(images: Images, how: _How) -> Source:
     from loaders.sources.memory import MemorySource
 
-    return MemorySource(pictures, how.threads, how.quarantine, how.device)
+    return MemorySource(images, how.threads, how.quarantine, how.device)
 
 
-def _open_folder(pictures: Pictures, how: _How) -> Source:
+def _open_folder(images: Images, how: _How) -> Source:
     if how.device.type == "cuda":
         from loaders.sources.nvjpeg import NvjpegSource
 
-        return NvjpegSource(pictures, how.threads, how.quarantine, how.device)
-    return FolderSource(pictures, how.threads, how.quarantine)
+        return NvjpegSource(images, how.threads, how.quarantine, how.device)
+    return FolderSource(images, how.threads, how.quarantine)
 
 
-_OPENERS: dict[str, Callable[[Pictures, _How], Source]] = {
+_OPENERS: dict[str, Callable[[Images, _How], Source]] = {
     "ffcv": _open_ffcv,
     "dali": _open_dali,
     "memory": _open_memory,

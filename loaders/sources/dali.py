@@ -1,6 +1,6 @@
 """Decodes with NVIDIA DALI: on the GPU's JPEG decoder where the crops are cut there, else on the CPU.
 
-DALI is fed the encoded pictures of each batch, so that the order is ours. This is the one module that imports it.
+DALI is fed the encoded images of each batch, so that the order is ours. This is the one module that imports it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from nvidia.dali.backend import TensorListCPU, TensorListGPU
 
 from loaders.errors import UserError
 from loaders.quarantine import Quarantine
-from loaders.sources import HARDWARE_SHARE, Pictures
-from loaders.sources.bad_pictures import decode_or_substitute
+from loaders.sources import HARDWARE_SHARE, Images
+from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.decoded import DecodedBatch, interleaved
 from loaders.sources.jpeg_header import plain_jpeg
 
@@ -39,27 +39,27 @@ class _Encoded:
 class DaliSource:
     """DALI's decoder behind an external source.
 
-    DALI fails a whole batch for one picture that it cannot read. So only plain JPEGs go to it as they are; anything
+    DALI fails a whole batch for one image that it cannot read. So only plain JPEGs go to it as they are; anything
     else is decoded as the folder source does and passes through DALI as a PPM, which keeps its pixels. A batch that
     fails all the same goes that way as a whole.
 
     Args:
-        pictures: the data set.
+        images: the dataset.
         threads: DALI's threads.
-        quarantine: where bad pictures go.
+        quarantine: where bad images go.
         device: where the pixels are wanted.
-        hardware_share: of the pictures, for the JPEG decoder that A100 and H100 have beside their cores.
+        hardware_share: of the images, for the JPEG decoder that A100 and H100 have beside their cores.
     """
 
     def __init__(
         self,
-        pictures: Pictures,
+        images: Images,
         threads: int,
         quarantine: Quarantine,
         device: torch.device,
         hardware_share: float = HARDWARE_SHARE,
     ) -> None:
-        self._pictures, self._threads, self._quarantine, self._device = pictures, threads, quarantine, device
+        self._images, self._threads, self._quarantine, self._device = images, threads, quarantine, device
         self._hardware_share = hardware_share
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="read")
         self._pipeline: Pipeline | None = None
@@ -125,15 +125,15 @@ class DaliSource:
         return _collate(list(self._readers.map(self._encode_one, ids.tolist())))
 
     def _encode_one(self, sample: int) -> tuple[np.ndarray, int, int, int]:
-        """Bytes that DALI reads, with height, width and the id of the picture that they are."""
-        found = plain_jpeg(self._pictures, sample)
+        """Bytes that DALI reads, with height, width and the id of the image that they are."""
+        found = plain_jpeg(self._images, sample)
         return (*found, sample) if found else self._encode_pixels(sample)
 
     def _encode_pixels(self, sample: int) -> tuple[np.ndarray, int, int, int]:
-        sample, picture = decode_or_substitute(self._pictures, sample, self._quarantine)
-        height, width = picture.shape[:2]
+        sample, image = decode_or_substitute(self._images, sample, self._quarantine)
+        height, width = image.shape[:2]
         header = np.frombuffer(b"P6 %d %d 255\n" % (width, height), dtype=np.uint8)
-        return np.concatenate([header, picture.numpy().reshape(-1)]), height, width, sample
+        return np.concatenate([header, image.numpy().reshape(-1)]), height, width, sample
 
     def _feed(self, batch: _Encoded) -> None:
         self._pipeline.feed_input(_INPUT, batch.streams)
@@ -157,7 +157,7 @@ class DaliSource:
             strides=interleaved(np.full(count, width, dtype=np.int64)),
             heights=batch.heights,
             widths=batch.widths,
-            labels=self._pictures.labels[batch.ids],
+            labels=self._images.labels[batch.ids],
             ids=batch.ids,
         )
 

@@ -1,4 +1,4 @@
-"""One encoded picture to RGB pixels, without FFCV: libjpeg-turbo for JPEG, Pillow for everything else."""
+"""One encoded image to RGB pixels, without FFCV: libjpeg-turbo for JPEG, Pillow for everything else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from simplejpeg import decode_jpeg, decode_jpeg_header
 
-from loaders.picture_reading import BadPicture, open_picture, reason, to_rgb
+from loaders.image_reading import BadImage, open_image, reason, to_rgb
 
 Allocate = Callable[[int], np.ndarray]
 """Gives room for so many bytes: (n,) uint8."""
@@ -26,8 +26,8 @@ def copied(pixels: np.ndarray, allocate: Allocate) -> np.ndarray:
     return room
 
 
-def decode_picture(data: bytes | np.ndarray, allocate: Allocate = fresh) -> torch.Tensor:
-    """Decodes a picture file's bytes as torchvision's ImageFolder does.
+def decode_image(data: bytes | np.ndarray, allocate: Allocate = fresh) -> torch.Tensor:
+    """Decodes an image file's bytes as torchvision's ImageFolder does.
 
     Args:
         data: the bytes.
@@ -37,7 +37,7 @@ def decode_picture(data: bytes | np.ndarray, allocate: Allocate = fresh) -> torc
         Contiguous uint8 tensor (H, W, 3).
 
     Raises:
-        BadPicture: damaged, truncated or not a picture.
+        BadImage: damaged, truncated or not an image.
     """
     try:
         # Strict: libjpeg would fill what a truncated file lacks with grey and only warn.
@@ -51,11 +51,11 @@ def decode_picture(data: bytes | np.ndarray, allocate: Allocate = fresh) -> torc
 
 
 def _decode_with_pillow(data: bytes, allocate: Allocate) -> torch.Tensor:
-    with open_picture(data) as image:
+    with open_image(data) as image:
         try:
             pixels = np.asarray(to_rgb(image))
             return torch.from_numpy(copied(pixels.reshape(-1), allocate)).view(pixels.shape)
-        except BadPicture:
+        except BadImage:
             raise
         except Exception as error:  # Pillow raises nearly every type on damaged input
-            raise BadPicture(reason(error)) from error
+            raise BadImage(reason(error)) from error

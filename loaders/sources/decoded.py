@@ -1,4 +1,4 @@
-"""What a source hands to an engine: the decoded pictures of a batch in one buffer."""
+"""What a source hands to an engine: the decoded images of a batch in one buffer."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 
 @dataclass
 class DecodedBatch:
-    """Decoded pictures of a batch, of any sizes, in one buffer.
+    """Decoded images of a batch, of any sizes, in one buffer.
 
     Attributes:
         pixels: uint8 (bytes,), on the source's device, valid until the source's next batch. It may hold more than
             the batch.
-        offsets: (B,) int64, where in ``pixels`` a picture begins.
-        strides: (B, 3) int64, bytes from a picture's row, column and channel to the next.
+        offsets: (B,) int64, where in ``pixels`` an image begins.
+        strides: (B, 3) int64, bytes from an image's row, column and channel to the next.
         heights, widths: (B,) int64.
         labels: (B,) int64.
-        ids: (B,) int64 sample ids; a bad picture's id is that of the one that stands in for it.
+        ids: (B,) int64 sample ids; a bad image's id is that of the one that stands in for it.
     """
 
     pixels: torch.Tensor
@@ -31,8 +31,8 @@ class DecodedBatch:
     ids: np.ndarray
 
     @property
-    def pictures(self) -> list[torch.Tensor]:
-        """The B pictures, (H, W, 3) views of ``pixels``."""
+    def images(self) -> list[torch.Tensor]:
+        """The B images, (H, W, 3) views of ``pixels``."""
         where = zip(
             self.heights.tolist(), self.widths.tolist(), self.strides.tolist(), self.offsets.tolist(), strict=True
         )
@@ -44,16 +44,16 @@ class DecodedBatch:
 
 
 def interleaved(widths: np.ndarray) -> np.ndarray:
-    """Strides (B, 3) of pictures whose rows follow each other, ``widths`` pixels of RGB each."""
+    """Strides (B, 3) of images whose rows follow each other, ``widths`` pixels of RGB each."""
     return np.stack([3 * widths, np.full_like(widths, 3), np.ones_like(widths)], axis=1)
 
 
 def packed(
-    pictures: list[torch.Tensor], labels: np.ndarray, ids: np.ndarray, buffer: torch.Tensor | None = None
+    images: list[torch.Tensor], labels: np.ndarray, ids: np.ndarray, buffer: torch.Tensor | None = None
 ) -> DecodedBatch:
-    """A batch of separate (H, W, 3) pictures, copied one behind the other into ``buffer`` or a new one."""
-    heights, widths = (np.array([picture.shape[axis] for picture in pictures], dtype=np.int64) for axis in (0, 1))
+    """A batch of separate (H, W, 3) images, copied one behind the other into ``buffer`` or a new one."""
+    heights, widths = (np.array([image.shape[axis] for image in images], dtype=np.int64) for axis in (0, 1))
     ends = np.cumsum(heights * widths * 3)
     buffer = torch.empty(int(ends[-1]), dtype=torch.uint8) if buffer is None else buffer
-    torch.cat([picture.reshape(-1) for picture in pictures], out=buffer[: ends[-1]])
+    torch.cat([image.reshape(-1) for image in images], out=buffer[: ends[-1]])
     return DecodedBatch(buffer, ends - heights * widths * 3, interleaved(widths), heights, widths, labels, ids)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from loaders.quarantine import Quarantine
-from loaders.sources import Pictures
+from loaders.sources import Images
 from loaders.sources.arena import Arena
-from loaders.sources.bad_pictures import decode_or_substitute
+from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.decoded import DecodedBatch
 
 
@@ -21,13 +21,13 @@ class FolderSource:
     """Decodes one batch ahead; the decoders release the interpreter's lock, so threads are enough.
 
     Args:
-        pictures: the data set.
+        images: the dataset.
         threads: decoder threads.
-        quarantine: where bad pictures go.
+        quarantine: where bad images go.
     """
 
-    def __init__(self, pictures: Pictures, threads: int, quarantine: Quarantine) -> None:
-        self._pictures, self._quarantine = pictures, quarantine
+    def __init__(self, images: Images, threads: int, quarantine: Quarantine) -> None:
+        self._images, self._quarantine = images, quarantine
         self._arenas = Arena(), Arena()  # of the batch in hand and the one that is decoded meanwhile
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
@@ -52,9 +52,9 @@ class FolderSource:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _decode(self, sample: int, arena: Arena) -> tuple[int, torch.Tensor]:
-        return decode_or_substitute(self._pictures, sample, self._quarantine, arena.allocate)
+        return decode_or_substitute(self._images, sample, self._quarantine, arena.allocate)
 
     def _collect(self, arena: Arena, futures: list[Future[tuple[int, torch.Tensor]]]) -> DecodedBatch:
-        samples, pictures = zip(*(future.result() for future in futures), strict=True)
+        samples, images = zip(*(future.result() for future in futures), strict=True)
         ids = np.array(samples, dtype=np.int64)
-        return arena.collect(list(pictures), self._pictures.labels[ids], ids)
+        return arena.collect(list(images), self._images.labels[ids], ids)

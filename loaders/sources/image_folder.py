@@ -1,4 +1,4 @@
-"""A folder ``class/…/picture`` as a data set, without conversion."""
+"""A folder ``class/…/image`` as a dataset, without conversion."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from loaders.datasets.folder import class_tree
-from loaders.picture_reading import BadPicture
-from loaders.sources.decode import Allocate, decode_picture, fresh
+from loaders.image_reading import BadImage
+from loaders.sources.decode import Allocate, decode_image, fresh
 
 
 class ImageFolder:
-    """Every file below a class folder is a picture; the label is the class's place in the sorted list of folders.
+    """Every file below a class folder is an image; the label is the class's place in the sorted list of folders.
 
     Attributes:
         path: the folder.
@@ -36,12 +36,12 @@ class ImageFolder:
         return len(self.names)
 
     def encoded(self, index: int) -> np.ndarray:
-        """The file's bytes, uint8. Raises ``BadPicture``."""
+        """The file's bytes, uint8. Raises ``BadImage``."""
         try:
             return np.fromfile(self.path / self.names[index], dtype=np.uint8)
         except OSError as error:
-            raise BadPicture(error.strerror or str(error)) from error
+            raise BadImage(error.strerror or str(error)) from error
 
     def decode(self, index: int, allocate: Allocate = fresh) -> torch.Tensor:
-        """Reads and decodes a picture: (H, W, 3) uint8 RGB. Raises ``BadPicture``."""
-        return decode_picture(self.encoded(index), allocate)
+        """Reads and decodes an image: (H, W, 3) uint8 RGB. Raises ``BadImage``."""
+        return decode_image(self.encoded(index), allocate)

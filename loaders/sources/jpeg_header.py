@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders.picture_reading import BadPicture
-from loaders.sources import Pictures
+from loaders.image_reading import BadImage
+from loaders.sources import Images
 
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the other three are tables
@@ -13,11 +13,11 @@ _ADOBE = 0xEE  # names colour spaces beyond the usual one
 _TAIL = 64  # bytes from the end in which the end marker must be: some files have padding after it
 
 
-def plain_jpeg(pictures: Pictures, sample: int) -> tuple[np.ndarray, int, int] | None:
-    """A picture's bytes, height and width if it is a plain JPEG; None if not, or if it cannot be read."""
+def plain_jpeg(images: Images, sample: int) -> tuple[np.ndarray, int, int] | None:
+    """An image's bytes, height and width if it is a plain JPEG; None if not, or if it cannot be read."""
     try:
-        data = pictures.encoded(sample)
-    except BadPicture:
+        data = images.encoded(sample)
+    except BadImage:
         return None
     size = plain_jpeg_size(memoryview(data))
     return (data, *size) if size else None

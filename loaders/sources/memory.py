@@ -1,4 +1,4 @@
-"""A data set decoded once and kept in memory, on the GPU where the crops are cut there: batches cost no host work."""
+"""A dataset decoded once and kept in memory, on the GPU where the crops are cut there: batches cost no host work."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ import torch
 from loaders.errors import UserError
 from loaders.free_memory import free_bytes
 from loaders.quarantine import Quarantine
-from loaders.sources import Pictures
-from loaders.sources.bad_pictures import decode_or_substitute
+from loaders.sources import Images
+from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.decoded import DecodedBatch, interleaved
 
-# A data set may take this share of the free memory. While it is put together its pixels are there twice.
+# A dataset may take this share of the free memory. While it is put together its pixels are there twice.
 SHARE = 0.45
-_CHUNK = 1024  # pictures decoded before they are copied to the device
+_CHUNK = 1024  # images decoded before they are copied to the device
 
 
 class MemorySource:
-    """Keeps all pictures as uint8 and points into them.
+    """Keeps all images as uint8 and points into them.
 
     Args:
-        pictures: the data set; all of it is decoded here.
+        images: the dataset; all of it is decoded here.
         threads: decoder threads.
-        quarantine: where bad pictures go; a neighbour's pixels stand in for theirs.
+        quarantine: where bad images go; a neighbour's pixels stand in for theirs.
         device: where the pixels are kept.
 
     Raises:
-        UserError: the pixels do not fit the device's memory, or too many pictures are bad.
+        UserError: the pixels do not fit the device's memory, or too many images are bad.
     """
 
-    def __init__(self, pictures: Pictures, threads: int, quarantine: Quarantine, device: torch.device) -> None:
-        self._labels = pictures.labels
-        self._ids = np.empty(len(pictures), dtype=np.int64)  # of the pictures that stand in
+    def __init__(self, images: Images, threads: int, quarantine: Quarantine, device: torch.device) -> None:
+        self._labels = images.labels
+        self._ids = np.empty(len(images), dtype=np.int64)  # of the images that stand in
         self._heights, self._widths = np.empty_like(self._ids), np.empty_like(self._ids)
-        if pictures.decoded_bytes is not None:
-            _check_fit(pictures, pictures.decoded_bytes, device)
+        if images.decoded_bytes is not None:
+            _check_fit(images, images.decoded_bytes, device)
         chunks: list[torch.Tensor] = []
         with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-            for start in range(0, len(pictures), _CHUNK):
-                samples = range(start, min(start + _CHUNK, len(pictures)))
-                decoded = list(pool.map(lambda i: decode_or_substitute(pictures, i, quarantine), samples))
-                chunks.append(torch.cat([picture.reshape(-1) for _, picture in decoded]).to(device))
-                for i, (stand_in, picture) in zip(samples, decoded, strict=True):
-                    self._ids[i], self._heights[i], self._widths[i] = stand_in, *picture.shape[:2]
-                if start == 0:  # of pictures of unknown size the first ones tell
-                    _check_fit(pictures, len(chunks[0]) * len(pictures) // len(samples), device)
+            for start in range(0, len(images), _CHUNK):
+                samples = range(start, min(start + _CHUNK, len(images)))
+                decoded = list(pool.map(lambda i: decode_or_substitute(images, i, quarantine), samples))
+                chunks.append(torch.cat([image.reshape(-1) for _, image in decoded]).to(device))
+                for i, (stand_in, image) in zip(samples, decoded, strict=True):
+                    self._ids[i], self._heights[i], self._widths[i] = stand_in, *image.shape[:2]
+                if start == 0:  # of images of unknown size the first ones tell
+                    _check_fit(images, len(chunks[0]) * len(images) // len(samples), device)
         self._pixels = torch.cat(chunks)
         sizes = self._heights * self._widths * 3
         self._offsets = np.cumsum(sizes) - sizes
@@ -71,10 +71,10 @@ class MemorySource:
         self._pixels = torch.empty(0, dtype=torch.uint8)
 
 
-def _check_fit(pictures: Pictures, wanted: int, device: torch.device) -> None:
+def _check_fit(images: Images, wanted: int, device: torch.device) -> None:
     free = free_bytes(device)
     if wanted > SHARE * free:
         raise UserError(
-            f"the pixels of {pictures.path} take {wanted / 1e9:.1f} GB, too much for the {free / 1e9:.1f} GB free on "
+            f"the pixels of {images.path} take {wanted / 1e9:.1f} GB, too much for the {free / 1e9:.1f} GB free on "
             f"{device}: choose another source"
         )

@@ -11,8 +11,8 @@ import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from loaders.quarantine import Quarantine
-from loaders.sources import Pictures
-from loaders.sources.bad_pictures import decode_or_substitute
+from loaders.sources import Images
+from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.decoded import DecodedBatch
 from loaders.sources.jpeg_header import plain_jpeg
 
@@ -23,18 +23,18 @@ _Read = tuple[int, torch.Tensor]
 class NvjpegSource:
     """Reads files in threads, one batch ahead, and decodes a batch in one call.
 
-    nvJPEG returns nothing of a batch in which one picture fails. So it gets plain JPEGs only, and a batch that fails
-    all the same is decoded on the host as a whole, as all other pictures are.
+    nvJPEG returns nothing of a batch in which one image fails. So it gets plain JPEGs only, and a batch that fails
+    all the same is decoded on the host as a whole, as all other images are.
 
     Args:
-        pictures: the data set.
+        images: the dataset.
         threads: reading threads.
-        quarantine: where bad pictures go.
+        quarantine: where bad images go.
         device: where the pixels are wanted. On a CPU torchvision decodes with libjpeg-turbo; that is for tests.
     """
 
-    def __init__(self, pictures: Pictures, threads: int, quarantine: Quarantine, device: torch.device) -> None:
-        self._pictures, self._quarantine, self._device = pictures, quarantine, device
+    def __init__(self, images: Images, threads: int, quarantine: Quarantine, device: torch.device) -> None:
+        self._images, self._quarantine, self._device = images, quarantine, device
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
 
     def batches(self, id_batches: list[np.ndarray]) -> Iterator[DecodedBatch]:
@@ -51,30 +51,30 @@ class NvjpegSource:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, sample: int) -> _Read:
-        found = plain_jpeg(self._pictures, sample)
+        found = plain_jpeg(self._images, sample)
         # A copy: torch warns of memory that is only to be read.
         return (sample, torch.from_numpy(found[0].copy())) if found else self._decode_on_host(sample)
 
     def _decode_on_host(self, sample: int) -> _Read:
-        sample, picture = decode_or_substitute(self._pictures, sample, self._quarantine)
-        return sample, picture.permute(2, 0, 1).contiguous()
+        sample, image = decode_or_substitute(self._images, sample, self._quarantine)
+        return sample, image.permute(2, 0, 1).contiguous()
 
     def _decode(self, read: list[_Read]) -> DecodedBatch:
         try:
-            pictures = self._decode_streams([data for _, data in read])
+            images = self._decode_streams([data for _, data in read])
         except RuntimeError:
             read = list(self._pool.map(self._decode_on_host, [sample for sample, _ in read]))
-            pictures = [data.to(self._device, non_blocking=True) for _, data in read]
+            images = [data.to(self._device, non_blocking=True) for _, data in read]
         ids = np.array([sample for sample, _ in read], dtype=np.int64)
-        heights, widths = (np.array([picture.shape[axis] for picture in pictures], dtype=np.int64) for axis in (1, 2))
+        heights, widths = (np.array([image.shape[axis] for image in images], dtype=np.int64) for axis in (1, 2))
         sizes = 3 * heights * widths
         return DecodedBatch(
-            pixels=torch.cat([picture.reshape(-1) for picture in pictures]),
+            pixels=torch.cat([image.reshape(-1) for image in images]),
             offsets=np.cumsum(sizes) - sizes,
             strides=np.stack([widths, np.ones_like(widths), heights * widths], axis=1),  # one channel after another
             heights=heights,
             widths=widths,
-            labels=self._pictures.labels[ids],
+            labels=self._images.labels[ids],
             ids=ids,
         )
 

@@ -9,31 +9,31 @@ from tests.helpers.detecting import SIDE
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
-    return training.write_pictures(tmp_path_factory.mktemp("data"))
+def images(tmp_path_factory) -> Path:
+    return training.write_images(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, pictures) -> Path:
+def finished(tmp_path_factory, images) -> Path:
     """The output folder of a run that nothing interrupted."""
     out = tmp_path_factory.mktemp("finished")
-    result = training.train(out, pictures, eval__baselines="true")
+    result = training.train(out, images, eval__baselines="true")
     assert result.returncode == 0, result.stderr
     return out
 
 
 @pytest.fixture(scope="session")
-def finished_by_two(tmp_path_factory, pictures) -> Path:
+def finished_by_two(tmp_path_factory, images) -> Path:
     """The same on two ranks, without the baselines."""
     out = tmp_path_factory.mktemp("finished_by_two")
-    result = training.train(out, pictures, 2)
+    result = training.train(out, images, 2)
     assert result.returncode == 0, result.stderr
     return out
 
 
 @pytest.fixture(scope="session")
 def few_shapes(tmp_path_factory) -> Path:
-    """For detectors trained for a few steps, which find a hundred things in every picture of the test."""
+    """For detectors trained for a few steps, which find a hundred things in every image of the test."""
     root = tmp_path_factory.mktemp("few_shapes")
     write_coco(root / "coco", 40, 6, SIDE)
     return root

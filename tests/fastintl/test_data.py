@@ -1,4 +1,4 @@
-"""Where a run finds its pictures, and training straight from public files."""
+"""Where a run finds its images, and training straight from public files."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from fastintl.data import find, public_files
 from loaders.datasets.imagenet100_wnids import IMAGENET100_WNIDS
 from loaders.errors import UserError
 from tests.helpers import training
-from tests.helpers.pictures import write_picture
+from tests.helpers.images import write_image
 from tests.helpers.public_layouts import write_cifar10, write_stl10, write_tiny_imagenet
 
 
@@ -58,7 +58,7 @@ def test_a_word_is_a_place_of_its_own(tmp_path):
 
 
 def test_a_root_of_class_folders_is_told_where_it_belongs(tmp_path):
-    write_picture(tmp_path / "class" / "0.jpg", 8, 8, 0)
+    write_image(tmp_path / "class" / "0.jpg", 8, 8, 0)
     with pytest.raises(UserError, match=f"data.train={tmp_path} if its folders are classes"):
         places(tmp_path, "imagenet")
     assert places(tmp_path, "imagenet", train=str(tmp_path)) == ["ROOT", None, None]
@@ -72,7 +72,7 @@ def test_stl10_trains_on_all_and_is_judged_by_what_has_labels(tmp_path):
     assert f"25 in stl10:train@{tmp_path / 'stl'}, decoded by memory" in result.stderr
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert any("knn_top1" in row for row in rows)
-    assert rows[-1]["step"] == 3  # 25 pictures, 8 a step
+    assert rows[-1]["step"] == 3  # 25 images, 8 a step
 
 
 def test_damaged_public_files_end_all_ranks_with_one_sentence(tmp_path):

@@ -3,23 +3,23 @@
 import numpy as np
 
 from loaders.quarantine import Quarantine
-from loaders.sources import open_pictures
+from loaders.sources import open_images
 from loaders.sources.choice import open_source
 
 IDS = [np.array([3, 1, 59, 7]), np.array([0, 2, 4, 6]), np.array([58, 9])]
 
 
 def decode_all(path, source: str, id_batches=IDS, threads: int = 2, max_bad: float = 0.05, listed=None):
-    """Opens a data set by a source, and decodes batches of it.
+    """Opens a dataset by a source, and decodes batches of it.
 
     Returns:
-        Of each batch: its pictures, heights, widths, labels and ids.
+        Of each batch: its images, heights, widths, labels and ids.
     """
-    pictures = open_pictures(path)
-    opened, _ = open_source(pictures, source, threads, Quarantine(pictures.path, len(pictures), max_bad, listed))
+    images = open_images(path)
+    opened, _ = open_source(images, source, threads, Quarantine(images.path, len(images), max_bad, listed))
     found = []
     for batch in opened.batches(id_batches):
-        copies = [picture.clone() for picture in batch.pictures]  # a batch is valid until the next
+        copies = [image.clone() for image in batch.images]  # a batch is valid until the next
         found.append((copies, batch.heights.tolist(), batch.widths.tolist(), batch.labels.tolist(), batch.ids.tolist()))
     opened.close()
     return found

@@ -29,7 +29,7 @@ def words(shapes: Path, data: str, out: Path, *more: object, **changes) -> list[
     """The options of ``tools/detect.py`` for a training in ``out``.
 
     Args:
-        shapes: folder of the data sets ``voc`` and ``coco``.
+        shapes: folder of the datasets ``voc`` and ``coco``.
         data: which of them.
         more: options beside those.
         changes: keys with ``__`` for the dot.

@@ -12,7 +12,7 @@ from torchvision.models import resnet50
 from loaders.datasets.imagenet100_wnids import IMAGENET100_WNIDS
 from tests.detection_sets import write_coco, write_voc
 from tests.helpers.documents import ROOT
-from tests.helpers.pictures import write_picture
+from tests.helpers.images import write_image
 from tests.helpers.public_layouts import write_cifar10, write_cifar100, write_stl10, write_tiny_imagenet
 
 CODE = ("Makefile", "constraints.txt", "docs", "fastintl", "hubconf.py", "loaders", "rcfgs", "tests", "tools")
@@ -66,22 +66,22 @@ def stand_in(root: Path, words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def write_pictures(root: Path) -> None:
+def write_images(root: Path) -> None:
     """96 of three classes."""
     for i in range(96):
-        write_picture(root / f"class{i % 3}" / f"{i:03}.jpg", 48, 64, seed=i)
+        write_image(root / f"class{i % 3}" / f"{i:03}.jpg", 48, 64, seed=i)
 
 
 def _write_imagenet(root: Path) -> None:
-    """The classes of ImageNet-100 and two more, with two training pictures and a held-out one each."""
+    """The classes of ImageNet-100 and two more, with two training images and a held-out one each."""
     for seed, wnid in enumerate(["n01440764", "n01484850", *IMAGENET100_WNIDS]):
         for part, names in (("train", (f"{wnid}_1", f"{wnid}_2")), ("val", (f"ILSVRC2012_val_{seed:08}",))):
             for name in names:
-                write_picture(root / part / wnid / f"{name}.JPEG", 48, 64, seed)
+                write_image(root / part / wnid / f"{name}.JPEG", 48, 64, seed)
 
 
 def _write_subset(path: Path) -> None:
-    """A list as ImageNet's public 1 %: a training picture of each class."""
+    """A list as ImageNet's public 1 %: a training image of each class."""
     train = path.parent / "imagenet" / "train"
     path.write_text("".join(f"{folder.name}_1.JPEG\n" for folder in sorted(train.iterdir())))
 
@@ -100,7 +100,7 @@ def _write_authors_checkpoint(path: Path) -> None:
 
 
 _WRITERS: dict[str, Callable[[Path], object]] = {
-    "pictures": write_pictures,
+    "images": write_images,
     "imagenet": _write_imagenet,
     "data/ImageNet": lambda path: path.symlink_to(path.parent.parent.absolute() / "imagenet"),
     "subset.txt": _write_subset,

@@ -17,7 +17,7 @@ from fastintl.network.model import build_backbone
 from loaders import CenterCrop, make_loader, random_crop_and_flip
 from tests.helpers.training import ROOT
 
-PROTOCOL = replace(IMAGENET, epochs=2, batch_size=20, lr=(0.4, 3.0))  # 48 pictures: two batches an epoch
+PROTOCOL = replace(IMAGENET, epochs=2, batch_size=20, lr=(0.4, 3.0))  # 48 images: two batches an epoch
 TUNING = FineTuneProtocol(epochs=2, batch_size=20, lr_backbone=0.02, lr_classifier=0.5)
 ALONE = World(0, 1, 0, torch.device("cpu"))
 
@@ -36,7 +36,7 @@ def random_crops(data: Path, world: World):
 
 
 def center_crops(data: Path, world: World, split: str = "val"):
-    # 15 held-out pictures in batches of 8: two ranks share a last batch of 7 unevenly
+    # 15 held-out images in batches of 8: two ranks share a last batch of 7 unevenly
     where = {"rank": world.rank, "world_size": world.world_size, "threads": 1}
     return make_loader(data / split, CenterCrop(24, 20), 8, **where)
 

@@ -1,4 +1,4 @@
-"""Tiny copies of data sets in their public layouts."""
+"""Tiny copies of datasets in their public layouts."""
 
 import pickle
 from pathlib import Path
@@ -46,20 +46,20 @@ def write_cifar100(root: Path, train: int = 7, held_out: int = 5) -> dict[str, d
 
 
 def write_stl10(root: Path, train: int = 3, unlabelled: int = 4, held_out: int = 2) -> dict[str, np.ndarray]:
-    """``root/stl10_binary``; returns the pictures of its parts, (n, 96, 96, 3). Labels count down from the last."""
-    folder, rng, pictures = root / "stl10_binary", np.random.default_rng(0), {}
+    """``root/stl10_binary``; returns the images of its parts, (n, 96, 96, 3). Labels count down from the last."""
+    folder, rng, images = root / "stl10_binary", np.random.default_rng(0), {}
     folder.mkdir(parents=True)
     for part, count in (("train", train), ("unlabeled", unlabelled), ("test", held_out)):
-        pictures[part] = rng.integers(0, 256, (count, 96, 96, 3), np.uint8)
-        pictures[part].transpose(0, 3, 2, 1).tofile(folder / f"{part}_X.bin")
+        images[part] = rng.integers(0, 256, (count, 96, 96, 3), np.uint8)
+        images[part].transpose(0, 3, 2, 1).tofile(folder / f"{part}_X.bin")
         if part != "unlabeled":
             (10 - np.arange(count) % 10).astype(np.uint8).tofile(folder / f"{part}_y.bin")
     (folder / "class_names.txt").write_text("\n".join(f"thing{i}" for i in range(10)))
-    return pictures
+    return images
 
 
 def write_tiny_imagenet(root: Path, per_class: int = 1) -> Path:
-    """``root/tiny-imagenet-200`` with two classes and one held-out picture of each; returns it."""
+    """``root/tiny-imagenet-200`` with two classes and one held-out image of each; returns it."""
     root, rng = root / "tiny-imagenet-200", np.random.default_rng(0)
     names = [f"train/{wnid}/images/{wnid}_{i}" for wnid in ("n02", "n01") for i in range(per_class)]
     names += ["val/images/val_0", "val/images/val_1"]

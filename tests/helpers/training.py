@@ -1,4 +1,4 @@
-"""Runs of ``python -m fastintl.train`` as a user starts them, on a data set that takes seconds."""
+"""Runs of ``python -m fastintl.train`` as a user starts them, on a dataset that takes seconds."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Six steps an epoch, 24 in all, on the 48 pictures of write_pictures().
+# Six steps an epoch, 24 in all, on the 48 images of write_images().
 SMALL = {
     "data.source": "folder",
     "data.threads": 1,
@@ -34,8 +34,8 @@ SMALL = {
 }
 
 
-def write_pictures(root: Path) -> Path:
-    """``root/train`` and ``root/val``: three classes of stripes, 48 and 15 pictures."""
+def write_images(root: Path) -> Path:
+    """``root/train`` and ``root/val``: three classes of stripes, 48 and 15 images."""
     for split, count in (("train", 48), ("val", 15)):
         for i in range(count):
             rng = np.random.default_rng((i, split == "val"))

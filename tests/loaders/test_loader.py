@@ -38,24 +38,24 @@ def same(first, second) -> bool:
     )
 
 
-def test_threads_do_not_matter(picture_folder):
-    one = crops_by_sample(picture_folder, epochs=(0, 1), threads=1)
-    assert len(one) == 120 and same(one, crops_by_sample(picture_folder, epochs=(0, 1), threads=4))
+def test_threads_do_not_matter(image_folder):
+    one = crops_by_sample(image_folder, epochs=(0, 1), threads=1)
+    assert len(one) == 120 and same(one, crops_by_sample(image_folder, epochs=(0, 1), threads=4))
 
 
-def test_ranks_do_not_matter(picture_folder):
-    alone = crops_by_sample(picture_folder)
+def test_ranks_do_not_matter(image_folder):
+    alone = crops_by_sample(image_folder)
     for world_size in (2, 4):
         together = {}
         for rank in range(world_size):
-            together |= crops_by_sample(picture_folder, rank=rank, world_size=world_size)
+            together |= crops_by_sample(image_folder, rank=rank, world_size=world_size)
         assert same(alone, together)
 
 
 @pytest.mark.parametrize("source", ["ffcv", "dali"])
-def test_sources_give_the_same_crops_up_to_the_decoders_rounding(picture_folder, picture_beton, source):
+def test_sources_give_the_same_crops_up_to_the_decoders_rounding(image_folder, image_beton, source):
     require(source)
-    folder, other = crops_by_sample(picture_folder, source="folder"), crops_by_sample(picture_beton, source=source)
+    folder, other = crops_by_sample(image_folder, source="folder"), crops_by_sample(image_beton, source=source)
     assert folder.keys() == other.keys()
     levels = [
         ((a - b).abs() * torch.tensor(RECIPE.std)[:, None, None]).mean() * 255
@@ -65,27 +65,27 @@ def test_sources_give_the_same_crops_up_to_the_decoders_rounding(picture_folder,
     assert torch.stack(levels).mean() < 2 and torch.stack(levels).max() < 6  # another box or flip: dozens
 
 
-def test_the_same_decoder_gives_the_same_bits(picture_folder, picture_beton):
-    folder = crops_by_sample(picture_folder, source="folder")
-    assert same(folder, crops_by_sample(picture_beton, source="folder"))
-    assert same(folder, crops_by_sample(picture_folder, source="memory"))
+def test_the_same_decoder_gives_the_same_bits(image_folder, image_beton):
+    folder = crops_by_sample(image_folder, source="folder")
+    assert same(folder, crops_by_sample(image_beton, source="folder"))
+    assert same(folder, crops_by_sample(image_folder, source="memory"))
 
 
-def test_seed_and_epoch_do_matter(picture_folder):
-    base = crops_by_sample(picture_folder, epochs=(0, 1))
+def test_seed_and_epoch_do_matter(image_folder):
+    base = crops_by_sample(image_folder, epochs=(0, 1))
     assert not same({k[1]: v for k, v in base.items() if k[0] == 0}, {k[1]: v for k, v in base.items() if k[0] == 1})
-    assert not same(base, crops_by_sample(picture_folder, epochs=(0, 1), seed=1))
+    assert not same(base, crops_by_sample(image_folder, epochs=(0, 1), seed=1))
 
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_any_position_resumes_exactly(picture_beton, source, world_size):
+def test_any_position_resumes_exactly(image_beton, source, world_size):
     require(source)
     shared = {"source": source, "threads": 2, "rank": world_size - 1, "world_size": world_size}
-    loader = make_loader(picture_beton, RECIPE, 12, **shared)
+    loader = make_loader(image_beton, RECIPE, 12, **shared)
     full = [[(b.ids, *b.views) for b in loader] for _ in range(3)]  # iterating moves on to the next epoch
     for epoch, start in ((0, 3), (2, 1), (1, 0)):
-        resumed = make_loader(picture_beton, RECIPE, 12, epoch=epoch, start_batch=start, **shared)
+        resumed = make_loader(image_beton, RECIPE, 12, epoch=epoch, start_batch=start, **shared)
         rest = [(b.ids, *b.views) for b in resumed]
         assert len(rest) == len(full[epoch]) - start
         for ours, theirs in zip(rest, full[epoch][start:], strict=True):
@@ -100,9 +100,9 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_leaving_early_leaves_nothing_behind(picture_beton, source):
+def test_leaving_early_leaves_nothing_behind(image_beton, source):
     require(source)
-    loader = make_loader(picture_beton, RECIPE, 12, source=source, threads=2)
+    loader = make_loader(image_beton, RECIPE, 12, source=source, threads=2)
 
     def leave_early(times: int) -> None:
         for _ in range(times):
@@ -121,9 +121,9 @@ def test_leaving_early_leaves_nothing_behind(picture_beton, source):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_memory_is_flat_over_epochs(picture_beton, source):
+def test_memory_is_flat_over_epochs(image_beton, source):
     require(source)
-    loader = make_loader(picture_beton, RECIPE, 12, source=source, threads=2)
+    loader = make_loader(image_beton, RECIPE, 12, source=source, threads=2)
 
     def epochs(count: int) -> None:
         for _ in range(count):
@@ -138,10 +138,10 @@ def test_memory_is_flat_over_epochs(picture_beton, source):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_evaluation_sees_every_sample_once_in_order(picture_folder, world_size):
+def test_evaluation_sees_every_sample_once_in_order(image_folder, world_size):
     ids, labels = [], []
     for rank in range(world_size):
-        loader = make_loader(picture_folder, CenterCrop(32, 24), 16, rank=rank, world_size=world_size)
+        loader = make_loader(image_folder, CenterCrop(32, 24), 16, rank=rank, world_size=world_size)
         for batch in loader:
             assert batch.views[0].shape[1:] == (3, 24, 24)
             ids += batch.ids.tolist()
@@ -151,13 +151,13 @@ def test_evaluation_sees_every_sample_once_in_order(picture_folder, world_size):
     assert labels == [i // 20 for i in ids]
 
 
-def test_a_subset(picture_folder):
-    loader = make_loader(picture_folder, CenterCrop(32, 24), 4, samples=[5, 50, 7])
+def test_a_subset(image_folder):
+    loader = make_loader(image_folder, CenterCrop(32, 24), 4, samples=[5, 50, 7])
     assert [batch.ids.tolist() for batch in loader] == [[5, 50, 7]]
 
 
-def test_the_choice_of_source_is_told(picture_folder):
-    assert make_loader(picture_folder, RECIPE, 12).source == "Python threads"
+def test_the_choice_of_source_is_told(image_folder):
+    assert make_loader(image_folder, RECIPE, 12).source == "Python threads"
 
 
 def test_an_error_in_the_loaders_thread_reaches_the_caller(tmp_path):
@@ -165,26 +165,26 @@ def test_an_error_in_the_loaders_thread_reaches_the_caller(tmp_path):
         (tmp_path / "data" / "class").mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / "class" / f"{i}.jpg").write_bytes(b"")
     loader = make_loader(tmp_path / "data", RECIPE, 10)
-    with pytest.raises(UserError, match="of the 20 pictures"):
+    with pytest.raises(UserError, match="of the 20 images"):
         list(loader)
     with pytest.raises(UserError, match="batch 9 is not within"):
         loader.set_position(0, 9)
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_the_end_of_an_epoch_and_an_empty_share_give_no_batch(picture_beton, source):
+def test_the_end_of_an_epoch_and_an_empty_share_give_no_batch(image_beton, source):
     require(source)
-    loader = make_loader(picture_beton, RECIPE, 12, source=source, start_batch=5)
+    loader = make_loader(image_beton, RECIPE, 12, source=source, start_batch=5)
     assert list(loader) == [] and len(list(loader)) == 5
     loader.close()
-    last = make_loader(picture_beton, CenterCrop(32, 24), 59, source=source, rank=1, world_size=2)
-    assert [len(batch.ids) for batch in last] == [29]  # the 60th picture is rank 0's
+    last = make_loader(image_beton, CenterCrop(32, 24), 59, source=source, rank=1, world_size=2)
+    assert [len(batch.ids) for batch in last] == [29]  # the 60th image is rank 0's
     last.close()
 
 
-def test_the_crops_of_one_sample_are_those_of_its_batch(picture_folder):
-    found = crops_by_sample(picture_folder, epochs=(1,))
-    loader = make_loader(picture_folder, RECIPE, 12)
-    picture, views = loader.crops(7, epoch=1)
-    assert picture.shape == (64, 48, 3)  # 021.jpg
+def test_the_crops_of_one_sample_are_those_of_its_batch(image_folder):
+    found = crops_by_sample(image_folder, epochs=(1,))
+    loader = make_loader(image_folder, RECIPE, 12)
+    image, views = loader.crops(7, epoch=1)
+    assert image.shape == (64, 48, 3)  # 021.jpg
     assert all(torch.equal(a, b) for a, b in zip(views, found[1, 7], strict=True))

@@ -51,9 +51,9 @@ def test_a_subset_keeps_its_own_ids():
 
 
 def test_impossible_batches_are_named():
-    with pytest.raises(UserError, match="batch of 10 pictures cannot be shared evenly by 4 ranks"):
+    with pytest.raises(UserError, match="batch of 10 images cannot be shared evenly by 4 ranks"):
         Order(np.arange(100), 10, True, world_size=4)
-    with pytest.raises(UserError, match="5 pictures, fewer than one batch of 10"):
+    with pytest.raises(UserError, match="5 images, fewer than one batch of 10"):
         Order(np.arange(5), 10, True)
 
 

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CODE = """
 import time
 from loaders.progress import Progress
-with Progress("file.beton", "pictures", 2000, done=500) as progress:
+with Progress("file.beton", "images", 2000, done=500) as progress:
     for _ in range(15):
         time.sleep(0.02)
         progress.advance(100)
@@ -24,18 +24,18 @@ with Progress("file.beton", "pictures", 2000, done=500) as progress:
 
 def test_lines_without_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(Progress, "PLAIN_SECONDS", 0.0)
-    with Progress("file.beton", "pictures", 2000, done=500) as progress:
+    with Progress("file.beton", "images", 2000, done=500) as progress:
         progress.advance(750)
         rate = progress.rate
         progress.advance(750)
     lines = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"file.beton: 1,250 of 2,000 pictures, [\d,]+/s, [\d.,]+ min left", lines[0])
-    assert lines[1].startswith("file.beton: 2,000 of 2,000 pictures") and lines[1].endswith("0.0 min left")
+    assert re.fullmatch(r"file.beton: 1,250 of 2,000 images, [\d,]+/s, [\d.,]+ min left", lines[0])
+    assert lines[1].startswith("file.beton: 2,000 of 2,000 images") and lines[1].endswith("0.0 min left")
     assert progress.done == 2000 and rate > 0
 
 
 def test_quiet_when_quick(capsys):
-    with Progress("file.beton", "pictures", 10) as progress:
+    with Progress("file.beton", "images", 10) as progress:
         progress.advance(10)
     assert capsys.readouterr().err == ""
 

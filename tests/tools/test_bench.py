@@ -20,7 +20,7 @@ def bench(*words: object, env: dict[str, str] | None = None, launcher: tuple = (
 
 
 @pytest.mark.slow
-def test_every_loader_that_can_run_is_measured(picture_beton, tmp_path):
+def test_every_loader_that_can_run_is_measured(image_beton, tmp_path):
     pytest.importorskip("ffcv")
     pytest.importorskip("nvidia.dali")
     recipe = tmp_path / "small.yaml"
@@ -29,13 +29,13 @@ def test_every_loader_that_can_run_is_measured(picture_beton, tmp_path):
     )
     target = tmp_path / "out" / "loader.json"
     words = ("--rounds", 2, "--seconds", 0.05, "--batch-size", 8, "--rcfg", recipe, "--json", target)
-    run = bench("loader", "--data", picture_beton, *words)
+    run = bench("loader", "--data", image_beton, *words)
     assert run.returncode == 0, run.stderr
     result = json.loads(target.read_text())
-    assert result["pictures"] == 60 and result["views"] == [24, 16] and result["surroundings"]["packages"]["torch"]
+    assert result["images"] == 60 and result["views"] == [24, 16] and result["surroundings"]["packages"]["torch"]
     for contender in result["contenders"]:
         assert contender["error"] is None, contender
-        assert len(contender["pictures_per_second"]) == 2 and min(contender["pictures_per_second"]) > 0
+        assert len(contender["images_per_second"]) == 2 and min(contender["images_per_second"]) > 0
         assert contender["name"] in run.stdout
     names = {contender["name"] for contender in result["contenders"]}
     assert {"ffcv", "dali", "memory", "folder", "PIL, six pipelines", "DALI native, CPU"} <= names
@@ -62,11 +62,11 @@ def test_every_way_to_take_the_step_is_measured(tmp_path):
     assert result["surroundings"]["command"][2] == "step"
 
 
-def test_training_is_timed_beside_the_step_alone(picture_folder, tmp_path):
+def test_training_is_timed_beside_the_step_alone(image_folder, tmp_path):
     from tools.benchmark.step import TINY
 
     target = tmp_path / "train.json"
-    words = ("--data", picture_folder, "--rounds", 2, "--steps", 2, "--json", target)
+    words = ("--data", image_folder, "--rounds", 2, "--steps", 2, "--json", target)
     run = bench("train", *words, *TINY, "train.device=cpu", "data.source=folder")
     assert run.returncode == 0, run.stderr
     result = json.loads(target.read_text())
@@ -104,18 +104,18 @@ def test_the_cure_for_who_is_left_out_is_printed_whole(capsys):
     assert capsys.readouterr().out == "left out: faiss-cpu: pip install -e '.[bench]'\n"
 
 
-def test_every_way_of_converting_is_measured(picture_folder, tmp_path):
+def test_every_way_of_converting_is_measured(image_folder, tmp_path):
     pytest.importorskip("ffcv")
     target = tmp_path / "convert.json"
     one_core = ("taskset", "-c", str(min(os.sched_getaffinity(0))))  # half the conversions
-    run = bench("convert", "--data", picture_folder, "--rounds", 1, "--json", target, launcher=one_core)
+    run = bench("convert", "--data", image_folder, "--rounds", 1, "--json", target, launcher=one_core)
     assert run.returncode == 0, run.stderr
     result = json.loads(target.read_text())
-    assert result["pictures"] == 60 and result["megabytes"] > 0
+    assert result["images"] == 60 and result["megabytes"] > 0
     names = {row["name"] for row in result["contenders"]}
     assert names == {"PIL loop", "FFCV's DatasetWriter", "ours", "decode alone"}
     for row in result["contenders"]:
-        assert row["error"] is None and row["pictures_per_second"][0] > 0 and row["peak_bytes"] > 0, row
+        assert row["error"] is None and row["images_per_second"][0] > 0 and row["peak_bytes"] > 0, row
         assert row["name"] in run.stdout
 
 
@@ -154,28 +154,28 @@ def measured(path, ranks_share=32, part="step", **changes):
 
 def test_hours_follow_from_a_measured_rate_and_from_nothing_else(tmp_path):
     words = ("estimate", "--rcfg", ROOT / "rcfgs/ep100.yaml", "--gpus", 8)
-    pictures = 1_281_167 // 256 * 256 * 100
+    images = 1_281_167 // 256 * 256 * 100
     step = measured(tmp_path / "step.json")
     run = bench(*words, "--step", step, "--json", tmp_path / "out.json")
     assert run.returncode == 0 and "Some GPU" in run.stdout, run.stderr
     row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
-    assert row["gpu_hours"] == pytest.approx(pictures / 500 / 3600) and row["bottleneck"] == "step"
+    assert row["gpu_hours"] == pytest.approx(images / 500 / 3600) and row["bottleneck"] == "step"
     assert row["hours"] * 8 == pytest.approx(row["gpu_hours"])
 
     # A host that feeds less than the step takes is what bounds the run.
-    host = [{"name": "ffcv", "function": "decode_only", "cores": 2, "median_pictures_per_second": 1500.0}]
+    host = [{"name": "ffcv", "function": "decode_only", "cores": 2, "median_images_per_second": 1500.0}]
     loader = tmp_path / "loader.json"
     loader.write_text(json.dumps({"benchmark": "loader", "surroundings": {"cpu": "Some CPU"}, "contenders": host}))
     run = bench(*words, "--step", step, "--loader", loader, "--json", tmp_path / "out.json")
     row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
-    assert row["bottleneck"] == "loader" and row["hours"] == pytest.approx(pictures / 1500 / 3600)
+    assert row["bottleneck"] == "loader" and row["hours"] == pytest.approx(images / 1500 / 3600)
 
     # Training under torchrun has loader and exchange in it.
     rates = {"ranks": 8, "ratio": 0.8, "images_per_second": [3000.0], "data_wait": [0.2]}
     train = measured(tmp_path / "train.json", 256, "train", **rates)
     run = bench(*words, "--step", train, "--json", tmp_path / "out.json")
     row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
-    assert row["bottleneck"] == "loader" and row["hours"] == pytest.approx(pictures / 3000 / 3600)
+    assert row["bottleneck"] == "loader" and row["hours"] == pytest.approx(images / 3000 / 3600)
 
 
 def test_no_rate_is_invented(tmp_path):

@@ -24,7 +24,7 @@ def test_a_run_after_it_compiles_nothing(tmp_path):
 
     saved, _ = run(sys.executable, "tools/compile_cpu.py")
     assert {"colour.colour_crop", "cpu_loops.screen"} <= saved
-    training.write_pictures(tmp_path / "data")
+    training.write_images(tmp_path / "data")
     for part, split in folder_splits(tmp_path / "data", 0.1).items():
         convert(split, tmp_path / f"{part}.beton")
     files = {"data__train": tmp_path / "train.beton", "data__val": tmp_path / "val.beton"}

@@ -1,4 +1,4 @@
-"""What the doctor says of this machine and of small data sets, with and without the optional decoders."""
+"""What the doctor says of this machine and of small datasets, with and without the optional decoders."""
 
 import json
 import sys
@@ -46,15 +46,15 @@ def take_away(monkeypatch, package: str) -> None:
     monkeypatch.setattr(installed, "_version", lambda name: None if name in names else version(name))
 
 
-def test_the_numbers_of_a_beton_agree_with_each_other(picture_beton, tmp_path, capsys):
-    report, screen = examine(tmp_path, capsys, "--data", picture_beton, "--ranks", 2, "--batch-size", 24)
-    file, plan = BetonFile(picture_beton), report["plan"]
+def test_the_numbers_of_a_beton_agree_with_each_other(image_beton, tmp_path, capsys):
+    report, screen = examine(tmp_path, capsys, "--data", image_beton, "--ranks", 2, "--batch-size", 24)
+    file, plan = BetonFile(image_beton), report["plan"]
     facts, cores = plan["facts"], report["machine"]["cores"]
     areas = file.heights.astype(int) * file.widths * 3
-    assert (facts["pictures"], facts["classes"], facts["jpegs"], facts["sampled"]) == (60, 3, 1.0, 0)
-    assert facts["stored"] == picture_beton.stat().st_size and facts["decoded"] == areas.sum()
+    assert (facts["images"], facts["classes"], facts["jpegs"], facts["sampled"]) == (60, 3, 1.0, 0)
+    assert facts["stored"] == image_beton.stat().st_size and facts["decoded"] == areas.sum()
     assert facts["largest_size"] == [90, 64]
-    assert (plan["pictures"], plan["threads"]) == (12, max(1, cores // 2))
+    assert (plan["images"], plan["threads"]) == (12, max(1, cores // 2))
     assert plan["fits_memory"] and plan["fits_page_cache"] and plan["undecodable"] == 0
     runs = [source["name"] for source in report["sources"] if source["usable"]]
     assert [source["source"] for source in plan["sources"]] == runs
@@ -62,8 +62,8 @@ def test_the_numbers_of_a_beton_agree_with_each_other(picture_beton, tmp_path, c
         memory, decode = source["memory"], source["decode_per_core"]
         assert source["memory_all"] == 2 * sum(memory.values())
         assert memory["views"] == 4 * 12 * sum(s * s for s in (224, 224, 192, 160, 128, 96)) * 3 * 4
-        per_picture = 1 / plan["crops_per_core"] + (1 / decode if decode else 0)
-        assert source["feeds_cpu_crops"] == pytest.approx(cores / per_picture)
+        per_image = 1 / plan["crops_per_core"] + (1 / decode if decode else 0)
+        assert source["feeds_cpu_crops"] == pytest.approx(cores / per_image)
         assert source["source"] in screen
         if source["source"] == "ffcv":
             assert memory["pixels"] == 4 * 12 * areas.max()
@@ -75,30 +75,30 @@ def test_the_numbers_of_a_beton_agree_with_each_other(picture_beton, tmp_path, c
     assert fed_by_core == pytest.approx(best / cores)
 
 
-def test_a_folder_is_sampled_and_damage_is_counted(picture_folder, tmp_path, capsys, monkeypatch):
+def test_a_folder_is_sampled_and_damage_is_counted(image_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("loaders.planning.data_facts._SAMPLE", 30)
-    report, screen = examine(tmp_path, capsys, "--data", picture_folder, "--batch-size", 8)
+    report, screen = examine(tmp_path, capsys, "--data", image_folder, "--batch-size", 8)
     facts = report["plan"]["facts"]
-    sizes = [path.stat().st_size for path in picture_folder.rglob("*.jpg")]
-    assert (facts["pictures"], facts["classes"], facts["sampled"]) == (60, 3, 30)
+    sizes = [path.stat().st_size for path in image_folder.rglob("*.jpg")]
+    assert (facts["images"], facts["classes"], facts["sampled"]) == (60, 3, 30)
     assert facts["stored"] == pytest.approx(sum(sizes), rel=0.2) and "estimated from 30 of them" in screen
     assert "ffcv" not in [source["source"] for source in report["plan"]["sources"]]
 
     damaged = tmp_path / "damaged"
-    for i, path in enumerate(sorted(picture_folder.rglob("*.jpg"))[:20]):
-        target = damaged / path.relative_to(picture_folder)
+    for i, path in enumerate(sorted(image_folder.rglob("*.jpg"))[:20]):
+        target = damaged / path.relative_to(image_folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(b"<html>" if i == 3 else path.read_bytes())
     report, screen = examine(tmp_path, capsys, "--data", damaged, "--batch-size", 4)
     assert report["plan"]["facts"]["unreadable"] == report["plan"]["undecodable"] == 1
-    assert "1 of the pictures looked at" in " ".join(screen.split())
+    assert "1 of the images looked at" in " ".join(screen.split())
 
 
 @pytest.mark.parametrize("missing", [["ffcv"], ["dali"], ["ffcv", "dali"]])
-def test_what_is_missing_is_named_with_its_cure(missing, picture_beton, tmp_path, capsys, monkeypatch):
+def test_what_is_missing_is_named_with_its_cure(missing, image_beton, tmp_path, capsys, monkeypatch):
     for package in missing:
         take_away(monkeypatch, package)
-    report, screen = examine(tmp_path, capsys, "--data", picture_beton, "--batch-size", 12)
+    report, screen = examine(tmp_path, capsys, "--data", image_beton, "--batch-size", 12)
     for status in report["sources"]:
         if status["name"] in missing:
             assert not status["usable"] and "is not installed" in status["about"]
@@ -142,7 +142,7 @@ def test_without_data_nothing_is_measured(tmp_path, capsys):
 @pytest.mark.parametrize(
     "capability, precision, crops", [((9, 0), "bfloat16", "triton"), ((7, 0), "float16", "batched")]
 )
-def test_a_gpu_is_described(capability, precision, crops, picture_beton, tmp_path, capsys, monkeypatch):
+def test_a_gpu_is_described(capability, precision, crops, image_beton, tmp_path, capsys, monkeypatch):
     properties = SimpleNamespace(name="A GPU", major=capability[0], minor=capability[1], total_memory=80 << 30)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -159,15 +159,15 @@ def test_a_gpu_is_described(capability, precision, crops, picture_beton, tmp_pat
     "arguments, words",
     [
         (["--data", "nowhere.beton"], "nowhere.beton does not exist"),
-        (["--data", "BETON", "--ranks", "7"], "256 pictures cannot be shared evenly by 7 ranks"),
+        (["--data", "BETON", "--ranks", "7"], "256 images cannot be shared evenly by 7 ranks"),
         (["--data", "BETON", "--ranks", "0"], "by 0 ranks"),
         (["--rcfg", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["--json", "/"], "/ cannot be written"),
     ],
 )
-def test_mistakes_get_one_sentence(arguments, words, picture_beton, capsys):
+def test_mistakes_get_one_sentence(arguments, words, image_beton, capsys):
     with pytest.raises(SystemExit) as exit_:
-        doctor.main([str(picture_beton) if word == "BETON" else word for word in arguments])
+        doctor.main([str(image_beton) if word == "BETON" else word for word in arguments])
     error = capsys.readouterr().err
     assert exit_.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1 and words in error
 
@@ -178,12 +178,12 @@ def test_sizes_are_written_for_people():
     ]  # fmt: skip
 
 
-def test_batches_of_pixels_keep_within_the_bound(picture_beton):
+def test_batches_of_pixels_keep_within_the_bound(image_beton):
     from loaders.planning.data_facts import data_facts
-    from loaders.sources import open_pictures
+    from loaders.sources import open_images
 
-    pictures = open_pictures(picture_beton)
-    areas, facts = pictures.heights * pictures.widths * 3, data_facts(pictures)
+    images = open_images(image_beton)
+    areas, facts = images.heights * images.widths * 3, data_facts(images)
     rng = np.random.default_rng(0)
     for count in (1, 8, 30):
         sums = [areas[rng.permutation(60)[:count]].sum() for _ in range(200)]

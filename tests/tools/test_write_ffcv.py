@@ -25,8 +25,8 @@ def run(*arguments, cwd: Path, **environment) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Path:
-    root = tmp_path / "pictures"
+def images(tmp_path) -> Path:
+    root = tmp_path / "images"
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         (root / name).mkdir(parents=True)
@@ -36,11 +36,11 @@ def pictures(tmp_path) -> Path:
     return root
 
 
-def test_folder_end_to_end(pictures, tmp_path):
+def test_folder_end_to_end(images, tmp_path):
     arguments = (
         "folder",
         "--root",
-        pictures,
+        images,
         "--out",
         "out",
         "--json",
@@ -52,11 +52,11 @@ def test_folder_end_to_end(pictures, tmp_path):
     assert result.returncode == 0, result.stderr
     reports = json.loads((tmp_path / "reports" / "r.json").read_text())
     assert [report["file"] for report in reports] == ["out/folder_train.beton", "out/folder_val.beton"]
-    assert sum(report["pictures"] for report in reports) == 40
+    assert sum(report["images"] for report in reports) == 40
     assert sum(report["skipped"] for report in reports) == 1
     assert "left out 1 that cannot be read" in result.stdout and "quarantine.txt says why" in result.stdout
     for report in reports:
-        assert re.search(rf"{report['file']} +{report['pictures']} ", result.stdout)
+        assert re.search(rf"{report['file']} +{report['images']} ", result.stdout)
         file = BetonFile(tmp_path / report["file"])
         assert (file.widths == 50).all() and (file.heights == 25).all() and (file.modes == 0).all()
         assert file.classes == ["a", "b"]
@@ -67,8 +67,8 @@ def test_folder_end_to_end(pictures, tmp_path):
     assert other.returncode == 2 and "remove it or give another --out" in other.stderr
 
 
-def test_raw(pictures, tmp_path):
-    assert run("folder", "--root", pictures, "--raw", cwd=tmp_path).returncode == 0
+def test_raw(images, tmp_path):
+    assert run("folder", "--root", images, "--raw", cwd=tmp_path).returncode == 0
     file = BetonFile(tmp_path / "data" / "folder_train.beton")
     assert (file.modes == 1).all() and file.sizes[0] == 40 * 80 * 3
 
@@ -89,16 +89,16 @@ def test_demo(tmp_path):
         (["imagenet"], "data/imagenet; imagenet expects ROOT/train/<wnid>/"),
         (["imagenet100"], "data/imagenet; "),
         (["cifar10", "--root", "nowhere"], "nowhere; cifar10 expects"),
-        (["imagnet"], "no data set named imagnet; known: "),
-        (["folder", "--root", "pictures", "--quality", "0"], "--quality 0"),
-        (["folder", "--root", "pictures", "--longest-side", "-1"], "--longest-side -1"),
-        (["folder", "--root", "pictures", "--threads", "-1"], "--threads -1"),
-        (["folder", "--root", "pictures", "--val-share", "2"], "--val-share 2"),
-        (["folder", "--root", "pictures", "--out", "pictures/a/0.jpg"], "cannot be written: "),
-        (["folder", "--root", "pictures", "--json", "pictures"], "pictures cannot be written: "),
+        (["imagnet"], "no dataset named imagnet; known: "),
+        (["folder", "--root", "images", "--quality", "0"], "--quality 0"),
+        (["folder", "--root", "images", "--longest-side", "-1"], "--longest-side -1"),
+        (["folder", "--root", "images", "--threads", "-1"], "--threads -1"),
+        (["folder", "--root", "images", "--val-share", "2"], "--val-share 2"),
+        (["folder", "--root", "images", "--out", "images/a/0.jpg"], "cannot be written: "),
+        (["folder", "--root", "images", "--json", "images"], "images cannot be written: "),
     ],
 )
-def test_mistakes_get_one_sentence(pictures, tmp_path, arguments, words):
+def test_mistakes_get_one_sentence(images, tmp_path, arguments, words):
     result = run(*arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr

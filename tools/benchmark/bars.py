@@ -1,4 +1,4 @@
-"""A measurement as a picture: horizontal bars in an SVG that is readable on white and on black."""
+"""A measurement as an image: horizontal bars in an SVG that is readable on white and on black."""
 
 from __future__ import annotations
 

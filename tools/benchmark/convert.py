@@ -1,4 +1,4 @@
-"""Compares ways to write a folder of pictures as one file; see ``converters``."""
+"""Compares ways to write a folder of images as one file; see ``converters``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def contenders(cores: int) -> list[Contender]:
 
 
 def compare(data: Path, group: list[Contender], rounds: int, note: Callable[[str], None]) -> None:
-    """Converts all pictures of the folder ``data`` with each in turn, ``rounds`` times; fills their ``samples``."""
+    """Converts all images of the folder ``data`` with each in turn, ``rounds`` times; fills their ``samples``."""
     for round_ in range(rounds):
         for contender in group:
             note(f"round {round_ + 1} of {rounds}: {contender.name} on {contender.cores}")

@@ -1,4 +1,4 @@
-"""Ways to write a folder of pictures as one file of JPEGs; each is called with a split, a file and its threads.
+"""Ways to write a folder of images as one file of JPEGs; each is called with a split, a file and its threads.
 
 Nothing here imports torch before a conversion does: it would count as the conversion's memory.
 """
@@ -20,7 +20,7 @@ from loaders.beton.encoding import Storage
 from loaders.datasets.folder import class_tree, take
 from loaders.datasets.split import Split
 
-_WARM_UP_PICTURES = 8
+_WARM_UP_IMAGES = 8
 
 
 def ours(split: Split, target: Path, threads: int) -> None:
@@ -41,7 +41,7 @@ def ffcv_writer(split: Split, target: Path, threads: int) -> None:
 
 
 def pil_loop(split: Split, target: Path, threads: int) -> None:
-    """Decode, shrink and encode every picture with Pillow, one after another."""
+    """Decode, shrink and encode every image with Pillow, one after another."""
     from PIL import Image
 
     storage = Storage()
@@ -55,7 +55,7 @@ def pil_loop(split: Split, target: Path, threads: int) -> None:
 
 
 def decode_alone(split: Split, target: Path, threads: int) -> None:
-    """Reads and decodes every picture, which no conversion can do without that looks at what it writes."""
+    """Reads and decodes every image, which no conversion can do without that looks at what it writes."""
     from simplejpeg import decode_jpeg, is_jpeg
 
     def decode(index: int) -> None:
@@ -70,11 +70,11 @@ def decode_alone(split: Split, target: Path, threads: int) -> None:
 
 
 def measure(function: str, data: Path, cores: list[int]) -> dict:
-    """Converts the folder ``data`` on these cores: pictures a second, CPU seconds a picture and peak bytes."""
+    """Converts the folder ``data`` on these cores: images a second, CPU seconds an image and peak bytes."""
     os.sched_setaffinity(0, cores)
     write, split = globals()[function], class_tree(data)
     with tempfile.TemporaryDirectory() as place:
-        write(take(split, range(min(_WARM_UP_PICTURES, len(split)))), Path(place) / "first.beton", len(cores))
+        write(take(split, range(min(_WARM_UP_IMAGES, len(split)))), Path(place) / "first.beton", len(cores))
         start, cpu = time.perf_counter(), _cpu_seconds()
         write(split, Path(place) / "all.beton", len(cores))
         wall, cpu = time.perf_counter() - start, _cpu_seconds() - cpu

@@ -15,8 +15,8 @@ from fastintl.config.options import shown, values
 from fastintl.report.record import flat_keys
 from loaders.errors import UserError
 
-# Pictures that are trained on in the public data sets and the demo.
-PICTURES = {
+# Images that are trained on in the public datasets and the demo.
+IMAGES = {
     "imagenet": 1_281_167,
     "imagenet100": 126_689,
     "tiny-imagenet": 100_000,
@@ -26,7 +26,7 @@ PICTURES = {
     "demo": 4_800,
 }
 _OUR_STEP = "all together"  # among the contenders of bench.py step, the one that training takes
-_LOADER_BOUND = 0.1  # share of the time that the step waits for pictures, from which on the loader is the bottleneck
+_LOADER_BOUND = 0.1  # share of the time that the step waits for images, from which on the loader is the bottleneck
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class StepRate:
         images_per_second: of all GPUs together.
         machine: what it was measured on.
         source: where the number stands.
-        with_loader: whether pictures were loaded meanwhile, and by all these ranks at once.
+        with_loader: whether images were loaded meanwhile, and by all these ranks at once.
         bottleneck: ``step`` or ``loader`` where the measurement tells.
     """
 
@@ -68,17 +68,17 @@ class Estimate:
     other: str
 
 
-def pictures_of(config: Config, given: int | None) -> int:
-    """How many pictures an epoch draws from: as given, or the public data set's.
+def images_of(config: Config, given: int | None) -> int:
+    """How many images an epoch draws from: as given, or the public dataset's.
 
     Raises:
         UserError: it is no public one, or smaller than a batch.
     """
-    count = given or PICTURES.get(config.data.name)
+    count = given or IMAGES.get(config.data.name)
     if count is None:
-        raise UserError(f"how many pictures {config.data.name} has is not known here: give --pictures")
+        raise UserError(f"how many images {config.data.name} has is not known here: give --images")
     if count < config.train.batch_size:
-        raise UserError(f"{count} pictures are fewer than one batch of {config.train.batch_size}")
+        raise UserError(f"{count} images are fewer than one batch of {config.train.batch_size}")
     return count
 
 
@@ -108,15 +108,15 @@ def host_rate(path: Path, result: Mapping[str, Any]) -> HostRate:
         UserError: it is no loader's result, or nothing could be timed.
     """
     rows = [row for row in result.get("contenders", ()) if row.get("function") == "decode_only"]
-    rows = [row for row in rows if row["median_pictures_per_second"]]
+    rows = [row for row in rows if row["median_images_per_second"]]
     if result["benchmark"] != "loader" or not rows:
         raise UserError(f"{path} holds no rate of a loader: give what tools/bench.py loader --json wrote")
-    best = max(rows, key=lambda row: row["median_pictures_per_second"])
+    best = max(rows, key=lambda row: row["median_images_per_second"])
     cpu, cores = result["surroundings"]["cpu"], best["cores"]
-    return HostRate(best["median_pictures_per_second"], f"{path.name}: {best['name']} on {cores} cores of {cpu}")
+    return HostRate(best["median_images_per_second"], f"{path.name}: {best['name']} on {cores} cores of {cpu}")
 
 
-def estimate(config: Config, pictures: int, gpus: int, step: StepRate, host: HostRate | None) -> Estimate:
+def estimate(config: Config, images: int, gpus: int, step: StepRate, host: HostRate | None) -> Estimate:
     """Hours without evaluation and compilation; the exchange between GPUs counts where the rate was measured so."""
     rate, bottleneck, other = step.images_per_second, step.bottleneck or "step", ""
     if host is not None and not step.with_loader:
@@ -124,7 +124,7 @@ def estimate(config: Config, pictures: int, gpus: int, step: StepRate, host: Hos
         bottleneck = "loader" if host.images_per_second < rate else "step"
         rate, other = slower, f"the {'step' if bottleneck == 'loader' else 'loader'} could do {faster:,.0f} images/s"
     batch = config.train.batch_size
-    steps = pictures // batch * config.train.epochs
+    steps = images // batch * config.train.epochs
     hours = min(steps, config.train.max_steps or steps) * batch / rate / 3600
     return Estimate(rate, hours, gpus * hours, bottleneck, other)
 

@@ -21,7 +21,7 @@ _OURS = {
 
 
 def figure(result: Result) -> tuple[str, list[Bar]] | None:
-    """Title and bars of a result; None for a part that has no picture."""
+    """Title and bars of a result; None for a part that has no image."""
     bars_of = _BARS.get(result["benchmark"])
     if bars_of is None:
         return None
@@ -38,18 +38,18 @@ def caption(result: Result) -> str:
 
 def _loader(result: Result) -> tuple[str, list[Bar]]:
     views = len(result["views"])
-    return f"Pictures on disk to {views} crops, images/s", _rates(result, ("full path", "crops on the GPU"))
+    return f"Images on disk to {views} crops, images/s", _rates(result, ("full path", "crops on the GPU"))
 
 
 def _convert(result: Result) -> tuple[str, list[Bar]]:
-    return "Folder to one file, pictures/s", _rates(result, ("conversion",))
+    return "Folder to one file, images/s", _rates(result, ("conversion",))
 
 
 def _rates(result: Result, groups: tuple[str, ...]) -> list[Bar]:
     """Of contenders that were timed on several numbers of cores."""
     rows = [row for row in result["contenders"] if row["group"] in groups]
     bars = [
-        _bar(result, row["name"], row["median_pictures_per_second"], f"{row['cores']} core{'s' * (row['cores'] > 1)}")
+        _bar(result, row["name"], row["median_images_per_second"], f"{row['cores']} core{'s' * (row['cores'] > 1)}")
         for row in sorted(rows, key=lambda row: row["cores"])
     ]
     return [replace(bar, label=f"fastintl: {bar.label}") if bar.kind == "ours" else bar for bar in bars]

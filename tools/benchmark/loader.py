@@ -114,7 +114,7 @@ def ratio(first: Contender, second: Contender) -> float | None:
 
 
 def rate(contender: Contender) -> float | None:
-    """Median pictures a second."""
+    """Median images a second."""
     return statistics.median(sample[0] for sample in contender.samples) if contender.samples else None
 
 
@@ -128,8 +128,8 @@ def workload(data: Path, recipe: MultiCrop, batch_size: int, device: str, note: 
     from loaders.datasets.folder import class_tree
 
     with tempfile.TemporaryDirectory() as place:
-        note(f"writing the pictures of {data} as a .beton file")
-        beton = Path(place) / "pictures.beton"
+        note(f"writing the images of {data} as a .beton file")
+        beton = Path(place) / "images.beton"
         convert(class_tree(data), beton)
         yield Workload(data, beton, recipe, batch_size, 1, device)
 
@@ -153,9 +153,9 @@ def as_rows(name: str, group: list[Contender]) -> list[dict]:
         samples = row.pop("samples")
         row |= {
             "group": name,
-            "pictures_per_second": [sample[0] for sample in samples],
-            "cpu_seconds_per_picture": [sample[1] for sample in samples],
-            "median_pictures_per_second": rate(contender),
+            "images_per_second": [sample[0] for sample in samples],
+            "cpu_seconds_per_image": [sample[1] for sample in samples],
+            "median_images_per_second": rate(contender),
         }
         rows.append(row)
     return rows

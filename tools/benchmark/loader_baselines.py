@@ -1,6 +1,6 @@
 """What others do for the same crops, each as a good user of that library writes it.
 
-Every function returns an endless iterator over the number of pictures that are ready.
+Every function returns an endless iterator over the number of images that are ready.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tools.benchmark.workload import Workload
 
 
 def authors_pipeline(work: Workload) -> Iterator[int]:
-    """Six torchvision pipelines on one PIL picture: the augmentation of INTL's released code."""
+    """Six torchvision pipelines on one PIL image: the augmentation of INTL's released code."""
     from PIL import Image, ImageFilter, ImageOps
     from torchvision import transforms as T
 
@@ -84,11 +84,11 @@ def dali_native(work: Workload) -> Iterator[int]:
     @pipeline_def(batch_size=work.batch_size, num_threads=work.threads, device_id=None, enable_conditionals=True)
     def pipeline():
         encoded = fn.external_source(source=_batches(work), batch=True)
-        pictures = fn.decoders.image(encoded, device="cpu", output_type=types.RGB)
+        images = fn.decoders.image(encoded, device="cpu", output_type=types.RGB)
         views = []
         for spec in work.recipe.views:
             view = fn.random_resized_crop(
-                pictures,
+                images,
                 size=(spec.size, spec.size),
                 random_area=spec.scale,
                 random_aspect_ratio=spec.ratio,
@@ -150,7 +150,7 @@ def ffcv_six_decodes(work: Workload) -> Iterator[int]:
 
 
 def plain_decode(work: Workload) -> Iterator[int]:
-    """One plain libjpeg-turbo decode of each picture, with FFCV's fast transform."""
+    """One plain libjpeg-turbo decode of each image, with FFCV's fast transform."""
     from simplejpeg import decode_jpeg
 
     for data in work.streams():
@@ -159,7 +159,7 @@ def plain_decode(work: Workload) -> Iterator[int]:
 
 
 def decode_and_resize(work: Workload) -> Iterator[int]:
-    """One plain decode of each picture and torch's antialiased bicubic kernel once a view, without colour."""
+    """One plain decode of each image and torch's antialiased bicubic kernel once a view, without colour."""
     from simplejpeg import decode_jpeg
     from torch.nn.functional import interpolate
     from torchvision.transforms.v2 import RandomResizedCrop

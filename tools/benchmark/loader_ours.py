@@ -10,11 +10,11 @@ import torch
 
 from loaders.loader import make_loader
 from loaders.quarantine import Quarantine
-from loaders.sources import open_pictures
+from loaders.sources import open_images
 from loaders.sources.choice import open_source
 from tools.benchmark.workload import Workload
 
-_PASS = 20_000  # pictures
+_PASS = 20_000  # images
 
 
 def full_path(work: Workload, source: str) -> Iterator[int]:
@@ -36,9 +36,9 @@ def full_path(work: Workload, source: str) -> Iterator[int]:
 
 def decode_only(work: Workload, source: str) -> Iterator[int]:
     """What is left to the host when the crops are cut on a GPU."""
-    pictures = open_pictures(work.beton if source == "ffcv" else work.data)
-    quarantine = Quarantine(pictures.path, len(pictures), max_bad=0.05)
-    opened, _ = open_source(pictures, source, work.threads, quarantine, torch.device(work.device))
+    images = open_images(work.beton if source == "ffcv" else work.data)
+    quarantine = Quarantine(images.path, len(images), max_bad=0.05)
+    opened, _ = open_source(images, source, work.threads, quarantine, torch.device(work.device))
     generator = np.random.default_rng(0)
     while True:
         ids = generator.permutation(work.long_pass(_PASS))
@@ -51,9 +51,9 @@ def engine_on_gpu(work: Workload) -> Iterator[int]:
     from loaders.multicrop.device import DeviceMultiCrop
 
     device = torch.device(work.device)
-    pictures = open_pictures(work.data)
-    source, _ = open_source(pictures, "folder", work.threads, Quarantine(pictures.path, len(pictures), 0.05))
-    decoded = next(source.batches([np.resize(np.arange(len(pictures)), work.batch_size)])).to(device)
+    images = open_images(work.data)
+    source, _ = open_source(images, "folder", work.threads, Quarantine(images.path, len(images), 0.05))
+    decoded = next(source.batches([np.resize(np.arange(len(images)), work.batch_size)])).to(device)
     engine = DeviceMultiCrop(work.recipe, device, torch.bfloat16)
     for epoch in itertools.count():
         engine(decoded, 0, epoch)

@@ -19,7 +19,7 @@ from fastintl.training.build import build_model
 from fastintl.training.step import TrainingStep
 from tools.benchmark.plain_step import PlainStep
 
-# Without a GPU and without a recipe: the demo's network on three small crops, sixteen pictures.
+# Without a GPU and without a recipe: the demo's network on three small crops, sixteen images.
 TINY = (
     "model.arch=resnet8",
     "model.stem=small",

@@ -1,6 +1,6 @@
 """What the ranks send each other in a training step: computed from the model, and the floor that it sets.
 
-Shapes: V views, N pictures of the global batch, d channels of the embedding, C of a BatchNorm, W ranks, M machines.
+Shapes: V views, N images of the global batch, d channels of the embedding, C of a BatchNorm, W ranks, M machines.
 """
 
 from __future__ import annotations

@@ -92,13 +92,13 @@ def _round(
             step(batch.views, 0)
         return waited
 
-    pictures = steps * config.train.batch_size
+    images = steps * config.train.batch_size
     step(synthetic, 0)  # meanwhile the loader fills its queues and comes to rest
-    found.synthetic_images_per_second.append(pictures / _seconds(world, alone))
+    found.synthetic_images_per_second.append(images / _seconds(world, alone))
     with_loader(_AHEAD)
     waits: list[float] = []
     seconds = _seconds(world, lambda: waits.append(with_loader(steps)))
-    found.images_per_second.append(pictures / seconds)
+    found.images_per_second.append(images / seconds)
     found.data_wait.append(waits[0] / seconds)
 
 

@@ -27,7 +27,7 @@ class Contender:
         cores: how many it runs on.
         processes: of how many processes it consists; each has its part of the cores to itself.
         works_ahead: whether it has queues that fill while it is not asked.
-        samples: of every round, pictures a second of wall time, and CPU seconds a picture.
+        samples: of every round, images a second of wall time, and CPU seconds an image.
         error: why it could not run.
     """
 
@@ -72,7 +72,7 @@ class Worker:
         self._pipe.send(seconds)
 
     def end_round(self) -> tuple[float, float, int] | None:
-        """Pictures a second, CPU seconds a picture and peak bytes; None if it failed (``contender.error``)."""
+        """Images a second, CPU seconds an image and peak bytes; None if it failed (``contender.error``)."""
         answer = self._receive()
         self._signal(signal.SIGSTOP)
         return answer
@@ -141,7 +141,7 @@ def _open(contender: Contender, work: Workload) -> Iterator[int]:
 
 
 def _take(made: Iterator[int], seconds: float, least: int) -> int:
-    """Takes pictures for so many seconds, and at least so many; returns how many."""
+    """Takes images for so many seconds, and at least so many; returns how many."""
     count, end = 0, time.perf_counter() + seconds
     while count < least or time.perf_counter() < end:
         count += next(made)

@@ -3,7 +3,7 @@
     python tools/export.py runs/ep200 --out ep200.pkl
     python tools/detectron2/train.py --num-gpus 8 --config-file tools/detectron2/voc0712.yaml MODEL.WEIGHTS ep200.pkl
 
-The data sets lie where detectron2 expects them ($DETECTRON2_DATASETS).
+The datasets lie where detectron2 expects them ($DETECTRON2_DATASETS).
 """
 
 from detectron2.checkpoint import DetectionCheckpointer

@@ -24,7 +24,7 @@ def logistic_probe(
         iterations: of L-BFGS, at most.
 
     Returns:
-        ``{"top1": …, "top5": …}`` as fractions. A class without training picture is never named.
+        ``{"top1": …, "top5": …}`` as fractions. A class without training image is never named.
 
     Raises:
         UserError: scikit-learn is not installed, labels that are no classes, or one class only.
@@ -36,7 +36,7 @@ def logistic_probe(
     check_labels(train.labels, classes, "the training set")
     check_labels(held_out.labels, classes, "the held-out set")
     if len(train.labels.unique()) < 2:
-        raise UserError("the training set has pictures of one class only, and there is nothing to tell apart")
+        raise UserError("the training set has images of one class only, and there is nothing to tell apart")
     scaler = StandardScaler().fit(train.features.numpy())
     model = LogisticRegression(C=1 / penalty, solver="lbfgs", max_iter=iterations)
     model.fit(scaler.transform(train.features.numpy()), train.labels.numpy())

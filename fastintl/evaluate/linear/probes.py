@@ -63,7 +63,7 @@ def probe_features(
     Raises:
         UserError: labels that are no classes, or features that are no numbers.
     """
-    classes = count_classes(train.pictures, held_out.pictures)
+    classes = count_classes(train.images, held_out.images)
     bank, queries = (extract(network, loader, world.device) for loader in (train, held_out))
     return fit_heads(bank, queries, classes, protocol, seed, world.device)
 
@@ -85,7 +85,7 @@ def fit_heads(
 class FrozenProbe:
     """The ImageNet protocols: heads on features of random crops, behind a backbone in evaluation mode.
 
-    Nothing of the backbone changes. All heads share its one pass over the pictures.
+    Nothing of the backbone changes. All heads share its one pass over the images.
 
     Args:
         network: (B, 3, s, s) -> (B, d); put into evaluation mode and channels_last, on the device of ``world``.

@@ -53,7 +53,7 @@ class HeadProtocol:
         return SCHEDULES[self.schedule](epoch, self.epochs)
 
 
-# INTL on ImageNet (lr 0.2 for models of two crops); CW-RGP on ImageNet; INTL and CW-RGP on small data sets.
+# INTL on ImageNet (lr 0.2 for models of two crops); CW-RGP on ImageNet; INTL and CW-RGP on small datasets.
 IMAGENET = HeadProtocol(100, 256, "sgd", (0.4,), (0.0,), "steps", "normal")
 CW_RGP = HeadProtocol(100, 1024, "lars", (0.1,), (0.0,), "cosine", "normal")
 SMALL = HeadProtocol(500, 1000, "adam", (1e-2,), (5e-6,), "exponential", "uniform")

@@ -31,14 +31,14 @@ def compare(
         options: of ``knn.predict``.
 
     Raises:
-        UserError: features of two backbones, or pictures without labels.
+        UserError: features of two backbones, or images without labels.
     """
     other = [key for key in _OF_THE_BACKBONE if train.meta.get(key) != val.meta.get(key)]
     if other:
         raise UserError(f"the two sets of features differ in {', '.join(other)}: extract both in the same way")
     for name, data in (("train", train), ("val", val)):
         if (data.labels < 0).any():
-            raise UserError(f"the pictures of {name} ({data.meta['data']}) have no labels, and k-NN needs them")
+            raise UserError(f"the images of {name} ({data.meta['data']}) have no labels, and k-NN needs them")
     mine = slice(world.rank, None, world.world_size)
     predicted = knn.predict(train.features, train.labels, val.features[mine], ks, device=world.device, **options)
     correct = torch.tensor([int((found == val.labels[mine]).sum()) for found in predicted.values()])

@@ -71,7 +71,7 @@ def test_declared_type_decides_what_a_word_means(word, key, expected):
 
 def test_home_folder_is_expanded_as_the_shell_does_not(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert config.load(None, ["data.root=~/pictures"]).data.root == "/home/somebody/pictures"
+    assert config.load(None, ["data.root=~/images"]).data.root == "/home/somebody/images"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_home_folder_is_expanded_as_the_shell_does_not(monkeypatch):
         ("crops.ratio=[2, 1]", "crops.ratio: [2.0, 1.0] must have the smaller value first"),
         ("crops.mean=[0, 0, 7]", "crops.mean[2]: 7.0 is out of range; it must be at least 0 and at most 1"),
         ("eval.size=300", "eval.size: 300 is more than eval.resize, 256"),
-        ("eval.bank=3", "eval.bank: 3 pictures are fewer than the 5 neighbours of eval.k"),
+        ("eval.bank=3", "eval.bank: 3 images are fewer than the 5 neighbours of eval.k"),
         ("model.projector=[]", "model.projector: the list is empty"),
         ("optim.drop_factor=0.5", "optim.drop_factor: 0.5 has no effect with optim.schedule=cosine; it belongs"),
         ("name=a/b", "name: a/b is not a plain folder name"),

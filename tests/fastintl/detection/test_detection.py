@@ -122,7 +122,7 @@ def test_killed_or_stopped_it_ends_with_identical_weights(few_shapes, backbone, 
     path.write_text(json.dumps(content))
     with pytest.raises(SystemExit):
         tool.main([*arguments("whole"), f"data.root={relabelled}"])
-    assert "holds a training on pictures with other labels" in capsys.readouterr().err
+    assert "holds a training on images with other labels" in capsys.readouterr().err
 
 
 def signalled_in(call, step: int):

@@ -21,9 +21,9 @@ def noisy_detections(annotated, masks: bool = False) -> list[dict]:
     """Objects moved a little, some twice, some of the wrong class, some left out, and some that are nothing."""
     rng = np.random.default_rng(0)
     found = []
-    for picture in annotated.pictures:
-        objects = list(zip(picture.boxes, picture.labels, strict=True))
-        outlines = picture.masks() if masks else [None] * len(objects)
+    for image in annotated.images:
+        objects = list(zip(image.boxes, image.labels, strict=True))
+        outlines = image.masks() if masks else [None] * len(objects)
         for (box, label), outline in zip(objects, outlines, strict=True):
             for _ in range(rng.choice([0, 1, 1, 1, 2])):
                 left, top, right, bottom = (box + rng.normal(0, 1.5, 4)).tolist()
@@ -32,7 +32,7 @@ def noisy_detections(annotated, masks: bool = False) -> list[dict]:
                 moved = {"bbox": [left, top, right - left, bottom - top], "category_id": category}
                 if masks:
                     moved["segmentation"] = encode(np.roll(outline, int(rng.integers(-3, 4)), axis=1))
-                found.append({"image_id": picture.id, "score": round(float(rng.random()), 3), **moved})
+                found.append({"image_id": image.id, "score": round(float(rng.random()), 3), **moved})
     return json.loads(json.dumps(found))  # as they come back from a file
 
 
@@ -73,11 +73,11 @@ def reference_voc_ap(root: Path, detections: list[dict], overlap: float) -> floa
     averages = []
     for number, name in enumerate(CLASSES, 1):
         objects = []
-        for picture in names:
-            for element in ElementTree.parse(root / "VOC2007/Annotations" / f"{picture}.xml").iter("object"):
+        for image in names:
+            for element in ElementTree.parse(root / "VOC2007/Annotations" / f"{image}.xml").iter("object"):
                 if element.findtext("name") == name:
                     box = [int(element.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
-                    objects.append({"picture": picture, "box": box, "difficult": element.findtext("difficult") == "1"})
+                    objects.append({"image": image, "box": box, "difficult": element.findtext("difficult") == "1"})
         count = sum(not found["difficult"] for found in objects)
         if not count:
             continue
@@ -87,7 +87,7 @@ def reference_voc_ap(root: Path, detections: list[dict], overlap: float) -> floa
         for detection in sorted(mine, key=lambda d: -d["score"]):
             best, best_object = -1.0, None
             for candidate in objects:
-                if candidate["picture"] == detection["image_id"]:
+                if candidate["image"] == detection["image_id"]:
                     value = inclusive_overlap(candidate["box"], detection["bbox"])
                     if value > best:
                         best, best_object = value, candidate
@@ -123,7 +123,7 @@ def test_vocs_ap_is_that_of_its_rule_written_as_loops(tmp_path):
         path.write_text(path.read_text().replace("<difficult>0", "<difficult>1", 1))
     (root / f"VOC2007/Annotations/{names[1]}.xml").write_text(voc_xml(96, 96, []))
     annotated = read_voc(root, "VOC2007/test", CLASSES)
-    assert 5 < sum(picture.difficult.sum() for picture in annotated.pictures) < 12
+    assert 5 < sum(image.difficult.sum() for image in annotated.images) < 12
     detections = noisy_detections(annotated)
     detections.append({"image_id": names[1], "category_id": 1, "bbox": [1, 2, 30, 30], "score": 0.9})
     found = voc_metrics(annotated, detections)
@@ -139,5 +139,5 @@ def test_a_class_that_nothing_is_of_does_not_count(tmp_path):
     annotated = read_voc(root, "VOC2007/test", CLASSES)
     with_another = read_voc(root, "VOC2007/test", (*CLASSES, "ring"))
     detections = noisy_detections(annotated)
-    surplus = {"image_id": annotated.pictures[0].id, "category_id": 4, "bbox": [1, 2, 30, 30], "score": 0.9}
+    surplus = {"image_id": annotated.images[0].id, "category_id": 4, "bbox": [1, 2, 30, 30], "score": 0.9}
     assert voc_metrics(annotated, detections) == voc_metrics(with_another, [*detections, surplus])

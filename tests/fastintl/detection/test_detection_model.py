@@ -50,7 +50,7 @@ def config(**changes) -> DetectionConfig:
     return configfile.build(DetectionConfig, flat | {key.replace("__", "."): value for key, value in changes.items()})
 
 
-def pictures(count: int = 2, objects: int = 2):
+def images(count: int = 2, objects: int = 2):
     generator = torch.Generator().manual_seed(0)
     boxes = torch.tensor([[4.0, 6, 30, 40], [20, 10, 60, 50]])[:objects]
     masks = torch.zeros(objects, 64, 64, dtype=torch.uint8)
@@ -70,7 +70,7 @@ def test_a_step_trains_every_parameter_with_objects_and_without():
     for objects in (2, 0):
         step = fresh_step()
         before = {name: value.clone() for name, value in step.network.named_parameters()}
-        losses = step(pictures(objects=objects), 50)
+        losses = step(images(objects=objects), 50)
         assert losses.isfinite().all() and len(losses) == 1 + len(step.loss_names) == 6
         torch.testing.assert_close(losses[0], losses[1:].sum())
         assert all(p.grad is not None and p.grad.isfinite().all() for p in step.network.parameters())
@@ -86,25 +86,25 @@ def test_masks_and_boxes_share_the_features_of_a_region():
     step = fresh_step()
     seen = []
     step.network.roi_heads.box_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
-    step.losses(pictures(), 0)
-    assert seen == [(32, 128, 3, 3)]  # both pictures' regions, once
+    step.losses(images(), 0)
+    assert seen == [(32, 128, 3, 3)]  # both images' regions, once
     step.network.eval()
     with torch.no_grad():
-        found = step.network([image for image, _ in pictures()])
+        found = step.network([image for image, _ in images()])
     for detections in found:
         assert detections["masks"].shape == (len(detections["boxes"]), 1, 64, 64)
 
 
-def test_a_picture_in_which_nothing_is_found():
+def test_an_image_in_which_nothing_is_found():
     step = fresh_step()
     step.network.roi_heads.score_thresh = 1.1
     step.network.eval()
     with torch.no_grad():
-        (found,) = step.network([pictures()[0][0]])
+        (found,) = step.network([images()[0][0]])
     assert found["boxes"].shape == (0, 4) and found["masks"].shape == (0, 1, 64, 64)
 
 
-def test_the_test_resizes_and_answers_in_the_pictures_own_pixels():
+def test_the_test_resizes_and_answers_in_the_images_own_pixels():
     detector = build_detector(build_backbone("resnet8"), 3, SMALL, replace(VIEWS, test_size=128)).eval()
     shapes = []
     detector.backbone.register_forward_pre_hook(lambda module, inputs: shapes.append(inputs[0].shape))
@@ -126,7 +126,7 @@ def test_half_precision_leaves_boxes_in_full():
     heads = step.network.roi_heads
     heads.box_roi_pool.register_forward_pre_hook(lambda m, inputs: seen.update(feature=inputs[0], boxes=inputs[1]))
     heads.box_head[0].register_forward_hook(lambda m, inputs, output: seen.update(convolved=output))
-    losses = step(pictures(), 0)
+    losses = step(images(), 0)
     assert losses.isfinite().all() and seen["convolved"].dtype == torch.bfloat16
     assert seen["feature"].dtype == seen["boxes"][0].dtype == torch.float32
     coordinates = torch.cat(seen["boxes"])
@@ -135,7 +135,7 @@ def test_half_precision_leaves_boxes_in_full():
 
 def test_precise_statistics_are_the_average_over_the_batches():
     step = fresh_step()
-    batches = [[(image.flip(-1) if i else image, target) for image, target in pictures()] for i in range(3)]
+    batches = [[(image.flip(-1) if i else image, target) for image, target in images()] for i in range(3)]
     norm, momentum = step.network.backbone.bn1, step.network.backbone.bn1.momentum
     inputs = []
     norm.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))

@@ -1,4 +1,4 @@
-"""A detector learnt by two ranks is the one that a single process learns, and every picture is tested once."""
+"""A detector learnt by two ranks is the one that a single process learns, and every image is tested once."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def on_a_rank(shapes: str):
     rank = dist.get_rank()
     config = brief_config(Path(shapes))
     cpu = torch.device("cpu")
-    # Both are rank 0 to the sampling, and see the same pictures.
+    # Both are rank 0 to the sampling, and see the same images.
     alike = trained(config, World(0, 2, 0, cpu), first_batches(config)[:1]).network.state_dict()
     world = World(rank, 2, rank, cpu)
     shared = trained(config, world, first_batches(config, rank, 2))
@@ -77,13 +77,13 @@ def test_two_ranks(few_shapes):
     start, one = (trained(config, alone, batches).network for batches in ([], first_batches(config)[:1]))
     learnt = dict(start.named_parameters())
     ranks = run_ranks(on_a_rank, str(few_shapes))
-    for alike, *_ in ranks:  # the same pictures on both ranks are those pictures once
+    for alike, *_ in ranks:  # the same images on both ranks are those images once
         for name, end in one.named_parameters():
             # A region that overlaps an object by just a half may be its or not, by rounding.
             assert (alike[name] - end).norm() <= 0.02 * (end - learnt[name]).norm() + 1e-6, name
     (_, state, found, _), (_, other, nothing, _) = ranks
     assert all(torch.equal(state[name], other[name]) for name in learnt) and nothing == []
-    # Every picture is tested once, in order, as by one process.
+    # Every image is tested once, in order, as by one process.
     step = trained(config, alone, [])
     step.network.load_state_dict(state)
     _, test = read_sets(config)

@@ -1,4 +1,4 @@
-"""Annotated pictures in the layouts of VOC and COCO: what is read, what is left out and told, what is refused."""
+"""Annotated images in the layouts of VOC and COCO: what is read, what is left out and told, what is refused."""
 
 import json
 import shutil
@@ -50,11 +50,11 @@ def test_both_layouts_give_the_objects_that_were_drawn(sets):
     of_coco = read_coco(sets / "coco", "train2017", masks=True)
     assert of_voc.classes == of_coco.classes == CLASSES
     assert of_voc.category_ids == (1, 2, 3) and of_coco.category_ids == (1, 3, 5)
-    for i, (a, b) in enumerate(zip(of_voc.pictures, of_coco.pictures, strict=True)):
+    for i, (a, b) in enumerate(zip(of_voc.images, of_coco.images, strict=True)):
         _, shapes = draw(i)
-        for picture in (a, b):
-            assert picture.boxes.tolist() == [list(box(mask)) for _, _, mask in shapes]
-            assert picture.labels.tolist() == [kind + 1 for kind, _, _ in shapes]
+        for image in (a, b):
+            assert image.boxes.tolist() == [list(box(mask)) for _, _, mask in shapes]
+            assert image.labels.tolist() == [kind + 1 for kind, _, _ in shapes]
         assert b.masks().shape == (len(shapes), 96, 96)
         for found, (_, _, mask) in zip(b.masks(), shapes, strict=True):
             assert (found != mask).sum() < 0.15 * mask.sum()  # pycocotools fills polygons by another rule of edges
@@ -80,7 +80,7 @@ def test_run_lengths_are_masks_too(coco):
         return np.diff(np.flatnonzero(np.diff(flat) != 0), prepend=0).tolist() if mask.any() else []
 
     change_coco(coco, to_run_lengths)
-    found = read_coco(coco, "train2017", masks=True).pictures[0].masks()
+    found = read_coco(coco, "train2017", masks=True).images[0].masks()
     assert (found == np.stack([mask for _, _, mask in shapes])).all()
     encoded = coco_masks.encode(np.asfortranarray(shapes[0][2].astype(np.uint8)))
 
@@ -88,14 +88,14 @@ def test_run_lengths_are_masks_too(coco):
         content["annotations"][0]["segmentation"] = {"size": [96, 96], "counts": encoded["counts"].decode()}
 
     change_coco(coco, to_text)
-    assert (read_coco(coco, "train2017", masks=True).pictures[0].masks()[0] == shapes[0][2]).all()
+    assert (read_coco(coco, "train2017", masks=True).images[0].masks()[0] == shapes[0][2]).all()
 
 
 def test_what_has_no_area_or_outline_is_left_out_and_told(voc, coco):
     xml = voc_xml(96, 96, [("disc", (10, 10, 10, 40)), ("disc", (90, 5, 200, 50)), ("square", (200, 5, 210, 50))])
     (voc / "VOC2007/Annotations/000000.xml").write_text(xml)
     annotated = read_voc(voc, "VOC2007/trainval", CLASSES)
-    assert annotated.pictures[0].boxes.tolist() == [[90, 5, 96, 50]]  # cut to the picture
+    assert annotated.images[0].boxes.tolist() == [[90, 5, 96, 50]]  # cut to the image
     (note,) = annotated.notes
     assert note.startswith("left out: boxes without an area, 2, the first in ") and note.endswith("000000.xml")
 
@@ -104,11 +104,11 @@ def test_what_has_no_area_or_outline_is_left_out_and_told(voc, coco):
         content["annotations"][1]["segmentation"] = [[1, 2, 3, 4]]
         content["annotations"][2]["iscrowd"] = 1
 
-    whole = sum(len(picture.boxes) for picture in read_coco(coco, "train2017", masks=True).pictures)
+    whole = sum(len(image.boxes) for image in read_coco(coco, "train2017", masks=True).images)
     change_coco(coco, spoil)
     for masks, left in ((True, 3), (False, 2)):
         annotated = read_coco(coco, "train2017", masks)
-        assert sum(len(picture.boxes) for picture in annotated.pictures) == whole - left
+        assert sum(len(image.boxes) for image in annotated.images) == whole - left
         assert [", 1, the first in 0000" in note for note in annotated.notes] == [True] * (2 if masks else 1)
 
 
@@ -122,7 +122,7 @@ def config_of(root: Path, layout: str, **model) -> DetectionConfig:
     return configfile.build(DetectionConfig, flat)
 
 
-def test_pictures_without_objects_are_tested_on_but_not_trained_on(voc, coco):
+def test_images_without_objects_are_tested_on_but_not_trained_on(voc, coco):
     (voc / "VOC2007/Annotations/000003.xml").write_text(voc_xml(96, 96, []))
     (voc / "VOC2007/Annotations/100001.xml").write_text(voc_xml(96, 96, []))
     for root, layout in ((voc, "voc"), (coco, "coco")):
@@ -130,8 +130,8 @@ def test_pictures_without_objects_are_tested_on_but_not_trained_on(voc, coco):
             change_coco(coco, lambda c, n=number: c.update(
                 annotations=[a for a in c["annotations"] if a["image_id"] != n]), split)  # fmt: skip
         train, test = read_sets(config_of(root, layout))
-        assert len(train) == 5 and train.notes[-1] == "not trained on: pictures without objects, 1 of 6"
-        assert len(test) == 2 and len(test.pictures[1].boxes) == 0
+        assert len(train) == 5 and train.notes[-1] == "not trained on: images without objects, 1 of 6"
+        assert len(test) == 2 and len(test.images[1].boxes) == 0
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_pictures_without_objects_are_tested_on_but_not_trained_on(voc, coco):
     [
         (lambda r: shutil.rmtree(r / "VOC2007"), "holds no folder VOC2007"),
         (lambda r: (r / "VOC2007/ImageSets/Main/trainval.txt").unlink(), "trainval.txt does not exist"),
-        (lambda r: (r / "VOC2007/ImageSets/Main/trainval.txt").write_text("\n"), "lists no pictures"),
+        (lambda r: (r / "VOC2007/ImageSets/Main/trainval.txt").write_text("\n"), "lists no images"),
         (lambda r: (r / "VOC2007/Annotations/000002.xml").unlink(), "000002.xml does not exist"),
         (lambda r: (r / "VOC2007/Annotations/000002.xml").write_text("<annotation>"), "000002.xml cannot be read"),
         (lambda r: (r / "VOC2007/Annotations/000002.xml").write_text("<a/>"), "000002.xml cannot be read as VOC"),
@@ -172,12 +172,12 @@ def in_annotations(change):
         (in_annotations(lambda c: c["annotations"][0].pop("bbox")), "is no annotation .*'bbox'"),
         (in_annotations(lambda c: c["annotations"][0].update(bbox=[1, 2])), "is no annotation"),
         (in_annotations(lambda c: c["annotations"][0].update(category_id=2)), "annotation 1 is of category 2"),
-        (in_annotations(lambda c: c["annotations"][0].update(image_id=77)), "objects in picture 77, which"),
-        (in_annotations(lambda c: c.update(images=[], annotations=[])), "lists no pictures"),
+        (in_annotations(lambda c: c["annotations"][0].update(image_id=77)), "objects in image 77, which"),
+        (in_annotations(lambda c: c.update(images=[], annotations=[])), "lists no images"),
         (in_annotations(lambda c: c.update(annotations=[])), "without a single object to learn from"),
         (in_annotations(lambda c: c["categories"][0].update(name="ring")), "only one of them has 1 disc, 1 ring"),
         (lambda r: shutil.rmtree(r / "train2017"), "train2017 does not exist"),
-        (lambda r: next((r / "val2017").iterdir()).unlink(), "pictures of .*val2017.json are missing, 1 in all"),
+        (lambda r: next((r / "val2017").iterdir()).unlink(), "images of .*val2017.json are missing, 1 in all"),
         (lambda r: change_coco(r, lambda c: c.update(annotations=[]), "val2017"), "without a single object to find"),
     ],
 )
@@ -196,13 +196,13 @@ def test_the_missing_package_is_named(coco, monkeypatch):
         read_sets(config_of(coco, "coco"))
 
 
-def test_a_damaged_picture_or_one_of_another_size_is_named(voc):
-    pictures = read_voc(voc, "VOC2007/trainval", CLASSES).pictures
-    pictures[0].path.write_bytes(b"no picture")
-    Image.new("RGB", (40, 30)).save(pictures[1].path)
-    for picture, says in zip(pictures[:2], ("read: not a picture", "is 40 x 30 pixels, but .*96 x 96"), strict=True):
+def test_a_damaged_image_or_one_of_another_size_is_named(voc):
+    images = read_voc(voc, "VOC2007/trainval", CLASSES).images
+    images[0].path.write_bytes(b"no image")
+    Image.new("RGB", (40, 30)).save(images[1].path)
+    for image, says in zip(images[:2], ("read: not an image", "is 40 x 30 pixels, but .*96 x 96"), strict=True):
         with pytest.raises(UserError, match=says):
-            training_view(picture, Views(), False, 0, 0, 0)
+            training_view(image, Views(), False, 0, 0, 0)
 
 
 # Views
@@ -212,18 +212,18 @@ def test_a_view_shows_box_and_mask_where_the_object_is(sets):
     views = Views(train_sizes=(48, 120, 203), max_size=180)
     seen = set()
     for epoch in range(12):
-        picture = read_coco(sets / "coco", "train2017", masks=True).pictures[epoch % 6]
-        image, target = training_view(picture, views, True, 0, epoch, epoch % 6)
-        side = image.shape[1]
-        assert image.shape == (3, side, side) and side in (48, 120, 180) and image.dtype == torch.uint8
-        flipped = not torch.allclose(target["boxes"], torch.from_numpy(picture.boxes) * side / 96)
+        image = read_coco(sets / "coco", "train2017", masks=True).images[epoch % 6]
+        pixels, target = training_view(image, views, True, 0, epoch, epoch % 6)
+        side = pixels.shape[1]
+        assert pixels.shape == (3, side, side) and side in (48, 120, 180) and pixels.dtype == torch.uint8
+        flipped = not torch.allclose(target["boxes"], torch.from_numpy(image.boxes) * side / 96)
         seen.add((side, flipped))
         for bounds, mask in zip(target["boxes"], target["masks"], strict=True):
             columns, rows = mask.any(0).nonzero().flatten(), mask.any(1).nonzero().flatten()
             tight = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
             assert (bounds - tight).abs().max() <= 2.5 * max(1, side / 96)  # edges of polygons
-        again = training_view(picture, views, True, 0, epoch, epoch % 6)
-        assert torch.equal(image, again[0]) and torch.equal(target["masks"], again[1]["masks"])
+        again = training_view(image, views, True, 0, epoch, epoch % 6)
+        assert torch.equal(pixels, again[0]) and torch.equal(target["masks"], again[1]["masks"])
     assert len(seen) >= 4
 
 

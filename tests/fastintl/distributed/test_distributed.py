@@ -31,7 +31,7 @@ def build(with_target):
     return model
 
 
-def pictures():
+def images():
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(BATCH, 3, s, s, generator=generator) for s in SIZES]
 
@@ -41,7 +41,7 @@ def one_step(share, axis, with_target):
     model = build(with_target)
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     parallel = data_parallel(model, World(0, world_size, 0, torch.device("cpu")))
-    online, target = parallel([view[share] for view in pictures()])
+    online, target = parallel([view[share] for view in images()])
     loss = INTLLoss(axis=axis)(*gather_embeddings(online, target))
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -207,7 +207,7 @@ main()
 @pytest.mark.parametrize(
     ("error", "status", "last_line"),
     [
-        ("UserError('too many bad pictures')", 2, "error: too many bad pictures"),
+        ("UserError('too many bad images')", 2, "error: too many bad images"),
         ("ValueError('a bug')", 1, "ValueError: a bug"),
         ("SystemExit(75)", 75, ""),
     ],
@@ -225,7 +225,7 @@ def count_reductions(views):
     model = build(with_target=True)
     norms = sum(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in model.encoder.modules())
     with torch.profiler.profile() as profile:
-        model(pictures()[:1] * views)[0].square().sum().backward()
+        model(images()[:1] * views)[0].square().sum().backward()
     return norms, sum(event.name == "gloo:all_reduce" for event in profile.events())
 
 
@@ -246,7 +246,7 @@ def compressed():
     for compress in ("none", "fp16", "bf16"):
         model = build(with_target=False)
         parallel = data_parallel(model, World(0, 2, 0, torch.device("cpu")), compress)
-        online, _ = parallel([view[share] for view in pictures()])
+        online, _ = parallel([view[share] for view in images()])
         online.square().sum().backward()
         found[compress] = torch.cat([p.grad.flatten() for p in model.parameters()])
     return found

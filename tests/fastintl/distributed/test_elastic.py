@@ -10,10 +10,10 @@ from tests.elastic import free_port, signal_worker, start_agent, wait_for_steps
 from tests.helpers.training import assert_identical, last_state, saved_step
 
 
-def test_two_agents_that_lose_a_worker_end_with_the_same_weights(finished_by_two, pictures, tmp_path):
+def test_two_agents_that_lose_a_worker_end_with_the_same_weights(finished_by_two, images, tmp_path):
     port = free_port()
     logs = [tmp_path / f"agent{i}.log" for i in range(2)]
-    agents = [start_agent(i, tmp_path, pictures, port, logs[i], train__save_minutes=1e-6) for i in range(2)]
+    agents = [start_agent(i, tmp_path, images, port, logs[i], train__save_minutes=1e-6) for i in range(2)]
     wait_for_steps(tmp_path, 3, agents[0])
     signal_worker(agents[1], signal.SIGKILL)
     wait_for_steps(tmp_path, 3, agents[0])

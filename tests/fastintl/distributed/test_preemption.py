@@ -14,8 +14,8 @@ from tests.helpers.processes import wait_for
 from tests.helpers.training import assert_identical, command, last_state, saved_step, start, train
 
 
-def test_a_signal_saves_and_asks_for_another_start(finished, pictures, tmp_path):
-    process = start(command(tmp_path, pictures, train__save_minutes=1e-6), tmp_path / "output.txt")
+def test_a_signal_saves_and_asks_for_another_start(finished, images, tmp_path):
+    process = start(command(tmp_path, images, train__save_minutes=1e-6), tmp_path / "output.txt")
     wait_for(lambda: saved_step(tmp_path) >= 3, process)
     process.send_signal(signal.SIGTERM)
     output = tmp_path / "output.txt"
@@ -23,7 +23,7 @@ def test_a_signal_saves_and_asks_for_another_start(finished, pictures, tmp_path)
     assert f"stopped by a signal at step {saved_step(tmp_path)}" in output.read_text()
     assert "Traceback" not in output.read_text()
     assert saved_step(tmp_path) < 24
-    assert train(tmp_path, pictures).returncode == 0
+    assert train(tmp_path, images).returncode == 0
     assert_identical(last_state(finished), last_state(tmp_path))
 
 

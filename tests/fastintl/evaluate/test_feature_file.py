@@ -1,4 +1,4 @@
-"""Stored features: every sample once at any world size and after any interruption, of one backbone and one data set."""
+"""Stored features: every sample once at any world size and after any interruption, of one backbone and one dataset."""
 
 import json
 import os
@@ -46,12 +46,12 @@ def write_as_rank(run, data, folder):
 
 
 @pytest.fixture(scope="module")
-def alone(run, pictures, tmp_path_factory):
-    return write(run, pictures / "val", tmp_path_factory.mktemp("alone") / "features")
+def alone(run, images, tmp_path_factory):
+    return write(run, images / "val", tmp_path_factory.mktemp("alone") / "features")
 
 
-def test_features_are_those_of_the_run_s_own_evaluation(alone, run, pictures):
-    loader = make_loader(pictures / "val", CenterCrop(24, 24), 15, threads=1)
+def test_features_are_those_of_the_run_s_own_evaluation(alone, run, images):
+    loader = make_loader(images / "val", CenterCrop(24, 24), 15, threads=1)
     expected = extract(open_subject(run).network, loader, torch.device("cpu"))
     loader.close()
     np.testing.assert_allclose(alone.features, expected.features.numpy(), rtol=1e-5, atol=1e-6)
@@ -59,15 +59,15 @@ def test_features_are_those_of_the_run_s_own_evaluation(alone, run, pictures):
     assert alone.meta["arch"] == "resnet8" and alone.meta["count"] == 15 and len(alone.meta["sha256"]) == 64
 
 
-def test_two_ranks_write_what_one_writes(alone, run, pictures, tmp_path):
-    for features, ids in run_ranks(write_as_rank, run, pictures / "val", tmp_path / "features"):
+def test_two_ranks_write_what_one_writes(alone, run, images, tmp_path):
+    for features, ids in run_ranks(write_as_rank, run, images / "val", tmp_path / "features"):
         np.testing.assert_allclose(features, alone.features, rtol=1e-5, atol=1e-6)
         assert ids == list(range(15))
 
 
-def test_what_is_done_is_not_done_again(alone, run, pictures, tmp_path):
+def test_what_is_done_is_not_done_again(alone, run, images, tmp_path):
     folder = tmp_path / "features"
-    write(run, pictures / "val", folder)
+    write(run, images / "val", folder)
     done, features = np.load(folder / "done.npy"), np.load(folder / "features.npy")
     done[[2, 3, 11]] = False
     features[[2, 3, 11]], features[5] = 0, 7
@@ -75,21 +75,21 @@ def test_what_is_done_is_not_done_again(alone, run, pictures, tmp_path):
     np.save(folder / "features.npy", features)
     with pytest.raises(UserError, match="3 features are missing"):
         load_features(folder)
-    again = write(run, pictures / "val", folder, batch_size=2)
+    again = write(run, images / "val", folder, batch_size=2)
     assert (again.features[5] == 7).all()
     rest = np.arange(15) != 5
     np.testing.assert_allclose(again.features[rest], alone.features[rest], rtol=1e-5, atol=1e-6)
 
 
-def test_a_killed_process_goes_on(alone, run, pictures, tmp_path):
-    """Slowed down after each picture and killed by SIGKILL; what it marked as done by then is there."""
+def test_a_killed_process_goes_on(alone, run, images, tmp_path):
+    """Slowed down after each image and killed by SIGKILL; what it marked as done by then is there."""
     folder = tmp_path / "features"
     slow = (
         "import sys, time; from fastintl.evaluate import feature_file, features; from tools import features as tool;"
         "feature_file._FLUSH_SECONDS = 0; old = feature_file._Marks.add;"
         "feature_file._Marks.add = lambda *a: (old(*a), time.sleep(0.5)); tool.main(sys.argv[1:])"
     )
-    words = [run, "--data", pictures / "val", "--out", folder, "--batch-size", 1, "--source", "folder"]
+    words = [run, "--data", images / "val", "--out", folder, "--batch-size", 1, "--source", "folder"]
     words += ["--device", "cpu"]
     process = subprocess.Popen([sys.executable, "-c", slow, *map(str, words)], cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
@@ -105,13 +105,13 @@ def test_a_killed_process_goes_on(alone, run, pictures, tmp_path):
     np.testing.assert_allclose(load_features(folder).features, alone.features, rtol=1e-5, atol=1e-6)
 
 
-def test_flip_average_is_the_mean_of_both_sides(run, pictures, tmp_path):
-    loader = make_loader(pictures / "val", CenterCrop(24, 24), 15, threads=1)
+def test_flip_average_is_the_mean_of_both_sides(run, images, tmp_path):
+    loader = make_loader(images / "val", CenterCrop(24, 24), 15, threads=1)
     views = next(iter(loader)).views[0]
     network = open_subject(run).network
     with torch.no_grad():
         expected = (network(views) + network(views.flip(3))) / 2
-    stored = write(run, pictures / "val", tmp_path / "features", flip_average=True)
+    stored = write(run, images / "val", tmp_path / "features", flip_average=True)
     np.testing.assert_allclose(stored.features, expected.numpy(), rtol=1e-5, atol=1e-6)
 
 
@@ -119,17 +119,17 @@ def test_flip_average_is_the_mean_of_both_sides(run, pictures, tmp_path):
     "change, says",
     [
         ({"flip_average": True}, "another flip_average"),
-        ({"data": "train"}, "another count, pictures_sha256"),
+        ({"data": "train"}, "another count, images_sha256"),
         ({"target": True}, "another target"),
     ],
 )
-def test_features_of_something_else_are_refused(alone, run, pictures, tmp_path, change, says):
+def test_features_of_something_else_are_refused(alone, run, images, tmp_path, change, says):
     folder = tmp_path / "features"
-    write(run, pictures / "val", folder)
+    write(run, images / "val", folder)
     with pytest.raises(UserError, match=says.replace("another", "of another")):
         features_of(
             open_subject(run, target=change.get("target", False)),
-            pictures / change.get("data", "val"),
+            images / change.get("data", "val"),
             folder,
             ALONE,
             Reading("folder", 7, 1),
@@ -149,7 +149,7 @@ def accuracy_as_rank(train, val):
     return compare(load_features(train), load_features(val), [1, 5], world)
 
 
-def test_two_ranks_classify_every_query_once(run, pictures, tmp_path):
-    train, val = (write(run, pictures / split, tmp_path / split) for split in ("train", "val"))
+def test_two_ranks_classify_every_query_once(run, images, tmp_path):
+    train, val = (write(run, images / split, tmp_path / split) for split in ("train", "val"))
     expected = compare(train, val, [1, 5], ALONE)
     assert run_ranks(accuracy_as_rank, tmp_path / "train", tmp_path / "val") == [expected, expected]

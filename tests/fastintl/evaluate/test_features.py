@@ -28,8 +28,8 @@ def on_a_rank(path: str):
 
 
 @pytest.fixture(scope="module")
-def alone(pictures):
-    return extract_share(str(pictures / "val"), 0, 1)
+def alone(images):
+    return extract_share(str(images / "val"), 0, 1)
 
 
 def test_every_sample_once_and_in_order(alone):
@@ -39,22 +39,22 @@ def test_every_sample_once_and_in_order(alone):
     assert labels.tolist() == [i // 5 for i in range(15)]
 
 
-def test_features_are_those_of_a_plain_forward(pictures, alone):
-    batches = make_loader(pictures / "val", CenterCrop(24, 20), 15)
+def test_features_are_those_of_a_plain_forward(images, alone):
+    batches = make_loader(images / "val", CenterCrop(24, 20), 15)
     views = next(iter(batches)).views[0]
     with torch.no_grad():
         expected = network().eval()(views).flatten(1)
     torch.testing.assert_close(alone[0], expected)
 
 
-def test_two_ranks_give_what_one_gives(pictures, alone):
-    for rank in run_ranks(on_a_rank, str(pictures / "val")):
+def test_two_ranks_give_what_one_gives(images, alone):
+    for rank in run_ranks(on_a_rank, str(images / "val")):
         for mine, theirs in zip(rank, alone, strict=True):
             torch.testing.assert_close(mine, theirs)
 
 
-def test_the_network_is_left_as_it_was(pictures):
+def test_the_network_is_left_as_it_was(images):
     net = network()
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    extract(net, make_loader(pictures / "val", CenterCrop(24, 20), 7), CPU)
+    extract(net, make_loader(images / "val", CenterCrop(24, 20), 7), CPU)
     assert net.training and all(torch.equal(value, before[key]) for key, value in net.state_dict().items())

@@ -1,4 +1,4 @@
-"""Which pictures keep their labels: percentages, lists of names, and what is wrong with a list."""
+"""Which images keep their labels: percentages, lists of names, and what is wrong with a list."""
 
 import hashlib
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_a_percentage_is_the_same_of_every_class_and_a_function_of_the_seed():
     assert np.array_equal(subset.balanced(LABELS, 100), np.arange(200))
 
 
-def test_every_class_keeps_a_picture():
+def test_every_class_keeps_an_image():
     assert np.bincount(LABELS[subset.balanced(LABELS, 0.1)]).tolist() == [1] * 4
 
 
@@ -38,19 +38,19 @@ def test_a_percentage_out_of_range_is_refused(percent):
         subset.balanced(LABELS, percent)
 
 
-def test_a_list_names_pictures_with_or_without_their_folder(tmp_path):
+def test_a_list_names_images_with_or_without_their_folder(tmp_path):
     path = write(tmp_path, "n00000001_3.JPEG", "", "n00000000/n00000000_7.JPEG", "n00000001_3.JPEG")
     assert subset.listed(NAMES, path).tolist() == [7, 53]
     assert subset.listed([name.rpartition("/")[2] for name in NAMES], write(tmp_path, "n00000003_0.JPEG")) == [150]
 
 
-def test_names_that_no_picture_has_are_counted_and_one_is_shown(tmp_path):
-    with pytest.raises(UserError, match=r"2 of 3 names that no picture .* n9_1.JPEG"):
+def test_names_that_no_image_has_are_counted_and_one_is_shown(tmp_path):
+    with pytest.raises(UserError, match=r"2 of 3 names that no image .* n9_1.JPEG"):
         subset.listed(NAMES, write(tmp_path, "n9_1.JPEG", "n00000001_3.JPEG", "n9_2.JPEG"))
 
 
-def test_names_of_several_pictures_are_refused(tmp_path):
-    with pytest.raises(UserError, match="several pictures"):
+def test_names_of_several_images_are_refused(tmp_path):
+    with pytest.raises(UserError, match="several images"):
         subset.listed(["a/1.jpg", "b/1.jpg"], write(tmp_path, "1.jpg"))
 
 

@@ -119,7 +119,7 @@ def test_a_folder_in_training_is_refused_to_a_second_process(tmp_path, monkeypat
     lock_run(tmp_path).close()
 
 
-def test_training_on_a_disk_that_fills_up_keeps_the_older_checkpoints_and_says_so(pictures, tmp_path):
+def test_training_on_a_disk_that_fills_up_keeps_the_older_checkpoints_and_says_so(images, tmp_path):
     """On a real file system that holds two checkpoints of 3.8 MB and a half: the third and the last save fail."""
     in_namespace = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
     disk, kept = tmp_path / "disk", tmp_path / "kept"
@@ -128,7 +128,7 @@ def test_training_on_a_disk_that_fills_up_keeps_the_older_checkpoints_and_says_s
     if subprocess.run([*in_namespace, mount], capture_output=True).returncode:
         pytest.skip("no file systems may be mounted here")
     script = f'{mount}; "$@"; status=$?; cp -r {disk} {kept}; exit $status'  # the disk is gone with the command
-    arguments = command(disk, pictures, eval__every=0)
+    arguments = command(disk, images, eval__every=0)
     result = subprocess.run(
         [*in_namespace, script, "sh", *arguments],
         env=environment(),

@@ -26,11 +26,11 @@ def home(tmp_path) -> dict[str, str]:
     return own | {"HOME": str(tmp_path / "home"), "NETRC": str(tmp_path / "home" / "netrc")}
 
 
-def test_without_login_a_run_on_a_terminal_asks_nothing_and_warns_once(pictures, tmp_path, home):
+def test_without_login_a_run_on_a_terminal_asks_nothing_and_warns_once(images, tmp_path, home):
     terminal, theirs = pty.openpty()
     changes = {"log__wandb": "online", "train__max_steps": 6, "eval__every": 0}
     process = subprocess.Popen(
-        command(tmp_path, pictures, **changes), env=home, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs
+        command(tmp_path, images, **changes), env=home, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
     shown = b""
@@ -72,10 +72,10 @@ def test_a_server_that_never_answers_holds_up_nothing(tmp_path, home):
     assert run.stderr.count("wandb mirrors nothing from here on") == 1
 
 
-def test_a_run_resumes_under_the_same_id(pictures, tmp_path):
+def test_a_run_resumes_under_the_same_id(images, tmp_path):
     folder = tmp_path / "run" / "wandb"
     for steps in (6, 12):
-        assert train(tmp_path, pictures, log__wandb="offline", train__max_steps=steps, eval__every=0).returncode == 0
+        assert train(tmp_path, images, log__wandb="offline", train__max_steps=steps, eval__every=0).returncode == 0
     written = [path.name.split("-")[-1] for path in folder.glob("offline-run-*")]
     assert written == [last_state(tmp_path)["wandb_id"]] * 2
 

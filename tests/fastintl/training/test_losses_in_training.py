@@ -121,13 +121,13 @@ def test_every_step_draws_anew_and_the_same_step_the_same():
     assert first != second and training_step(**CW_RGP)(views(), 0) == first
 
 
-def test_stopped_and_resumed_cw_rgp_ends_with_the_same_weights(pictures, tmp_path):
+def test_stopped_and_resumed_cw_rgp_ends_with_the_same_weights(images, tmp_path):
     keys = {key.replace(".", "__"): value for key, value in CW_RGP.items()}
     keys |= {"model__ema": "false", "eval__every": 0, "optim__lr": 0.1, "train__epochs": 2}
-    whole = train(tmp_path / "whole", pictures, **keys)
+    whole = train(tmp_path / "whole", images, **keys)
     assert whole.returncode == 0, whole.stderr
-    assert train(tmp_path / "stopped", pictures, train__max_steps=7, **keys).returncode == 0
-    assert train(tmp_path / "stopped", pictures, data__threads=2, **keys).returncode == 0
+    assert train(tmp_path / "stopped", images, train__max_steps=7, **keys).returncode == 0
+    assert train(tmp_path / "stopped", images, data__threads=2, **keys).returncode == 0
     assert_identical(last_state(tmp_path / "whole"), last_state(tmp_path / "stopped"))
 
 

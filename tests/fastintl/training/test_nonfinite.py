@@ -122,10 +122,10 @@ def test_statistics_are_over_the_finite_values():
     }  # fmt: skip
 
 
-def test_a_run_that_breaks_names_step_and_pictures_and_keeps_its_checkpoint(pictures, tmp_path):
+def test_a_run_that_breaks_names_step_and_images_and_keeps_its_checkpoint(images, tmp_path):
     # Such a learning rate is harmless in the warm-up's first steps, where it is small.
     changes = {"optim__lr": 1e12, "eval__every": 0, "log__every": 5, "train__save_minutes": 1e-6}
-    result = training.train(tmp_path, pictures, 2, **changes)
+    result = training.train(tmp_path, images, 2, **changes)
     (sentence,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert result.returncode != 0
     record = json.loads((tmp_path / "run" / "nonfinite.json").read_text())

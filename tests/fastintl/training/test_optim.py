@@ -52,7 +52,7 @@ def test_cosine_by_epoch_falls_to_zero_in_steps_of_an_epoch():
 @pytest.mark.parametrize("epochs", [20, 40, 60])
 def test_steps_are_torchs_multistep_after_a_warmup_that_ends_within_an_epoch(epochs):
     words = ("optim.name=adam", "optim.lr=3e-3", "optim.schedule=step", "optim.warmup_steps=5", "train.batch_size=512")
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=3e-3)  # adam's rate is absolute: 512 pictures change nothing
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=3e-3)  # adam's rate is absolute: 512 images change nothing
     theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[epochs - 50, epochs - 25], gamma=0.2)
     expected = []
     for _ in range(epochs):

@@ -102,7 +102,7 @@ def test_it_is_due_on_the_log_steps_at_or_after_its_multiples():
 
 def collapsed(kind: str) -> torch.Tensor:
     healthy = torch.randn(1, 64, 128, generator=torch.Generator().manual_seed(0))
-    if kind == "one point":  # every picture has the same embedding, but for noise
+    if kind == "one point":  # every image has the same embedding, but for noise
         return healthy[:, :1] + 1e-3 * healthy
     return healthy[:, :, :3] @ healthy[:, :3]  # three directions
 

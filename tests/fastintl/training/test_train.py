@@ -57,8 +57,8 @@ def test_the_learning_rate_and_the_loss_are_those_of_the_recipe(finished):
     assert lr[24] == pytest.approx(0.001 * base)
 
 
-def test_two_runs_of_one_seed_end_with_identical_weights_whatever_is_evaluated(finished, pictures, tmp_path):
-    result = train(tmp_path, pictures, data__threads=2, eval__every=1, eval__probes="[linear,quick]")
+def test_two_runs_of_one_seed_end_with_identical_weights_whatever_is_evaluated(finished, images, tmp_path):
+    result = train(tmp_path, images, data__threads=2, eval__every=1, eval__probes="[linear,quick]")
     assert result.returncode == 0, result.stderr
     assert_identical(last_state(finished), last_state(tmp_path))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -73,22 +73,22 @@ def test_two_runs_of_one_seed_end_with_identical_weights_whatever_is_evaluated(f
     assert "Linear classifier" in page and "L-BFGS classifier" in page
 
 
-def test_a_finished_run_started_again_changes_nothing(finished, pictures):
+def test_a_finished_run_started_again_changes_nothing(finished, images):
     before = last_state(finished)
-    result = train(finished, pictures, eval__baselines="true")
+    result = train(finished, images, eval__baselines="true")
     assert result.returncode == 0 and "24 steps" in result.stdout
     assert_identical(before, last_state(finished))
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_killed_at_random_steps_it_ends_with_the_same_weights(finished, finished_by_two, pictures, tmp_path, ranks):
+def test_killed_at_random_steps_it_ends_with_the_same_weights(finished, finished_by_two, images, tmp_path, ranks):
     rng = random.Random(ranks)
-    arguments = command(tmp_path, pictures, ranks, train__save_minutes=1e-6, train__max_steps=24)
+    arguments = command(tmp_path, images, ranks, train__save_minutes=1e-6, train__max_steps=24)
     for step in sorted(rng.sample(range(2, 14), 2)):  # early, so that the kill never comes after the end
         process = start(arguments, tmp_path / "output.txt")
         wait_for(lambda step=step: saved_step(tmp_path) >= step, process)
         kill(process)
-    result = train(tmp_path, pictures, ranks)
+    result = train(tmp_path, images, ranks)
     assert result.returncode == 0, result.stderr
     assert "resumed at step" in result.stderr
     assert_identical(last_state(finished if ranks == 1 else finished_by_two), last_state(tmp_path))
@@ -98,7 +98,7 @@ def test_killed_at_random_steps_it_ends_with_the_same_weights(finished, finished
     assert not list((tmp_path / "run").rglob("*.writing"))
 
 
-def test_two_ranks_train_like_one_and_resume_as_one(pictures, tmp_path):
+def test_two_ranks_train_like_one_and_resume_as_one(images, tmp_path):
     """To the tolerance of summation; a low learning rate, since a high one amplifies a rounding from step to step.
 
     And the first seed under which no value lies so close to zero that its rounding opens or closes a ReLU; which one
@@ -107,7 +107,7 @@ def test_two_ranks_train_like_one_and_resume_as_one(pictures, tmp_path):
 
     def run(seed: int, folder: str, ranks: int, **changes) -> dict:
         out = tmp_path / f"{seed}" / folder
-        assert train(out, pictures, ranks, optim__lr=0.005, eval__every=0, seed=seed, **changes).returncode == 0
+        assert train(out, images, ranks, optim__lr=0.005, eval__every=0, seed=seed, **changes).returncode == 0
         return last_state(out)
 
     one, seed = next(
@@ -119,9 +119,9 @@ def test_two_ranks_train_like_one_and_resume_as_one(pictures, tmp_path):
     assert_close(one, run(seed, "mixed", 1), 1e-4)
 
 
-def test_the_backbone_loads_into_torchvision(pictures, tmp_path):
+def test_the_backbone_loads_into_torchvision(images, tmp_path):
     result = train(
-        tmp_path, pictures, model__arch="resnet18", model__stem="imagenet", train__max_steps=1, eval__every=0
+        tmp_path, images, model__arch="resnet18", model__stem="imagenet", train__max_steps=1, eval__every=0
     )
     assert result.returncode == 0, result.stderr
     weights = torch.load(tmp_path / "run" / "backbone.pt", weights_only=True)
@@ -138,8 +138,8 @@ def test_the_backbone_loads_into_torchvision(pictures, tmp_path):
         {"eval__bank": 20, "train__keep_every": 1},
     ],
 )
-def test_settings_that_a_cpu_can_show(pictures, tmp_path, changes):
-    result = train(tmp_path, pictures, **{"train__max_steps": 6, **changes})
+def test_settings_that_a_cpu_can_show(images, tmp_path, changes):
+    result = train(tmp_path, images, **{"train__max_steps": 6, **changes})
     assert result.returncode == 0, result.stderr
     state = last_state(tmp_path)
     assert all(value.isfinite().all() for value in state["model"].values())
@@ -151,10 +151,10 @@ def test_settings_that_a_cpu_can_show(pictures, tmp_path, changes):
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
-def test_a_compiled_run_trains_like_an_eager_one(pictures, tmp_path):
+def test_a_compiled_run_trains_like_an_eager_one(images, tmp_path):
     states = []
     for compile in ("on", "off"):
-        result = train(tmp_path / compile, pictures, train__compile=compile, train__max_steps=2)
+        result = train(tmp_path / compile, images, train__compile=compile, train__max_steps=2)
         assert result.returncode == 0, result.stderr
         states.append(last_state(tmp_path / compile))
     compiled, eager = states
@@ -173,72 +173,72 @@ def refused(result: subprocess.CompletedProcess, *words: str) -> None:
     assert all(word in sentences[0] for word in words), sentences[0]
 
 
-def test_another_recipe_in_the_same_folder_is_refused(finished, pictures):
-    result = train(finished, pictures, optim__lr=0.25, crops__hue=0.2)
+def test_another_recipe_in_the_same_folder_is_refused(finished, images):
+    result = train(finished, images, optim__lr=0.25, crops__hue=0.2)
     refused(result, "optim.lr", "crops.hue", "name=")
 
 
-def test_other_pictures_in_the_same_folder_are_refused(finished, pictures):
-    result = train(finished, None, data__train=pictures / "val")
-    refused(result, "48 pictures, and these are 15", "not the same data set")
+def test_other_images_in_the_same_folder_are_refused(finished, images):
+    result = train(finished, None, data__train=images / "val")
+    refused(result, "48 images, and these are 15", "not the same dataset")
 
 
-def test_a_run_goes_on_with_the_pictures_that_it_began_with(finished, pictures, tmp_path):
-    held_out = {"data__val": pictures / "val"}
-    assert train(tmp_path, pictures, train__max_steps=7).returncode == 0
-    renamed = shutil.copytree(pictures / "train", tmp_path / "renamed")
+def test_a_run_goes_on_with_the_images_that_it_began_with(finished, images, tmp_path):
+    held_out = {"data__val": images / "val"}
+    assert train(tmp_path, images, train__max_steps=7).returncode == 0
+    renamed = shutil.copytree(images / "train", tmp_path / "renamed")
     (renamed / "class0" / "00.jpg").rename(renamed / "class0" / "other.jpg")
     result = train(tmp_path, None, 2, data__train=renamed, **held_out)  # the ranks end together
     assert result.returncode != 0 and result.stderr.count("error: ") == 1
-    assert "holds a run on pictures of other names: they are not the same data set" in result.stderr
-    convert(class_tree(pictures / "train"), tmp_path / "moved.beton")
+    assert "holds a run on images of other names: they are not the same dataset" in result.stderr
+    convert(class_tree(images / "train"), tmp_path / "moved.beton")
     result = train(tmp_path, None, data__train=tmp_path / "moved.beton", **held_out)
     assert result.returncode == 0 and "warning" not in result.stderr, result.stderr
     assert_identical(last_state(finished), last_state(tmp_path))
 
 
-def test_a_checkpoint_of_an_older_version_is_named(finished, pictures, tmp_path):
+def test_a_checkpoint_of_an_older_version_is_named(finished, images, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     path = max((tmp_path / "run" / "checkpoints").glob("step_*.pt"))
     state = torch.load(path, weights_only=True)
     del state["pictures"]
     torch.save(state, path)
-    refused(train(tmp_path, pictures), "older version, without pictures", "name=")
+    refused(train(tmp_path, images), "older version, without images", "name=")
 
 
-def test_a_truncated_checkpoint_is_named(pictures, tmp_path):
-    assert train(tmp_path, pictures, train__max_steps=12, eval__every=0).returncode == 0
+def test_a_truncated_checkpoint_is_named(images, tmp_path):
+    assert train(tmp_path, images, train__max_steps=12, eval__every=0).returncode == 0
     newest = max((tmp_path / "run" / "checkpoints").glob("step_*.pt"))
     newest.write_bytes(newest.read_bytes()[:5000])
-    refused(train(tmp_path, pictures), newest.name, "damaged", "step_00000006.pt")
+    refused(train(tmp_path, images), newest.name, "damaged", "step_00000006.pt")
 
 
-def test_bad_input_is_named(pictures, tmp_path):
+def test_bad_input_is_named(images, tmp_path):
     text = tmp_path / "text.beton"
     text.write_text("not a beton file, only text that is long enough to hold a header")
     (tmp_path / "unreadable" / "class").mkdir(parents=True)
     for i in range(8):
-        (tmp_path / "unreadable" / "class" / f"{i}.jpg").write_bytes(b"no picture")
+        (tmp_path / "unreadable" / "class" / f"{i}.jpg").write_bytes(b"no image")
     out = tmp_path / "out"
     refused(train(out, None, data__train=text), "text.beton", "not a .beton file")
     refused(train(out, None, data__train=tmp_path / "missing.beton"), "data.train", "missing.beton")
     refused(train(out, None, data__train=tmp_path / "unreadable"), "cannot be decoded", "unreadable")
     refused(train(out, tmp_path / "nowhere"), "data.root", "write_ffcv.py")
-    refused(train(out, pictures, optim__weight_decy=0), "optim.weight_decy", "optim.weight_decay")
-    refused(train(out, pictures, train__batch_size=100), "48 pictures")
-    refused(train(out, pictures, train__precision="fp16"), "train.precision")
+    refused(train(out, images, optim__weight_decy=0), "optim.weight_decy", "optim.weight_decay")
+    refused(train(out, images, train__batch_size=100), "48 images")
+    refused(train(out, images, train__precision="fp16"), "train.precision")
 
 
-def test_a_truncated_beton_is_named(pictures, tmp_path):
-    convert(class_tree(pictures / "train"), tmp_path / "x.beton")
+def test_a_truncated_beton_is_named(images, tmp_path):
+    convert(class_tree(images / "train"), tmp_path / "x.beton")
     (tmp_path / "x.beton").write_bytes((tmp_path / "x.beton").read_bytes()[:-100])
     refused(train(tmp_path / "out", None, data__train=tmp_path / "x.beton"), "x.beton", "truncated")
 
 
-def test_a_batch_that_the_ranks_cannot_share_is_named(pictures, tmp_path):
-    result = train(tmp_path, pictures, 2, train__batch_size=9)
+def test_a_batch_that_the_ranks_cannot_share_is_named(images, tmp_path):
+    result = train(tmp_path, images, 2, train__batch_size=9)
     assert result.returncode != 0
-    assert "error: a batch of 9 pictures cannot be shared evenly by 2 ranks" in result.stderr
+    assert "error: a batch of 9 images cannot be shared evenly by 2 ranks" in result.stderr
 
 
 def test_print_config_and_help_answer_without_torch():

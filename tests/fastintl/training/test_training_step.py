@@ -48,7 +48,7 @@ def training_step(device="cpu", **changes):
     return TrainingStep(config, World(0, 1, 0, torch.device(device)), epoch_steps=10)
 
 
-def pictures(device, memory_format, views=2):
+def images(device, memory_format, views=2):
     generator = torch.Generator().manual_seed(1)
     made = [torch.randn(BATCH, 3, SIZE, SIZE, generator=generator) for _ in range(views)]
     return [view.to(device, memory_format=memory_format) for view in made]
@@ -73,9 +73,9 @@ def loss_and_gradients(step, views):
 def test_the_fast_step_has_the_loss_and_gradients_of_eager_float32(device, precision, compiled, graphs):
     plain = training_step()
     plain.model.to(memory_format=torch.contiguous_format)
-    expected_loss, expected = loss_and_gradients(plain, pictures("cpu", torch.contiguous_format))
+    expected_loss, expected = loss_and_gradients(plain, images("cpu", torch.contiguous_format))
     fast = training_step(device, train__precision=precision, train__compile=compiled, train__cuda_graphs=graphs)
-    loss, gradients = loss_and_gradients(fast, pictures(device, torch.channels_last))
+    loss, gradients = loss_and_gradients(fast, images(device, torch.channels_last))
     roundoff = ROUNDOFF[precision]
     assert loss == pytest.approx(expected_loss, rel=max(roundoff, 1e-6))
     assert gradients.keys() == expected.keys()
@@ -93,7 +93,7 @@ def test_the_fast_step_has_the_loss_and_gradients_of_eager_float32(device, preci
 @pytest.mark.parametrize("compiled, graphs", [("off", "off"), ("on", "off"), ("on", "on")])
 def test_no_step_waits_for_the_gpu(precision, compiled, graphs):
     step = training_step("cuda", train__precision=precision, train__compile=compiled, train__cuda_graphs=graphs)
-    views = pictures("cuda", torch.channels_last)
+    views = images("cuda", torch.channels_last)
     for i in range(4):  # compiles, picks algorithms, records graphs
         step(views, i)
     torch.cuda.set_sync_debug_mode("error")
@@ -107,7 +107,7 @@ def test_no_step_waits_for_the_gpu(precision, compiled, graphs):
 def test_a_step_needs_no_run_and_moves_encoder_and_target():
     step = training_step()
     before = {name: p.detach().clone() for name, p in step.model.named_parameters()}
-    views = pictures("cpu", torch.channels_last, views=3)
+    views = images("cpu", torch.channels_last, views=3)
     first = step(views, 0)
     assert first.shape == () and not first.requires_grad
     online, target = step.embeddings
@@ -121,7 +121,7 @@ def test_a_step_needs_no_run_and_moves_encoder_and_target():
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "lars"])
 def test_a_step_taken_up_again_goes_on_bit_for_bit(optimizer):
     step, again = (training_step(optim__name=optimizer, seed=seed) for seed in (0, 1))
-    views = pictures("cpu", torch.channels_last, views=3)
+    views = images("cpu", torch.channels_last, views=3)
     for number in range(3):
         if number == 2:
             again.load_state_dict(copy.deepcopy(step.state_dict()))

@@ -14,7 +14,7 @@ from loaders.beton.writer import PAGE_SIZE, BetonWriter
 from loaders.errors import UserError
 
 
-def picture(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
+def draw_image(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
     """Smooth, and of little colour, so that a JPEG of it is nearly the same."""
     rng = np.random.default_rng(seed)
     coarse = (rng.integers(30, 200, (4, 4, 1)) + rng.integers(0, 40, (4, 4, 3))).astype(np.uint8)
@@ -31,29 +31,29 @@ def decoded(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(bytes(data))).convert("RGB"))
 
 
-def write(path, pictures, skip=(), **texts):
-    """Writes ``(bytes, height, width, mode)`` pictures with labels 100, 101, …"""
+def write(path, images, skip=(), **texts):
+    """Writes ``(bytes, height, width, mode)`` images with labels 100, 101, …"""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    writer = BetonWriter(descriptor, len(pictures))
-    for i, item in enumerate(pictures):
+    writer = BetonWriter(descriptor, len(images))
+    for i, item in enumerate(images):
         writer.skip() if i in skip else writer.add(*item)
-    names = texts.get("names", [f"p/{i}.jpg" for i in range(len(pictures))])
-    writer.finish(np.arange(len(pictures)) + 100, names, texts.get("classes", ["p"]), texts.get("source", ""))
+    names = texts.get("names", [f"p/{i}.jpg" for i in range(len(images))])
+    writer.finish(np.arange(len(images)) + 100, names, texts.get("classes", ["p"]), texts.get("source", ""))
     os.close(descriptor)
     return path
 
 
 @pytest.fixture
 def mixed(tmp_path):
-    """Every way a picture can be stored, all of one size, one skipped; the file and the pictures in it."""
+    """Every way an image can be stored, all of one size, one skipped; the file and the images in it."""
     stored = [
-        (jpeg(picture(0)), JPEG),
-        (jpeg(picture(1), mode="L"), JPEG),
-        (picture(2), RAW),
+        (jpeg(draw_image(0)), JPEG),
+        (jpeg(draw_image(1), mode="L"), JPEG),
+        (draw_image(2), RAW),
         (b"", JPEG),
-        (jpeg(picture(4), progressive=True), JPEG),
-        (jpeg(picture(5), subsampling=0), JPEG),
-        (picture(6), RAW),
+        (jpeg(draw_image(4), progressive=True), JPEG),
+        (jpeg(draw_image(5), subsampling=0), JPEG),
+        (draw_image(6), RAW),
     ]
     path = write(tmp_path / "mixed.beton", [(data, 40, 48, mode) for data, mode in stored], skip=[3])
     kept = [stored[i] for i in (0, 1, 2, 4, 5, 6)]
@@ -115,23 +115,23 @@ def test_reads_files_of_ffcv_writer(tmp_path, workers):
     writer = pytest.importorskip("ffcv.writer")
     from ffcv.fields import BytesField, FloatField, IntField, RGBImageField
 
-    pictures = [picture(i, 20 + i, 30 + 2 * i) for i in range(12)]
+    images = [draw_image(i, 20 + i, 30 + 2 * i) for i in range(12)]
 
-    class Pictures:
+    class Images:
         def __len__(self):
-            return len(pictures)
+            return len(images)
 
         def __getitem__(self, i):
-            return i / 2, np.frombuffer(b"x" * (i + 1), np.uint8), pictures[i], i * 7
+            return i / 2, np.frombuffer(b"x" * (i + 1), np.uint8), images[i], i * 7
 
     path = tmp_path / "theirs.beton"
     image = RGBImageField(write_mode="proportion", compress_probability=0.5)
     fields = {"weight": FloatField(), "note": BytesField(), "image": image, "label": IntField()}
-    writer.DatasetWriter(str(path), fields, num_workers=workers).from_indexed_dataset(Pictures(), chunksize=4)
+    writer.DatasetWriter(str(path), fields, num_workers=workers).from_indexed_dataset(Images(), chunksize=4)
     file = BetonFile(path)
     assert file.labels.tolist() == [7 * i for i in range(12)]
     assert list(file.names) == [""] * 12 and file.classes == [] and file.source == ""
-    for i, pixels in enumerate(pictures):
+    for i, pixels in enumerate(images):
         assert (file.heights[i], file.widths[i]) == pixels.shape[:2]
         if file.modes[i] == RAW:
             assert file.read(i).tobytes() == pixels.tobytes()
@@ -142,15 +142,15 @@ def test_reads_files_of_ffcv_writer(tmp_path, workers):
 def test_texts_of_any_kind_survive(tmp_path):
     names = ["a b/ü\n\t\\.jpg", os.fsdecode(b"\xff\xfe.jpg"), ""]
     classes = ["gnu, wildebeest", "雪"]
-    pictures = [(jpeg(picture(i)), 40, 48, JPEG) for i in range(3)]
-    path = write(tmp_path / "a.beton", pictures, names=names, classes=classes, source="f" * 64)
+    images = [(jpeg(draw_image(i)), 40, 48, JPEG) for i in range(3)]
+    path = write(tmp_path / "a.beton", images, names=names, classes=classes, source="f" * 64)
     file = BetonFile(path)
     assert list(file.names) == names and file.classes == classes and file.source == "f" * 64
 
 
-def test_a_picture_bigger_than_a_page_grows_the_page(tmp_path):
+def test_an_image_bigger_than_a_page_grows_the_page(tmp_path):
     big = np.random.default_rng(0).integers(0, 256, (1700, 1700, 3), np.uint8)  # 8.7 MB
-    small = (picture(1), 40, 48, RAW)
+    small = (draw_image(1), 40, 48, RAW)
     path = write(tmp_path / "big.beton", [small, (big, 1700, 1700, RAW), small])
     file = BetonFile(path)
     header = np.fromfile(path, HEADER, 1)[0]
@@ -160,7 +160,7 @@ def test_a_picture_bigger_than_a_page_grows_the_page(tmp_path):
     assert file.read(1).tobytes() == big.tobytes() and file.read(2).tobytes() == small[0].tobytes()
 
 
-def test_no_picture_straddles_a_page(tmp_path):
+def test_no_image_straddles_a_page(tmp_path):
     pixels = np.zeros((1000, 1000, 3), np.uint8)  # 3 MB: two in a page of 8 MiB
     path = write(tmp_path / "a.beton", [(pixels, 1000, 1000, RAW)] * 5)
     file = BetonFile(path)
@@ -216,7 +216,7 @@ def test_each_wrong_file_gets_its_sentence(mixed, tmp_path):
     assert "does not exist" in sentence(tmp_path / "none.beton")
     assert "cannot be read" in sentence(tmp_path)
     text = tmp_path / "text.beton"
-    text.write_text("These are not pictures.\n" * 100)
+    text.write_text("These are not images.\n" * 100)
     assert "not a .beton file" in sentence(text)
     text.write_text("short")
     assert "not a .beton file" in sentence(text)
@@ -233,5 +233,5 @@ def test_each_wrong_file_gets_its_sentence(mixed, tmp_path):
 
 def test_empty_file_of_ffcv_is_refused(tmp_path):
     path = write(tmp_path / "none.beton", [(b"", 1, 1, JPEG)], skip=[0])
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         BetonFile(path)

@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 
 from loaders.beton.convert import convert
-from loaders.beton.encoding import Storage, encode_picture
+from loaders.beton.encoding import Storage, encode_image
 from loaders.beton.file import BetonFile
 from loaders.datasets.folder import class_tree
 from loaders.datasets.split import Split
 from loaders.errors import UserError
-from tests.helpers.pictures import UNREADABLE, same_files
+from tests.helpers.images import UNREADABLE, same_files
 
 
-def test_every_picture_is_stored_in_order_with_its_name_and_label(mixed_folder, converted):
+def test_every_image_is_stored_in_order_with_its_name_and_label(mixed_folder, converted):
     split = class_tree(mixed_folder)
     file = BetonFile(converted / "p.beton")
     good = [i for i, name in enumerate(split.names) if name not in UNREADABLE]
@@ -28,14 +28,14 @@ def test_every_picture_is_stored_in_order_with_its_name_and_label(mixed_folder, 
     assert file.classes == ["a", "b", "c"]
     for i, index in enumerate(good):
         data = (mixed_folder / split.names[index]).read_bytes()
-        stored = encode_picture(data, Storage())
+        stored = encode_image(data, Storage())
         assert file.read(i).tobytes() == stored.data and (stored.data == data) == (data[:2] == b"\xff\xd8")
         assert (file.heights[i], file.widths[i], file.modes[i]) == (stored.height, stored.width, stored.mode)
 
 
 def test_report_and_quarantine_list(mixed_folder, tmp_path):
     report = convert(class_tree(mixed_folder), tmp_path / "new" / "p.beton")
-    assert (report.pictures, report.skipped, report.resumed, report.finished_before) == (117, 3, 0, False)
+    assert (report.images, report.skipped, report.resumed, report.finished_before) == (117, 3, 0, False)
     assert report.bytes == (tmp_path / "new" / "p.beton").stat().st_size and report.seconds > 0
     lines = dict(line.split("\t") for line in Path(report.quarantine).read_text().splitlines())
     assert set(lines) == set(UNREADABLE)
@@ -60,11 +60,11 @@ def test_a_finished_file_is_kept_and_never_overwritten(mixed_folder, converted, 
     convert(class_tree(mixed_folder), target)
     before = written(target)
     report = convert(class_tree(mixed_folder), target)
-    assert report.finished_before and (report.pictures, report.skipped) == (117, 3)
+    assert report.finished_before and (report.images, report.skipped) == (117, 3)
     (tmp_path / "p.beton.journal").write_bytes(b"killed just before its removal")
     convert(class_tree(mixed_folder), target)
     assert written(target) == before and same_files(tmp_path, converted)
-    with pytest.raises(UserError, match="other pictures or options; remove it"):
+    with pytest.raises(UserError, match="other images or options; remove it"):
         convert(class_tree(mixed_folder), target, Storage(longest_side=50))
     assert written(target) == before
     target.write_text("my notes")
@@ -73,12 +73,12 @@ def test_a_finished_file_is_kept_and_never_overwritten(mixed_folder, converted, 
     assert target.read_text() == "my notes"
 
 
-def test_no_readable_picture(tmp_path):
+def test_no_readable_image(tmp_path):
     (tmp_path / "in" / "a").mkdir(parents=True)
     for i in range(3):
         (tmp_path / "in" / "a" / f"{i}.JPEG").write_text("words")
     target = tmp_path / "out" / "p.beton"
-    with pytest.raises(UserError, match="none of the 3 pictures can be read; .*quarantine.txt"):
+    with pytest.raises(UserError, match="none of the 3 images can be read; .*quarantine.txt"):
         convert(class_tree(tmp_path / "in"), target)
     assert [path.name for path in target.parent.iterdir()] == ["p.quarantine.txt"]
     assert len((target.parent / "p.quarantine.txt").read_text().splitlines()) == 3
@@ -100,7 +100,7 @@ def test_unreadable_files_are_listed_and_a_failing_disk_stops(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "in" / "a" / "good.png")
     (tmp_path / "in" / "a" / "link.png").symlink_to("nowhere.png")
     report = convert(class_tree(tmp_path / "in"), tmp_path / "p.beton")
-    assert report.pictures == 1
+    assert report.images == 1
     assert Path(report.quarantine).read_text() == ("a/link.png\tcannot be read: a link to a file that does not exist\n")
     split = class_tree(tmp_path / "in")
     (tmp_path / "in" / "a" / "good.png").unlink()
@@ -132,16 +132,16 @@ def test_ffcv_reads_a_converted_folder(converted):
     images, labels = zip(*[(image.copy(), label.clone()) for image, label in batches], strict=True)
     assert np.concatenate(labels).ravel().tolist() == file.labels.tolist()
     for i, got in enumerate(np.concatenate(images)):
-        picture = Image.open(io.BytesIO(file.read(i).tobytes())).convert("RGB")
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        crop = picture.crop((left, top, left + side, top + side)).resize((16, 16), Image.Resampling.BOX)
+        image = Image.open(io.BytesIO(file.read(i).tobytes())).convert("RGB")
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        crop = image.crop((left, top, left + side, top + side)).resize((16, 16), Image.Resampling.BOX)
         assert np.corrcoef(got.ravel(), np.asarray(crop).ravel())[0, 1] > 0.9
 
 
 def test_the_look_ahead_is_bounded(tmp_path):
-    """Encoded pictures do not pile up in memory where writing is slower than reading."""
-    pictures, ahead = 600, []
+    """Encoded images do not pile up in memory where writing is slower than reading."""
+    images, ahead = 600, []
     noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
     partial = tmp_path / "p.beton.partial"
 
@@ -150,7 +150,7 @@ def test_the_look_ahead_is_bounded(tmp_path):
         ahead.append(index - written)
         return noise
 
-    names = [f"{i}" for i in range(pictures)]
-    split = Split(names, np.zeros(pictures, np.int64), ["x"], load, "noise", raw=True)
+    names = [f"{i}" for i in range(images)]
+    split = Split(names, np.zeros(images, np.int64), ["x"], load, "noise", raw=True)
     convert(split, tmp_path / "p.beton", threads=2)
-    assert len(ahead) == pictures and max(ahead) < 64
+    assert len(ahead) == images and max(ahead) < 64

@@ -16,11 +16,11 @@ from loaders.beton.convert import convert
 from loaders.beton.encoding import Storage
 from loaders.datasets.folder import class_tree
 from loaders.errors import UserError
-from tests.helpers.pictures import same_files
+from tests.helpers.images import same_files
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
-# Converts a folder slowly, and makes every picture last at once; the size of its files can be limited.
+# Converts a folder slowly, and makes every image last at once; the size of its files can be limited.
 CHILD = """
 import resource, signal, sys, time
 from dataclasses import replace
@@ -57,9 +57,9 @@ def committed(folder: Path) -> int:
     return max(0, journal.stat().st_size - 64) // 24 if journal.exists() else 0
 
 
-def kill_after(process: subprocess.Popen, folder: Path, pictures: int) -> None:
+def kill_after(process: subprocess.Popen, folder: Path, images: int) -> None:
     deadline = time.monotonic() + 60
-    while committed(folder) < pictures and process.poll() is None and time.monotonic() < deadline:
+    while committed(folder) < images and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     assert process.poll() is None, process.communicate()
     process.kill()
@@ -68,15 +68,15 @@ def kill_after(process: subprocess.Popen, folder: Path, pictures: int) -> None:
 
 def test_killed_again_and_again_it_ends_with_the_same_bytes(mixed_folder, converted, tmp_path):
     target = tmp_path / "p.beton"
-    for pictures in (1, 15 + random.randrange(10), 50, 90):
-        kill_after(start(mixed_folder, target, seconds=0.02), tmp_path, pictures)
+    for images in (1, 15 + random.randrange(10), 50, 90):
+        kill_after(start(mixed_folder, target, seconds=0.02), tmp_path, images)
         assert not target.exists()
     found = committed(tmp_path)
     assert found >= 90
     process = start(mixed_folder, target)
     output, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert f"resumed={found}" in output and f"holds {found} of 120 pictures; going on" in errors
+    assert f"resumed={found}" in output and f"holds {found} of 120 images; going on" in errors
     assert same_files(tmp_path, converted)
 
 
@@ -105,11 +105,11 @@ def test_torn_or_missing_leftovers_do_not_matter(mixed_folder, converted, tmp_pa
     assert 0 < torn("cut", lambda f: os.truncate(f / "p.beton.partial", (8 << 20) + 60_000)) < 60
     assert torn("zeros", lambda f: os.truncate(f / "p.beton.journal", 64 + 24 * 100)) < 100
     assert torn("unlisted", lambda f: os.truncate(f / "p.quarantine.txt", 5)) < 40
-    assert torn("no partial", lambda f: (f / "p.beton.partial").unlink()) <= 1  # a bad first picture needs none
+    assert torn("no partial", lambda f: (f / "p.beton.partial").unlink()) <= 1  # a bad first image needs none
     assert torn("no journal", lambda f: (f / "p.beton.journal").unlink()) == 0
 
 
-def test_other_pictures_or_options_start_over(mixed_folder, tmp_path, capsys):
+def test_other_images_or_options_start_over(mixed_folder, tmp_path, capsys):
     target = interrupted(mixed_folder, tmp_path)
     report = convert(class_tree(mixed_folder), target, Storage(quality=50))
     assert report.resumed == 0 and "starting over" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Data sets of picture files, from tiny copies of their public layouts, and what is said when a part is missing."""
+"""Datasets of image files, from tiny copies of their public layouts, and what is said when a part is missing."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_folders_that_are_none(tmp_path):
         open_dataset("folder", tmp_path / "bare")
     with pytest.raises(UserError, match="neither val/ nor test/"):
         open_dataset("folder", tree(tmp_path / "half", "train/a/1.jpg"))
-    with pytest.raises(UserError, match="one picture"):
+    with pytest.raises(UserError, match="one image"):
         open_dataset("folder", tree(tmp_path / "one", "a/1.jpg"))
 
 
@@ -206,11 +206,11 @@ def test_default_roots(monkeypatch, tmp_path):
     assert default_root("imagenet") == tmp_path / "imagenet"
     with pytest.raises(UserError, match=str(tmp_path / "stl10")):
         open_dataset("stl10")
-    with pytest.raises(UserError, match="no data set named imagnet; known: imagenet, "):
+    with pytest.raises(UserError, match="no dataset named imagnet; known: imagenet, "):
         open_dataset("imagnet")
 
 
-def test_fingerprints_change_with_the_pictures(tmp_path):
+def test_fingerprints_change_with_the_images(tmp_path):
     root = tree(tmp_path, "a/1.jpg", "b/1.jpg")
     first = class_tree(root).fingerprint
     assert class_tree(root).fingerprint == first

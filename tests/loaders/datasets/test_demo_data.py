@@ -1,11 +1,11 @@
-"""The demo's pictures: the same from one seed, and of a class that pixel values do not give away."""
+"""The demo's images: the same from one seed, and of a class that pixel values do not give away."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from loaders.datasets.demo import CLASSES, PATTERNS, SIDE, demo_splits, draw_picture
+from loaders.datasets.demo import CLASSES, PATTERNS, SIDE, demo_splits, draw_image
 
 
 def drawn(part: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -14,7 +14,7 @@ def drawn(part: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return *drawn("train", 1800), *drawn("val", 600)
 
 
@@ -26,11 +26,11 @@ def test_sizes_and_classes():
         assert len(split) == len(set(split.names)) == count and split.classes == list(CLASSES)
         assert (np.bincount(split.labels) == count // 12).all()
         assert all(CLASSES[label] in name for name, label in zip(split.names, split.labels, strict=True))
-    picture = splits["val"].load(0)
-    assert picture.shape == (SIDE, SIDE, 3) and picture.dtype == np.uint8
+    image = splits["val"].load(0)
+    assert image.shape == (SIDE, SIDE, 3) and image.dtype == np.uint8
 
 
-def test_pictures_are_a_function_of_seed_part_and_index():
+def test_images_are_a_function_of_seed_part_and_index():
     first, _ = drawn("train", 24)
     again = demo_splits(0)["train"]
     assert all(np.array_equal(again.load(i), first[i]) for i in reversed(range(24)))
@@ -40,9 +40,9 @@ def test_pictures_are_a_function_of_seed_part_and_index():
     assert demo_splits(0)["train"].fingerprint != demo_splits(1)["train"].fingerprint
 
 
-def test_pixels_do_not_give_the_class_away(pictures):
+def test_pixels_do_not_give_the_class_away(images):
     neighbors = pytest.importorskip("sklearn.neighbors")
-    train, train_labels, val, val_labels = pictures
+    train, train_labels, val, val_labels = images
 
     def accuracy(features) -> float:
         model = neighbors.KNeighborsClassifier(5).fit(features(train), train_labels)
@@ -54,8 +54,8 @@ def test_pixels_do_not_give_the_class_away(pictures):
     assert accuracy(lambda x: x.reshape(len(x), -1, 3).mean(1)) < 0.16
 
 
-def test_brightness_and_contrast_are_alike_in_all_classes(pictures):
-    train, labels, _, _ = pictures
+def test_brightness_and_contrast_are_alike_in_all_classes(images):
+    train, labels, _, _ = images
     grey = train.mean(axis=3)
     means = np.array([grey[labels == label].mean() for label in range(12)])
     spreads = np.array([grey[labels == label].std(axis=(1, 2)).mean() for label in range(12)])
@@ -65,10 +65,10 @@ def test_brightness_and_contrast_are_alike_in_all_classes(pictures):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_crop_shows_the_pattern(name):
-    """No sixteenth of a picture is flat: the grey values of each vary more than its noise does."""
+    """No sixteenth of an image is flat: the grey values of each vary more than its noise does."""
     rng = np.random.default_rng(0)
     for _ in range(20):
-        grey = draw_picture(CLASSES.index(name), rng).astype(float).mean(axis=2)
+        grey = draw_image(CLASSES.index(name), rng).astype(float).mean(axis=2)
         quarters = grey.reshape(4, SIDE // 4, 4, SIDE // 4).std(axis=(1, 3))
         assert np.median(quarters) > 12 and quarters.min() > 2
 

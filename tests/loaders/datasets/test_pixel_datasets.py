@@ -133,15 +133,15 @@ def stl10(tmp_path):
 
 
 def test_stl10(stl10, tmp_path):
-    root, pictures = stl10
+    root, images = stl10
     splits = open_dataset("stl10", root)
     assert list(splits) == ["train", "train_labelled", "val"]
     assert splits["train"].labels.tolist() == [9, 8, 7, -1, -1, -1, -1]
     assert splits["train_labelled"].labels.tolist() == [9, 8, 7] and splits["val"].labels.tolist() == [9, 8]
     report = convert(splits["train"], tmp_path / "stl10_train.beton")
-    assert report.pictures == 7 and len(report.empty_classes) == 7
+    assert report.images == 7 and len(report.empty_classes) == 7
     file = BetonFile(report.file)
-    for i, pixels in enumerate([*pictures["train"], *pictures["unlabeled"]]):
+    for i, pixels in enumerate([*images["train"], *images["unlabeled"]]):
         assert np.array_equal(file.read(i).reshape(96, 96, 3), pixels)
     assert file.labels.tolist() == [9, 8, 7, -1, -1, -1, -1] and file.classes[2] == "thing2"
 

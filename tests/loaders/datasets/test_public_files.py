@@ -1,4 +1,4 @@
-"""Data sets read straight from their public files, those files' checksums, and how they are fetched."""
+"""Datasets read straight from their public files, those files' checksums, and how they are fetched."""
 
 import functools
 import hashlib
@@ -21,7 +21,7 @@ from loaders.datasets.checksums import PublicFiles, check_file, public_files, ve
 from loaders.datasets.download import download
 from loaders.datasets.reference import Reference
 from loaders.planning.data_facts import data_facts
-from loaders.sources import open_pictures
+from loaders.sources import open_images
 from tests.helpers.public_layouts import write_cifar10, write_stl10, write_tiny_imagenet
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,7 +38,7 @@ def test_words_that_refer_to_splits(monkeypatch):
     assert Reference.parse("cifar10:val@/a/b@c") == Reference("cifar10", "val", Path("/a/b@c"))
     assert Reference.parse("tiny-imagenet:train") == Reference("tiny-imagenet", "train", Path("/sets/tiny-imagenet"))
     assert str(Reference("stl10", "train", Path("x"))) == "stl10:train@x"
-    for other in ("cifar10", "cifar11:train@x", "C:\\pictures", "cifar10:@x", "a/cifar10:train@x"):
+    for other in ("cifar10", "cifar11:train@x", "C:\\images", "cifar10:@x", "a/cifar10:train@x"):
         assert Reference.parse(other) is None
 
 
@@ -58,10 +58,10 @@ def test_a_split_gives_the_crops_of_its_conversion(tmp_path, source):
 
 
 def test_stl10_with_and_without_labels(tmp_path):
-    pictures = write_stl10(tmp_path)
-    train, labelled = (open_pictures(f"stl10:{split}@{tmp_path}") for split in ("train", "train_labelled"))
+    images = write_stl10(tmp_path)
+    train, labelled = (open_images(f"stl10:{split}@{tmp_path}") for split in ("train", "train_labelled"))
     assert train.labels.tolist() == [9, 8, 7, -1, -1, -1, -1] and labelled.labels.tolist() == [9, 8, 7]
-    assert np.array_equal(train.decode(5).numpy(), pictures["unlabeled"][2])
+    assert np.array_equal(train.decode(5).numpy(), images["unlabeled"][2])
     assert train.decoded_bytes == 7 * 96 * 96 * 3
 
 
@@ -73,8 +73,8 @@ def test_tiny_imagenet_val_has_its_labels(tmp_path):
 
 def test_facts_of_pixels(tmp_path):
     write_cifar10(tmp_path)
-    facts = data_facts(open_pictures(f"cifar10:train@{tmp_path}"))
-    assert (facts.pictures, facts.classes, facts.mean_size, facts.jpegs) == (20, 10, (32, 32), 0)
+    facts = data_facts(open_images(f"cifar10:train@{tmp_path}"))
+    assert (facts.images, facts.classes, facts.mean_size, facts.jpegs) == (20, 10, (32, 32), 0)
     assert facts.decoded == 20 * 3072
 
 

@@ -27,13 +27,13 @@ RECIPE = MultiCrop(
 
 def decoded(count: int = 28, seed: int = 0) -> DecodedBatch:
     rng = np.random.default_rng(seed)
-    pictures = []
+    images = []
     for i in range(count):
         height, width = SIZES[i % len(SIZES)]
         coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((width, height))
         pixels = np.asarray(coarse) + rng.normal(0, 10, (height, width, 3))
-        pictures.append(torch.from_numpy(np.clip(pixels, 0, 255).astype(np.uint8)))
-    return packed(pictures, np.arange(count), np.arange(count) + 1000)
+        images.append(torch.from_numpy(np.clip(pixels, 0, 255).astype(np.uint8)))
+    return packed(images, np.arange(count), np.arange(count) + 1000)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -46,8 +46,8 @@ def test_every_crop_agrees_with_the_reference(threads):
     for view, spec in enumerate(RECIPE.views):
         assert views[view].shape == (28, 3, spec.size, spec.size) and views[view].dtype == torch.float32
         assert views[view].is_contiguous(memory_format=torch.channels_last)
-        for i, picture in enumerate(batch.pictures):
-            expected = reference.crop(picture.numpy(), draws[i, view], spec.size, RECIPE.mean, RECIPE.std)
+        for i, image in enumerate(batch.images):
+            expected = reference.crop(image.numpy(), draws[i, view], spec.size, RECIPE.mean, RECIPE.std)
             error = np.abs(views[view][i].permute(1, 2, 0).numpy() - expected) * levels
             # A level next to the solarising threshold may fall on either side of it.
             error = np.sort(error.reshape(-1))[: -max(3, error.size // 200)]
@@ -60,11 +60,11 @@ def test_threads_do_not_change_a_bit():
     assert all(torch.equal(a, b) for a, b in zip(one, many, strict=True))
 
 
-def test_an_untouched_crop_is_the_normalised_picture():
+def test_an_untouched_crop_is_the_normalised_image():
     recipe = MultiCrop((CropSpec(64, (1, 1), (1, 1), flip=0, jitter=0, grayscale=0, blur=0, solarize=0),))
     batch = decoded(count=4, seed=1)
-    view = CpuMultiCrop(recipe, 1)(batch, 0, 0)[0][3]  # picture 3 is 64 x 64
-    expected = Normalize(recipe.mean, recipe.std)(ToTensor()(batch.pictures[3].numpy()))
+    view = CpuMultiCrop(recipe, 1)(batch, 0, 0)[0][3]  # image 3 is 64 x 64
+    expected = Normalize(recipe.mean, recipe.std)(ToTensor()(batch.images[3].numpy()))
     torch.testing.assert_close(view, expected, atol=1e-5, rtol=0)
 
 
@@ -77,9 +77,9 @@ def test_a_probes_crop_is_torchvisions_resized_crop_of_the_drawn_box(least_area)
     areas = boxes[:, 2] * boxes[:, 3] / (batch.heights * batch.widths)
     wide = np.maximum(batch.heights / batch.widths, batch.widths / batch.heights) > 2  # no crop of 60 % fits its ratio
     assert (areas[~wide].min() > 0.55) == (least_area == 0.6)  # sides are whole pixels
-    for view, picture, row in zip(views, batch.pictures, boxes, strict=True):
+    for view, image, row in zip(views, batch.images, boxes, strict=True):
         top, left, height, width = row[:4].astype(int).tolist()
-        image = Image.fromarray(picture.numpy())
+        image = Image.fromarray(image.numpy())
         pixels = resized_crop(image, top, left, height, width, [24, 24], InterpolationMode.BICUBIC)
         expected = Normalize(recipe.mean, recipe.std)(ToTensor()(hflip(pixels) if row[FLIP] else pixels))
         error = (view - expected).abs() * 255 * torch.tensor(recipe.std)[:, None, None]
@@ -93,7 +93,7 @@ def test_centre_crop_is_torchvisions(resize, size):
     assert len(views) == 1 and views[0].is_contiguous(memory_format=torch.channels_last)
     steps = [Resize(resize, InterpolationMode.BILINEAR, antialias=True), VisionCenterCrop(size), ToTensor()]
     vision = Compose([*steps, Normalize(CenterCrop().mean, CenterCrop().std)])
-    for view, picture in zip(views[0], batch.pictures, strict=True):
-        difference = (view - vision(Image.fromarray(picture.numpy()))).abs()
+    for view, image in zip(views[0], batch.images, strict=True):
+        difference = (view - vision(Image.fromarray(image.numpy()))).abs()
         error = difference * 255 * torch.tensor(CenterCrop().std)[:, None, None]
         assert error.max() < 1.01 and error.mean() < 0.5

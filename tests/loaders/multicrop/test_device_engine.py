@@ -41,7 +41,7 @@ TARGETS = [
 ]
 
 
-def picture(i: int, height: int, width: int) -> torch.Tensor:
+def image(i: int, height: int, width: int) -> torch.Tensor:
     rng = np.random.default_rng(i)
     coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((width, height))
     pixels = np.asarray(coarse) + rng.normal(0, 10, (height, width, 3))
@@ -50,15 +50,15 @@ def picture(i: int, height: int, width: int) -> torch.Tensor:
 
 def batch_of(samples: range | list[int]) -> DecodedBatch:
     ids = np.array(samples)
-    return packed([picture(i, *SIZES[i % len(SIZES)]) for i in samples], ids, ids + 1000)
+    return packed([image(i, *SIZES[i % len(SIZES)]) for i in samples], ids, ids + 1000)
 
 
 def padded(batch: DecodedBatch, planar: bool) -> DecodedBatch:
-    """The same pictures, each in the corner of a box of noise; in planes of a channel each if ``planar``."""
+    """The same images, each in the corner of a box of noise; in planes of a channel each if ``planar``."""
     tall, wide = int(batch.heights.max()) + 2, int(batch.widths.max()) + 3
     shape = (3, tall, wide) if planar else (tall, wide, 3)
     boxes = np.random.default_rng(0).integers(0, 256, (len(batch.ids), *shape), dtype=np.uint8)
-    for box, pixels in zip(boxes, batch.pictures, strict=True):
+    for box, pixels in zip(boxes, batch.images, strict=True):
         height, width, _ = pixels.shape
         (box.transpose(1, 2, 0) if planar else box)[:height, :width] = pixels.numpy()
     return replace(
@@ -106,7 +106,7 @@ def test_every_crop_agrees_with_the_reference(views):
     for view, spec in enumerate(RECIPE.views):
         assert views[view].shape == (len(SAMPLES), 3, spec.size, spec.size) and views[view].dtype == torch.float32
         assert views[view].is_contiguous(memory_format=torch.channels_last)
-        for i, pixels in enumerate(batch.pictures):
+        for i, pixels in enumerate(batch.images):
             expected = reference.crop(pixels.numpy(), draws[i, view], spec.size, RECIPE.mean, RECIPE.std)
             agree(views[view][i], torch.from_numpy(expected).permute(2, 0, 1))
 
@@ -149,13 +149,13 @@ def test_centre_crop_is_torchvisions(target, resize, size):
     assert view.is_contiguous(memory_format=torch.channels_last)
     steps = [Resize(resize, InterpolationMode.BILINEAR, antialias=True), VisionCenterCrop(size), ToTensor()]
     vision = Compose([*steps, Normalize(CenterCrop().mean, CenterCrop().std)])
-    for crop, pixels in zip(view.cpu(), batch.pictures, strict=True):
+    for crop, pixels in zip(view.cpu(), batch.images, strict=True):
         error = levels(crop - vision(Image.fromarray(pixels.numpy())))
         assert error.mean() < 0.5 and error.max() < 2.01
 
 
-def test_large_pictures_and_centre_crops_keep_their_precision(target):
-    """Far from the picture's corner float32 positions would be coarse, and a long row takes many blocks of taps."""
+def test_large_images_and_centre_crops_keep_their_precision(target):
+    """Far from the image's corner float32 positions would be coarse, and a long row takes many blocks of taps."""
     device, implementation = target
     row = torch.arange(20000, dtype=torch.float32) * 0.9
     pixels = (128 + 100 * torch.sin(row))[None, :, None].expand(3, -1, 3).to(torch.uint8).contiguous()

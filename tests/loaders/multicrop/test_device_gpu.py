@@ -17,13 +17,13 @@ RECIPE = MultiCrop(tuple(CropSpec(size, blur_sigma=(0.1, 3.0)) for size in (224,
 
 def decoded(count: int) -> DecodedBatch:
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for i in range(count):
         coarse = torch.from_numpy(rng.normal(128, 60, (1, 3, 12, 12)).astype(np.float32))
         size = [(375, 500), (500, 333), (96, 120), (700, 60)][i % 4]
         fine = torch.nn.functional.interpolate(coarse, size=size, mode="bicubic")[0]
-        pictures.append((fine + torch.randn(fine.shape) * 10).clamp(0, 255).byte().permute(1, 2, 0).contiguous())
-    return packed(pictures, np.arange(count), np.arange(count))
+        images.append((fine + torch.randn(fine.shape) * 10).clamp(0, 255).byte().permute(1, 2, 0).contiguous())
+    return packed(images, np.arange(count), np.arange(count))
 
 
 def assert_same_crops(views: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float = 0) -> None:
@@ -75,9 +75,9 @@ def test_batches_in_flight_do_not_disturb_each_other():
         assert all(torch.equal(a, b) for a, b in zip(views, alone, strict=True))
 
 
-def test_the_loaders_side_stream_gives_the_cpu_engines_crops(picture_beton):
+def test_the_loaders_side_stream_gives_the_cpu_engines_crops(image_beton):
     recipe = MultiCrop((CropSpec(64), CropSpec(40)))
-    loaders = [make_loader(picture_beton, recipe, 12, source="memory", device=device) for device in ("cuda", "cpu")]
+    loaders = [make_loader(image_beton, recipe, 12, source="memory", device=device) for device in ("cuda", "cpu")]
     for there, here in zip(*loaders, strict=True):
         assert np.array_equal(there.ids.cpu(), here.ids)
         assert all(view.device.type == "cuda" for view in there.views)

@@ -23,8 +23,8 @@ def test_boxes_are_distributed_as_torchvisions(height, width, scale):
     rows = table(CropSpec(224, scale=scale), height, width)
     ours = rows[:, draws.TOP : draws.WIDTH + 1].astype(np.float64)
     torch.manual_seed(0)
-    picture = torch.empty(3, height, width)
-    theirs = np.array([RandomResizedCrop.get_params(picture, scale, (3 / 4, 4 / 3)) for _ in range(COUNT)], float)
+    image = torch.empty(3, height, width)
+    theirs = np.array([RandomResizedCrop.get_params(image, scale, (3 / 4, 4 / 3)) for _ in range(COUNT)], float)
     for name, of in {
         "top": lambda box: box[:, 0],
         "left": lambda box: box[:, 1],
@@ -46,7 +46,7 @@ def test_where_no_attempt_fits_the_box_is_torchvisions_central_one(height, width
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 5000), (2, 1), (20000, 10)])
-def test_the_smallest_pictures_have_a_box(height, width):
+def test_the_smallest_images_have_a_box(height, width):
     boxes = table(CropSpec(32, scale=(0.05, 1.0)), height, width, count=500)[:, draws.TOP : draws.WIDTH + 1]
     assert (boxes[:, 2:] >= 1).all() and (boxes[:, :2] >= 0).all()
     assert (boxes[:, 0] + boxes[:, 2] <= height).all() and (boxes[:, 1] + boxes[:, 3] <= width).all()

@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from loaders.multicrop import reference
 
 
-def picture(height: int = 61, width: int = 83, seed: int = 0) -> np.ndarray:
+def noisy_image(height: int = 61, width: int = 83, seed: int = 0) -> np.ndarray:
     """Smooth colours with noise and hard edges: (H, W, 3) uint8."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
@@ -30,7 +30,7 @@ def levels(a: np.ndarray, b) -> np.ndarray:
 @pytest.mark.parametrize("source", [(61, 83), (300, 200), (17, 400), (5, 4), (1, 1)])
 @pytest.mark.parametrize("size", [32, 96])
 def test_resize_is_pillows_and_torchvisions_bicubic(source, size):
-    image = picture(*source)
+    image = noisy_image(*source)
     ours = reference.resize(image, size)
     pillow = np.asarray(Image.fromarray(image).resize((size, size), Image.BICUBIC))
     vision = F.resize(as_tensor(image), [size, size], F.InterpolationMode.BICUBIC, antialias=True)
@@ -52,7 +52,7 @@ FACTORS = (0.6, 0.93, 1.0, 1.4)
     ],
 )
 def test_jitter_operations(ours, vision, pillow, factor):
-    image = picture()
+    image = noisy_image()
     result = ours(image / 255, factor)
     exact = vision(as_tensor(image / 255), factor) * 255
     assert levels(result, exact).max() < 0.01
@@ -62,7 +62,7 @@ def test_jitter_operations(ours, vision, pillow, factor):
 
 @pytest.mark.parametrize("shift", [-0.5, -0.1, -0.03, 0.0, 0.07, 0.1, 0.5])
 def test_hue(shift):
-    image = picture()
+    image = noisy_image()
     assert levels(reference.hue(image / 255, shift), F.adjust_hue(as_tensor(image / 255), shift) * 255).max() < 0.01
 
 
@@ -73,7 +73,7 @@ def test_hue_of_grey_and_primary_colours():
 
 
 def test_grey():
-    image = picture()
+    image = noisy_image()
     ours = np.repeat(reference.grey(image / 255), 3, axis=2)
     assert levels(ours, F.rgb_to_grayscale(as_tensor(image / 255), 3) * 255).max() < 0.1
     assert levels(ours, Image.fromarray(image).convert("L").convert("RGB")).max() <= 1
@@ -81,7 +81,7 @@ def test_grey():
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 2.0])
 def test_blur(sigma):
-    image = picture()
+    image = noisy_image()
     ours = reference.blur(image / 255, sigma)
     taps = len(reference.blur_kernel(sigma))
     assert levels(ours, F.gaussian_blur(as_tensor(image / 255), [taps, taps], [sigma, sigma]) * 255).max() < 0.01
@@ -93,7 +93,7 @@ def test_blur(sigma):
 
 
 def test_solarize():
-    image = picture()
+    image = noisy_image()
     ours = reference.solarize(image / 255)
     assert levels(ours, ImageOps.solarize(Image.fromarray(image), 128)).max() < 1e-9
     assert levels(ours, F.solarize(as_tensor(image), 128)).max() < 1e-9

@@ -9,7 +9,7 @@ import pytest
 
 from loaders.beton.convert import convert
 from loaders.datasets.folder import class_tree
-from tests.helpers.pictures import write_picture
+from tests.helpers.images import write_image
 
 # A process of its own per source, forked after the imports: what it grows by are compiled code and buffers.
 MEASURE = """
@@ -19,7 +19,7 @@ import loaders.sources.beton, loaders.sources.dali
 from loaders import CropSpec, MultiCrop, make_loader
 from loaders.planning.data_facts import data_facts
 from loaders.planning.loader_memory import loader_memory
-from loaders.sources import open_pictures
+from loaders.sources import open_images
 
 def status(field):
     with open("/proc/self/status") as file:
@@ -28,7 +28,7 @@ def status(field):
 def grow(source):
     recipe, before = MultiCrop((CropSpec(128), CropSpec(128), CropSpec(96))), status("VmRSS")
     loader = make_loader(sys.argv[2], recipe, 32, source=source, threads=2)
-    announced = loader_memory(source, data_facts(open_pictures(sys.argv[2])), recipe, 32, threads=2).total
+    announced = loader_memory(source, data_facts(open_images(sys.argv[2])), recipe, 32, threads=2).total
     for _ in range(3):
         for batch in loader:
             time.sleep(0.05)  # the loader gets as far ahead as it may
@@ -43,18 +43,18 @@ for source in sys.argv[3:]:
 
 
 @pytest.fixture
-def large_pictures(tmp_path) -> Path:
+def large_images(tmp_path) -> Path:
     for i in range(96):
-        write_picture(tmp_path / "data" / "class" / f"{i}.jpg", 360 + i, 480 - i, seed=i)
+        write_image(tmp_path / "data" / "class" / f"{i}.jpg", 360 + i, 480 - i, seed=i)
     convert(class_tree(tmp_path / "data"), tmp_path / "data.beton")
     return tmp_path / "data.beton"
 
 
-def test_a_loader_stays_within_the_announced_memory_and_uses_much_of_it(large_pictures):
+def test_a_loader_stays_within_the_announced_memory_and_uses_much_of_it(large_images):
     pytest.importorskip("ffcv")
     pytest.importorskip("nvidia.dali")
     root = Path(__file__).resolve().parents[3]
-    command = [sys.executable, "-c", MEASURE, root, large_pictures, "ffcv", "dali", "memory", "folder"]
+    command = [sys.executable, "-c", MEASURE, root, large_images, "ffcv", "dali", "memory", "folder"]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     found = [json.loads(line) for line in result.stdout.splitlines()]

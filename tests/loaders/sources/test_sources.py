@@ -1,4 +1,4 @@
-"""Decoders: the same pixels from every source, whatever the pictures are."""
+"""Decoders: the same pixels from every source, whatever the images are."""
 
 import sys
 
@@ -9,41 +9,41 @@ from PIL import Image
 
 from loaders.errors import UserError
 from loaders.quarantine import Quarantine
-from loaders.sources import open_pictures
+from loaders.sources import open_images
 from loaders.sources.choice import open_source
-from loaders.sources.decode import decode_picture
+from loaders.sources.decode import decode_image
 from loaders.sources.nvjpeg import NvjpegSource
 from tests.helpers.decoding import IDS, decode_all
-from tests.helpers.pictures import png16
+from tests.helpers.images import png16
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def test_folder_decodes_what_pillow_decodes(picture_folder):
-    names = open_pictures(picture_folder).names
-    for (pictures, heights, widths, labels, ids), wanted in zip(decode_all(picture_folder, "folder"), IDS, strict=True):
+def test_folder_decodes_what_pillow_decodes(image_folder):
+    names = open_images(image_folder).names
+    for (images, heights, widths, labels, ids), wanted in zip(decode_all(image_folder, "folder"), IDS, strict=True):
         assert ids == wanted.tolist()
-        for picture, height, width, label, i in zip(pictures, heights, widths, labels, ids, strict=True):
-            pillow = np.asarray(Image.open(picture_folder / names[i]).convert("RGB"))
-            assert picture.shape == (height, width, 3) == pillow.shape
+        for image, height, width, label, i in zip(images, heights, widths, labels, ids, strict=True):
+            pillow = np.asarray(Image.open(image_folder / names[i]).convert("RGB"))
+            assert image.shape == (height, width, 3) == pillow.shape
             assert names[i].startswith(f"class{label}/")
-            assert np.abs(picture.numpy().astype(int) - pillow).max() <= 2
+            assert np.abs(image.numpy().astype(int) - pillow).max() <= 2
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
-def test_nvjpegs_source(picture_folder, device):
-    pictures = open_pictures(picture_folder)
-    source = NvjpegSource(pictures, 2, Quarantine(pictures.path, 60, 0.05), torch.device(device))
-    for batch, folder in zip(source.batches(IDS), decode_all(picture_folder, "folder"), strict=True):
+def test_nvjpegs_source(image_folder, device):
+    images = open_images(image_folder)
+    source = NvjpegSource(images, 2, Quarantine(images.path, 60, 0.05), torch.device(device))
+    for batch, folder in zip(source.batches(IDS), decode_all(image_folder, "folder"), strict=True):
         assert (batch.ids.tolist(), batch.labels.tolist()) == (folder[4], folder[3])
-        for a, b in zip(batch.pictures, folder[0], strict=True):
+        for a, b in zip(batch.images, folder[0], strict=True):
             assert a.shape == b.shape and (a.cpu().int() - b.int()).abs().float().mean() < 2
     source.close()
 
 
-@pytest.mark.parametrize("data", ["picture_folder", "picture_beton"])
+@pytest.mark.parametrize("data", ["image_folder", "image_beton"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_dali_decodes_the_same_pictures(request, data, threads):
+def test_dali_decodes_the_same_images(request, data, threads):
     pytest.importorskip("nvidia.dali")
     path = request.getfixturevalue(data)
     for dali, folder in zip(decode_all(path, "dali", threads=threads), decode_all(path, "folder"), strict=True):
@@ -53,11 +53,11 @@ def test_dali_decodes_the_same_pictures(request, data, threads):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_ffcv_decodes_the_same_pictures(picture_folder, picture_beton, threads):
+def test_ffcv_decodes_the_same_images(image_folder, image_beton, threads):
     pytest.importorskip("ffcv")
     torch_threads = torch.get_num_threads()
-    ffcv, folder = decode_all(picture_beton, "ffcv", threads=threads), decode_all(picture_folder, "folder")
-    beton_without_ffcv = decode_all(picture_beton, "folder")
+    ffcv, folder = decode_all(image_beton, "ffcv", threads=threads), decode_all(image_folder, "folder")
+    beton_without_ffcv = decode_all(image_beton, "folder")
     assert torch.get_num_threads() == torch_threads
     for batches in zip(ffcv, folder, beton_without_ffcv, strict=True):
         first, *others = batches
@@ -68,7 +68,7 @@ def test_ffcv_decodes_the_same_pictures(picture_folder, picture_beton, threads):
                 assert error.mean() < 2  # FFCV asks libjpeg for its fast, rougher transform
 
 
-@pytest.mark.parametrize("data", ["picture_folder", "picture_beton"])
+@pytest.mark.parametrize("data", ["image_folder", "image_beton"])
 def test_memory_holds_what_the_folder_source_decodes(request, data):
     path = request.getfixturevalue(data)
     for kept, decoded in zip(decode_all(path, "memory"), decode_all(path, "folder"), strict=True):
@@ -77,16 +77,16 @@ def test_memory_holds_what_the_folder_source_decodes(request, data):
 
 
 @pytest.mark.parametrize("source", ["ffcv", "folder", "memory"])
-def test_raw_pixels_come_back_exactly(picture_folder, tmp_path, source):
+def test_raw_pixels_come_back_exactly(image_folder, tmp_path, source):
     if source == "ffcv":
         pytest.importorskip("ffcv")
     from loaders.beton.convert import convert
     from loaders.beton.encoding import Storage
     from loaders.datasets.folder import class_tree
 
-    convert(class_tree(picture_folder), tmp_path / "raw.beton", Storage(raw=True))
+    convert(class_tree(image_folder), tmp_path / "raw.beton", Storage(raw=True))
     for (raw, *facts), (jpeg, *expected) in zip(
-        decode_all(tmp_path / "raw.beton", source), decode_all(picture_folder, "folder"), strict=True
+        decode_all(tmp_path / "raw.beton", source), decode_all(image_folder, "folder"), strict=True
     ):
         assert facts == expected
         assert all((a.int() - b.int()).abs().max() <= 2 for a, b in zip(raw, jpeg, strict=True))
@@ -94,21 +94,21 @@ def test_raw_pixels_come_back_exactly(picture_folder, tmp_path, source):
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
 def test_every_mode_becomes_rgb(tmp_path, mode):
-    picture = Image.effect_mandelbrot((30, 20), (-2, -1, 1, 1), 50).convert("RGB").convert(mode)
+    image = Image.effect_mandelbrot((30, 20), (-2, -1, 1, 1), 50).convert("RGB").convert(mode)
     path = tmp_path / ("x.jpg" if mode in ("L", "CMYK") else "x.png")
-    picture.save(path)
-    pixels = decode_picture(path.read_bytes())
+    image.save(path)
+    pixels = decode_image(path.read_bytes())
     assert pixels.shape == (20, 30, 3) and pixels.dtype == torch.uint8 and pixels.is_contiguous()
     expected = np.asarray(Image.open(path).convert("RGB")).astype(int)
     assert np.abs(pixels.numpy() - expected).mean() < 2
 
 
 def test_sixteen_bit_grey_keeps_its_range():
-    pixels = decode_picture(png16(64, 4))
+    pixels = decode_image(png16(64, 4))
     assert pixels.shape == (4, 64, 3) and pixels.min() == 0 and pixels.max() > 250
 
 
-def test_an_exception_in_ffcvs_thread_reaches_the_caller(picture_beton, monkeypatch):
+def test_an_exception_in_ffcvs_thread_reaches_the_caller(image_beton, monkeypatch):
     pytest.importorskip("ffcv")
     from loaders.sources import beton
 
@@ -117,34 +117,34 @@ def test_an_exception_in_ffcvs_thread_reaches_the_caller(picture_beton, monkeypa
 
     monkeypatch.setattr(beton.EpochIterator, "run_pipeline", fail)
     with pytest.raises(MemoryError, match="next batch"):
-        decode_all(picture_beton, "ffcv")
+        decode_all(image_beton, "ffcv")
 
 
-def test_places_without_pictures_are_named(tmp_path, picture_folder):
+def test_places_without_images_are_named(tmp_path, image_folder):
     (tmp_path / "empty" / "class").mkdir(parents=True)
     with pytest.raises(UserError, match="no file in any of the 1 class folders"):
-        open_pictures(tmp_path / "empty")
+        open_images(tmp_path / "empty")
     with pytest.raises(UserError, match="does not exist"):
-        open_pictures(tmp_path / "missing")
+        open_images(tmp_path / "missing")
     (tmp_path / "list.txt").write_text("x")
-    with pytest.raises(UserError, match="holds no pictures that can be read here: give a .beton file"):
-        open_pictures(tmp_path / "list.txt")
-    pictures = open_pictures(picture_folder)
-    quarantine = Quarantine(pictures.path, len(pictures), 0.1)
+    with pytest.raises(UserError, match="holds no images that can be read here: give a .beton file"):
+        open_images(tmp_path / "list.txt")
+    images = open_images(image_folder)
+    quarantine = Quarantine(images.path, len(images), 0.1)
     with pytest.raises(UserError, match="convert it with tools/write_ffcv.py"):
-        open_source(pictures, "ffcv", 1, quarantine)
+        open_source(images, "ffcv", 1, quarantine)
     with pytest.raises(UserError, match="choose one of auto, ffcv, dali, memory, folder"):
-        open_source(pictures, "webdataset", 1, quarantine)
+        open_source(images, "webdataset", 1, quarantine)
 
 
-def test_without_ffcv_a_beton_is_read_in_threads_and_this_is_said(picture_beton, monkeypatch):
+def test_without_ffcv_a_beton_is_read_in_threads_and_this_is_said(image_beton, monkeypatch):
     monkeypatch.setitem(sys.modules, "ffcv", None)  # what Python does for a package that is not there
     monkeypatch.delitem(sys.modules, "loaders.sources.beton", raising=False)
     monkeypatch.setitem(sys.modules, "ffcv.loader", None)
-    pictures = open_pictures(picture_beton)
-    quarantine = Quarantine(pictures.path, len(pictures), 0.1)
-    source, explanation = open_source(pictures, "auto", 1, quarantine)
+    images = open_images(image_beton)
+    quarantine = Quarantine(images.path, len(images), 0.1)
+    source, explanation = open_source(images, "auto", 1, quarantine)
     assert explanation.startswith("Python threads, since FFCV does not load")
     assert [batch.ids.tolist() for batch in source.batches(IDS)] == [ids.tolist() for ids in IDS]
     with pytest.raises(UserError, match="make setup"):
-        open_source(pictures, "ffcv", 1, quarantine)
+        open_source(images, "ffcv", 1, quarantine)

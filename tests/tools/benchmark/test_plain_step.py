@@ -19,6 +19,6 @@ def test_the_plain_loss_is_intl(with_target):
 def test_the_operations_of_a_step_are_those_of_its_layers():
     linear = config.load(None, [*TINY, "model.projector=[256,256,256]"])
     more = config.load(None, [*TINY, "model.projector=[256,256,256,256]"])
-    # One more layer: 16 pictures x 256 x 256 products, twice (multiply, add); the target's view forward, the other
+    # One more layer: 16 images x 256 x 256 products, twice (multiply, add); the target's view forward, the other
     # two forward and twice backward.
     assert step_flops(more) - step_flops(linear) == 2 * 16 * 256 * 256 * (1 + 2 * 3)

@@ -1,8 +1,8 @@
-"""pictures/s and MB/s of writing a folder of pictures as one .beton file, on one core and on all, beside FFCV's own
+"""images/s and MB/s of writing a folder of images as one .beton file, on one core and on all, beside FFCV's own
 writer, a loop over Pillow, and decoding alone, which bounds it. Each conversion has a process of its own; they are
-timed in turn, without start-up. Every picture must be readable: FFCV's writer waits for ever after one that is not.
+timed in turn, without start-up. Every image must be readable: FFCV's writer waits for ever after one that is not.
 
-    python tools/bench.py convert --data pictures --json convert.json
+    python tools/bench.py convert --data images --json convert.json
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tools.benchmark.commands.common import (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="folder class/picture")
+    parser.add_argument("--data", type=Path, required=True, help="folder class/image")
     add_timing_arguments(parser, rounds=3)
 
 
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     require_positive(arguments, "rounds")
     if not arguments.data.is_dir():
-        raise UserError(f"{arguments.data} is no folder: give a folder class/picture")
+        raise UserError(f"{arguments.data} is no folder: give a folder class/image")
     names = class_tree(arguments.data).names
     megabytes = sum((arguments.data / name).stat().st_size for name in names) / 1e6
     cores = len(os.sched_getaffinity(0))
@@ -42,13 +42,13 @@ def run(arguments: argparse.Namespace) -> None:
     bench.compare(arguments.data, group, arguments.rounds, note)
     found = bench.targets(group, cores)
     _print(group, found, cores, megabytes / len(names))
-    sizes = {"pictures": len(names), "megabytes": megabytes, "rounds": arguments.rounds}
+    sizes = {"images": len(names), "megabytes": megabytes, "rounds": arguments.rounds}
     contenders = as_rows("conversion", group)
     write_result(arguments, "convert", **sizes, contenders=contenders, targets=targets_as_json(found))
 
 
 def _print(group, found, cores: int, megabytes: float) -> None:
-    """``megabytes`` are those of a picture."""
+    """``megabytes`` are those of an image."""
     from rich.console import Console
     from rich.table import Table
 
@@ -56,7 +56,7 @@ def _print(group, found, cores: int, megabytes: float) -> None:
 
     console = Console(width=110, highlight=False)
     counts = sorted({1, cores})
-    table = Table("conversion", *(f"{unit} on {n}" for n in counts for unit in ("pictures/s", "MB/s")), "peak memory")
+    table = Table("conversion", *(f"{unit} on {n}" for n in counts for unit in ("images/s", "MB/s")), "peak memory")
     for name in dict.fromkeys(contender.name for contender in group):
         rows = {contender.cores: contender for contender in group if contender.name == name}
         rates = [rate(rows[n]) if n in rows else None for n in counts]

@@ -25,7 +25,7 @@ _PROJECT = Path(__file__).resolve().parents[3]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rcfg", type=Path, required=True, help="recipe")
     parser.add_argument("--gpus", type=int, default=1, help="number of GPUs, or of ranks on the CPU (default: 1)")
-    parser.add_argument("--pictures", type=int, help="trained on (default: those of the public data set)")
+    parser.add_argument("--images", type=int, help="trained on (default: those of the public dataset)")
     parser.add_argument("--step", type=Path, nargs="+", metavar="JSON", help=f"of step or train (default: {_MEASURED})")
     parser.add_argument("--step-rate", type=float, metavar="R", help="images/s of one GPU with its share of the batch")
     parser.add_argument("--loader", type=Path, metavar="JSON", help="of loader, measured on the host of the GPUs")
@@ -41,13 +41,13 @@ def run(arguments: argparse.Namespace) -> None:
     config = load(arguments.rcfg, arguments.overrides)
     batch = config.train.batch_size
     if batch % arguments.gpus:
-        raise UserError(f"a batch of {batch} pictures cannot be shared evenly by {arguments.gpus} GPUs")
-    pictures = bench.pictures_of(config, arguments.pictures)
+        raise UserError(f"a batch of {batch} images cannot be shared evenly by {arguments.gpus} GPUs")
+    images = bench.images_of(config, arguments.images)
     host = bench.host_rate(arguments.loader, read_result(arguments.loader)) if arguments.loader else None
     rates = _rates(arguments, config)
-    found = [bench.estimate(config, pictures, arguments.gpus, rate, host) for rate in rates]
+    found = [bench.estimate(config, images, arguments.gpus, rate, host) for rate in rates]
     epochs = config.train.epochs
-    print(f"{config.name}: {epochs} epochs of {pictures:,} pictures, {pictures * epochs:,} in all")
+    print(f"{config.name}: {epochs} epochs of {images:,} images, {images * epochs:,} in all")
     for rate, one in zip(rates, found, strict=True):
         print(f"\n{arguments.gpus} x {rate.machine}   ({rate.source})")
         print(f"{one.images_per_second:>12,.0f} images/s   {one.hours:,.2f} hours   {one.gpu_hours:,.2f} GPU-hours")
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"\nThat a host feeds {fastest:,.0f} images/s is not known here: give --loader, measured on that host.")
     if arguments.json:
         rows = [{**asdict(rate), **asdict(one)} for rate, one in zip(rates, found, strict=True)]
-        what = {"recipe": str(arguments.rcfg), "gpus": arguments.gpus, "pictures": pictures}
+        what = {"recipe": str(arguments.rcfg), "gpus": arguments.gpus, "images": images}
         write_json(arguments.json, {"benchmark": "estimate", **what, "rows": rows})
 
 
@@ -75,7 +75,7 @@ def _rates(arguments: argparse.Namespace, config) -> list:
         share, recipe = config.train.batch_size // arguments.gpus, arguments.rcfg
         where = ", ".join(map(str, arguments.step)) if arguments.step else _MEASURED
         raise UserError(
-            f"no step of {recipe} with {share} pictures a GPU is measured in {where}: run python tools/bench.py step "
+            f"no step of {recipe} with {share} images a GPU is measured in {where}: run python tools/bench.py step "
             f"--rcfg {recipe} train.batch_size={share} --json step_{share}.json on such a GPU and give --step "
             f"step_{share}.json, or give --step-rate"
         )

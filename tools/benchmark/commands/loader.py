@@ -1,4 +1,4 @@
-"""images/s from pictures on disk to normalised crops, for every source that can run here, beside other ways of making
+"""images/s from images on disk to normalised crops, for every source that can run here, beside other ways of making
 the same crops. Each contender has a process of its own, on one core and on all; they are timed in turn, round after
 round, without start-up and compilation, and halted meanwhile.
 
@@ -22,11 +22,11 @@ from tools.benchmark.commands.common import (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help=".beton file or folder class/picture")
+    parser.add_argument("--data", type=Path, required=True, help=".beton file or folder class/image")
     add_timing_arguments(parser)
     parser.add_argument("--rcfg", type=Path, help="recipe whose crops are made (default: INTL's for ImageNet)")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a round (default: 1.5)")
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures in a batch (default: 32)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images in a batch (default: 32)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -34,11 +34,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     from fastintl.config import load
     from fastintl.data import multi_crop
-    from loaders.sources import open_pictures
+    from loaders.sources import open_images
     from tools.benchmark import loader as bench
 
     sizes = require_positive(arguments, "rounds", "seconds", "batch_size")
-    pictures = open_pictures(arguments.data)
+    images = open_images(arguments.data)
     recipe = multi_crop(load(arguments.rcfg, []).crops)
     cores, on_gpu = len(os.sched_getaffinity(0)), torch.cuda.is_available()
     groups = bench.contenders(cores, on_gpu)
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
         bench.compare(work, groups, arguments.rounds, arguments.seconds, note)
     found = bench.targets(*groups[:2], cores)
     _print(groups, found, bench, cores)
-    sizes = {"pictures": len(pictures), "views": [spec.size for spec in recipe.views], **sizes}
+    sizes = {"images": len(images), "views": [spec.size for spec in recipe.views], **sizes}
     write_result(arguments, "loader", **sizes, contenders=bench.as_json(groups), targets=targets_as_json(found))
 
 

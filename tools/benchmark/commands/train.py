@@ -1,5 +1,5 @@
 """Training with the loader beside the same step on synthetic views, and the share of the time spent waiting for
-pictures; under torchrun on several GPUs:
+images; under torchrun on several GPUs:
 
     python tools/bench.py train --rcfg rcfgs/ep100.yaml data.root=/path/to/imagenet --json train.json
     torchrun --nproc-per-node 8 tools/bench.py train --rcfg rcfgs/ep100.yaml data.root=/path/to/imagenet

@@ -1,4 +1,4 @@
-"""The frozen probe and fine-tuning on pictures: what moves, what is counted, ranks, and what is refused."""
+"""The frozen probe and fine-tuning on images: what moves, what is counted, ranks, and what is refused."""
 
 import runpy
 import sys
@@ -20,7 +20,7 @@ from fastintl.evaluate.linear.probes import FrozenProbe, best, probe_features
 from fastintl.evaluate.linear.protocols import SMALL
 from fastintl.runs.checkpoint import Checkpoints
 from loaders import Loader, UserError
-from loaders.sources import open_pictures
+from loaders.sources import open_images
 from tests.helpers.ddp import run_ranks
 from tests.helpers.probing import ALONE, PROTOCOL, backbone, center_crops, probe, random_crops, tool, tune
 
@@ -31,25 +31,25 @@ def same_state(first, second) -> bool:
 
 
 @pytest.fixture(scope="module")
-def probed(pictures) -> FrozenProbe:
-    return probe(pictures)
+def probed(images) -> FrozenProbe:
+    return probe(images)
 
 
-def test_the_frozen_protocols_move_nothing_of_the_backbone(pictures, probed):
+def test_the_frozen_protocols_move_nothing_of_the_backbone(images, probed):
     assert same_state(backbone(), probed.network)
     start = FrozenProbe(backbone(), 128, 3, PROTOCOL, ALONE).training.heads
     assert (probed.training.heads.weight - start.weight).abs().amax((1, 2)).min() > 1e-3
-    assert same_state(backbone(), tune(pictures, frozen=True).network)
+    assert same_state(backbone(), tune(images, frozen=True).network)
 
 
-def test_fine_tuning_moves_all_of_it(pictures):
-    before, after = backbone().state_dict(), tune(pictures).network.state_dict()
+def test_fine_tuning_moves_all_of_it(images):
+    before, after = backbone().state_dict(), tune(images).network.state_dict()
     assert not any(torch.equal(before[key], after[key]) for key in before if not key.startswith("fc."))
 
 
-def test_the_frozen_probes_accuracy_is_that_of_its_weights_on_plain_features(pictures, probed):
-    plain = extract(probed.network, center_crops(pictures, ALONE), torch.device("cpu"))
-    heads, scores = probed.training.heads, probed.accuracy(center_crops(pictures, ALONE))
+def test_the_frozen_probes_accuracy_is_that_of_its_weights_on_plain_features(images, probed):
+    plain = extract(probed.network, center_crops(images, ALONE), torch.device("cpu"))
+    heads, scores = probed.training.heads, probed.accuracy(center_crops(images, ALONE))
     for weight, bias, score in zip(heads.weight, heads.bias, scores, strict=True):
         logits = plain.features.double().numpy() @ weight.double().numpy().T + bias.double().numpy()
         assert score.top1 == np.mean(logits.argmax(1) == plain.labels.numpy())
@@ -76,19 +76,19 @@ def resumed_apart(trained: FrozenProbe, loader: Loader, world: World) -> str:
         return str(refused.value)
 
 
-def test_two_ranks_end_where_one_does_and_count_each_picture_once(pictures, probed):
-    tuned, held_out = tune(pictures), center_crops(pictures, ALONE)
-    for weight, scores, state, accuracy, refused in run_ranks(on_a_rank, str(pictures)):
+def test_two_ranks_end_where_one_does_and_count_each_image_once(images, probed):
+    tuned, held_out = tune(images), center_crops(images, ALONE)
+    for weight, scores, state, accuracy, refused in run_ranks(on_a_rank, str(images)):
         assert refused.startswith("the ranks do not find the same checkpoint")
         torch.testing.assert_close(weight, probed.training.heads.weight, rtol=1e-3, atol=1e-5)
         assert scores == probed.accuracy(held_out) and accuracy == tuned.accuracy(held_out)
         torch.testing.assert_close(state, tuned.network.state_dict(), rtol=1e-2, atol=1e-4)
 
 
-def test_a_probe_within_a_training_leaves_no_trace(pictures):
+def test_a_probe_within_a_training_leaves_no_trace(images):
     network = backbone().train()
     before, state = backbone(), torch.get_rng_state()
-    loaders = center_crops(pictures, ALONE, "train"), center_crops(pictures, ALONE)
+    loaders = center_crops(images, ALONE, "train"), center_crops(images, ALONE)
     heads, scores = probe_features(network, *loaders, replace(SMALL, epochs=20), ALONE)
     assert torch.equal(torch.get_rng_state(), state)
     assert network.training and same_state(before, network)
@@ -96,9 +96,9 @@ def test_a_probe_within_a_training_leaves_no_trace(pictures):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_the_quick_probe_is_logistic_regression(pictures, classes):
+def test_the_quick_probe_is_logistic_regression(images, classes):
     """Against Newton's method in float64 on the same objective."""
-    sets = [extract(backbone().eval(), center_crops(pictures, ALONE, s), torch.device("cpu")) for s in ("train", "val")]
+    sets = [extract(backbone().eval(), center_crops(images, ALONE, s), torch.device("cpu")) for s in ("train", "val")]
     for found in sets:
         keep = found.labels < classes
         found.features, found.labels = found.features[keep, :6], found.labels[keep]
@@ -120,23 +120,23 @@ def test_the_quick_probe_is_logistic_regression(pictures, classes):
     assert logistic_probe(train, held_out, classes)["top1"] == pytest.approx(expected.double().mean().item())
 
 
-def test_a_loss_that_is_no_number_stops_the_training(pictures):
+def test_a_loss_that_is_no_number_stops_the_training(images):
     with pytest.raises(UserError, match="lower the learning rate"):
-        tune(pictures, lr_backbone=1e12, lr_classifier=1e30)
+        tune(images, lr_backbone=1e12, lr_classifier=1e30)
 
 
 # Errors
 
 
 def labelled(labels, classes="") -> SimpleNamespace:
-    """The part of a data set that labels are checked by."""
-    return SimpleNamespace(labels=np.array(labels, dtype=np.int64), classes=list(classes), path="pictures")
+    """The part of a dataset that labels are checked by."""
+    return SimpleNamespace(labels=np.array(labels, dtype=np.int64), classes=list(classes), path="images")
 
 
-def test_sets_of_other_classes_or_labels_are_refused(pictures):
+def test_sets_of_other_classes_or_labels_are_refused(images):
     train = labelled([0, 1, 2], "abc")
     assert count_classes(train, labelled([0, 2], "abc")) == count_classes(labelled([0, 1, 2]), labelled([0])) == 3
-    assert count_classes(*(open_pictures(pictures / split) for split in ("train", "val"))) == 3
+    assert count_classes(*(open_images(images / split) for split in ("train", "val"))) == 3
     for held_out, words in (
         (labelled([0], "abd"), "same classes: only one of them has c"),
         (labelled([0], "acb"), "order differs"),
@@ -159,9 +159,9 @@ def test_sets_of_other_classes_or_labels_are_refused(pictures):
     ],
 )
 def test_what_a_user_gets_wrong_is_one_sentence(
-    pictures, probe_weights, name, words, sentence, monkeypatch, capsys, tmp_path
+    images, probe_weights, name, words, sentence, monkeypatch, capsys, tmp_path
 ):
-    command = tool(name, probe_weights, pictures, *words, "--out", tmp_path)
+    command = tool(name, probe_weights, images, *words, "--out", tmp_path)
     monkeypatch.setattr(sys, "argv", command[1:])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(command[1], run_name="__main__")

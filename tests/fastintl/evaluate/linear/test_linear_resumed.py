@@ -1,4 +1,4 @@
-"""Linear classifiers and fine-tuning in their folder: kills, other settings, other pictures, another process."""
+"""Linear classifiers and fine-tuning in their folder: kills, other settings, other images, another process."""
 
 import json
 import shutil
@@ -21,16 +21,16 @@ def run(command: list[str]) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "words"), [("linear", ("--lr", 0.4, 2.0)), ("finetune", ("--percent", 100))])
-def test_killed_it_ends_with_identical_weights(pictures, probe_weights, tmp_path, name, words):
+def test_killed_it_ends_with_identical_weights(images, probe_weights, tmp_path, name, words):
     words = (*words, "--epochs", 15, "--save-minutes", 1e-6, "--out")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    result = run(tool(name, probe_weights, pictures, *words, whole, "--json", tmp_path / "whole.json"))
+    result = run(tool(name, probe_weights, images, *words, whole, "--json", tmp_path / "whole.json"))
     assert result.returncode == 0 and "top1" in result.stdout, result.stderr
     found = json.loads((tmp_path / "whole.json").read_text())
     assert found["sha256"] and found["settings"]["epochs"] == 15 and found["metrics"]["top5"] == 1
     assert len(found["details"].get("heads", ())) == (2 if name == "linear" else 0)
     process = subprocess.Popen(
-        tool(name, probe_weights, pictures, *words, killed), env=environment(), cwd=ROOT, stderr=subprocess.DEVNULL
+        tool(name, probe_weights, images, *words, killed), env=environment(), cwd=ROOT, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
     while not any(killed.glob("step_*.pt")) and time.monotonic() < deadline:
@@ -39,7 +39,7 @@ def test_killed_it_ends_with_identical_weights(pictures, probe_weights, tmp_path
     process.wait()
     reached = int(max(killed.glob("step_*.pt")).stem[5:])
     assert 0 < reached < 45, "the kill came too late"
-    assert run(tool(name, probe_weights, pictures, *words, killed)).returncode == 0
+    assert run(tool(name, probe_weights, images, *words, killed)).returncode == 0
     first, second = (torch.load(max(out.glob("step_*.pt")), weights_only=True) for out in (whole, killed))
     assert first["step"] == second["step"] == 45
     _assert_identical(first["trainee"], second["trainee"])
@@ -60,34 +60,34 @@ def _assert_identical(first, second) -> None:
         assert first == second
 
 
-def test_a_training_of_other_settings_in_the_same_folder_is_refused(pictures, tmp_path):
-    loader = random_crops(pictures, ALONE)
-    EpochLoop(probe(pictures), loader, 1, ALONE, tmp_path, {"lr": 1, "seed": 0}).fit()
+def test_a_training_of_other_settings_in_the_same_folder_is_refused(images, tmp_path):
+    loader = random_crops(images, ALONE)
+    EpochLoop(probe(images), loader, 1, ALONE, tmp_path, {"lr": 1, "seed": 0}).fit()
     with pytest.raises(UserError, match="another lr: .*--out"):
-        EpochLoop(probe(pictures), loader, 1, ALONE, tmp_path, {"lr": 2, "seed": 0})
+        EpochLoop(probe(images), loader, 1, ALONE, tmp_path, {"lr": 2, "seed": 0})
 
 
-def test_two_commands_in_one_folder_do_not_disturb_each_other(pictures, tmp_path, monkeypatch):
+def test_two_commands_in_one_folder_do_not_disturb_each_other(images, tmp_path, monkeypatch):
     monkeypatch.setattr("fastintl.runs.lock._PATIENCE_SECONDS", 0.1)
-    first = EpochLoop(probe(pictures), random_crops(pictures, ALONE), 1, ALONE, tmp_path)
+    first = EpochLoop(probe(images), random_crops(images, ALONE), 1, ALONE, tmp_path)
     (tmp_path / ".step_00000002.pt.writing").touch()
     with pytest.raises(UserError, match="is being trained by another process"):
-        EpochLoop(probe(pictures), random_crops(pictures, ALONE), 1, ALONE, tmp_path)
+        EpochLoop(probe(images), random_crops(images, ALONE), 1, ALONE, tmp_path)
     first.lock.close()
-    EpochLoop(probe(pictures), random_crops(pictures, ALONE), 1, ALONE, tmp_path)
+    EpochLoop(probe(images), random_crops(images, ALONE), 1, ALONE, tmp_path)
     assert not any(tmp_path.glob("*.writing"))  # what a killed command left
 
 
-def test_other_pictures_of_the_same_number_are_another_training(pictures, tmp_path):
+def test_other_images_of_the_same_number_are_another_training(images, tmp_path):
     moved, other = tmp_path / "moved", tmp_path / "other"
     for place in (moved, other):
-        shutil.copytree(pictures / "train", place)
+        shutil.copytree(images / "train", place)
     renamed = next(other.rglob("*.jpg"))
     renamed.rename(renamed.with_name("new.jpg"))
     here, there, changed = (
         command.identity_of({"lr": 1}, make_loader(path, random_crop_and_flip(20), 20, threads=1))
-        for path in (pictures / "train", moved, other)
+        for path in (images / "train", moved, other)
     )
     assert here == there != changed and command.run_folder("linear", here) != command.run_folder("linear", changed)
-    few = (command.identity_of({"lr": 1}, random_crops(pictures, ALONE), samples) for samples in ([0, 1], [0, 2]))
+    few = (command.identity_of({"lr": 1}, random_crops(images, ALONE), samples) for samples in ([0, 1], [0, 2]))
     assert next(few) != next(few)

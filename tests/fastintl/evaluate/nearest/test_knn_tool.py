@@ -1,4 +1,4 @@
-"""tools/knn.py from pictures and from stored features, its JSON and its row in results.md."""
+"""tools/knn.py from images and from stored features, its JSON and its row in results.md."""
 
 import hashlib
 import json
@@ -11,8 +11,8 @@ from tools import features, knn
 
 
 @pytest.fixture
-def words(finished, pictures, tmp_path):
-    places = ["--train", pictures / "train", "--val", pictures / "val", "--features", tmp_path / "cache"]
+def words(finished, images, tmp_path):
+    places = ["--train", images / "train", "--val", images / "val", "--features", tmp_path / "cache"]
     reading = ["--device", "cpu", "--source", "folder"]
     return [str(word) for word in (finished / "run", *places, *reading)]
 
@@ -38,13 +38,13 @@ def test_the_accuracy_is_scikit_learns_and_is_written_down(words, finished, tmp_
     assert result["sha256"][:12] in rows[2] and "5-nn" in rows[2]
 
 
-def test_stored_features_stand_for_pictures(words, pictures, tmp_path, capsys):
-    knn.main([*words, "--vote", "weighted", "--metric", "cosine", "--json", str(tmp_path / "pictures.json")])
+def test_stored_features_stand_for_images(words, images, tmp_path, capsys):
+    knn.main([*words, "--vote", "weighted", "--metric", "cosine", "--json", str(tmp_path / "images.json")])
     for split in ("train", "val"):
-        features.main([words[0], "--data", str(pictures / split), "--out", str(tmp_path / split), "--device", "cpu"])
+        features.main([words[0], "--data", str(images / split), "--out", str(tmp_path / split), "--device", "cpu"])
     places = ["--train", str(tmp_path / "train"), "--val", str(tmp_path / "val"), "--device", "cpu"]
     knn.main([*places, "--vote", "weighted", "--metric", "cosine", "--json", str(tmp_path / "features.json")])
-    results = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("pictures", "features")]
+    results = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("images", "features")]
     for key in ("metrics", "settings", "sha256"):
         assert results[0][key] == results[1][key]
 
@@ -66,9 +66,9 @@ def test_what_a_user_gets_wrong_is_one_sentence(words, change, says, capsys):
     assert error.startswith("error: ") and says in error
 
 
-def test_features_of_two_kinds_are_not_compared(words, pictures, tmp_path, capsys):
+def test_features_of_two_kinds_are_not_compared(words, images, tmp_path, capsys):
     for split, more in (("train", []), ("val", ["--flip-average"])):
-        data = ["--data", str(pictures / split), "--out", str(tmp_path / split), "--device", "cpu"]
+        data = ["--data", str(images / split), "--out", str(tmp_path / split), "--device", "cpu"]
         features.main([words[0], *data, *more])
     with pytest.raises(SystemExit):
         knn.main(["--train", str(tmp_path / "train"), "--val", str(tmp_path / "val"), "--device", "cpu"])

@@ -1,4 +1,4 @@
-"""The configuration of a run's pictures: where they are, and how they are cropped. A part of ``config.py``."""
+"""The configuration of a run's images: where they are, and how they are cropped. A part of ``config.py``."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True)
 class Data(Options, key="data"):
-    """the pictures."""
+    """the images."""
 
     root: str | None = option(
         None,
         "Folder of <data.name>_train.beton and <data.name>_val.beton, of train/ and val/ class folders, or of the "
         "public files of cifar10, cifar100, stl10, tiny-imagenet, imagenet or imagenet100.",
     )
-    name: str = option("imagenet", "Name of the data set, the first part of its .beton files' names.")
+    name: str = option("imagenet", "Name of the dataset, the first part of its .beton files' names.")
     train: str | None = option(
-        None, "Training pictures, a .beton file, class folder or word such as stl10:train@folder, if not in data.root."
+        None, "Training images, a .beton file, class folder or word such as stl10:train@folder, if not in data.root."
     )
     train_labelled: str | None = option(
         None, "The labelled ones of them, likewise, where not all have labels: the neighbours of the evaluation."
     )
-    val: str | None = option(None, "Held-out pictures, likewise; without any, nothing is evaluated.")
+    val: str | None = option(None, "Held-out images, likewise; without any, nothing is evaluated.")
     source: Literal["auto", "ffcv", "dali", "memory", "folder"] = option(
-        "auto", "Reader of the pictures; memory decodes once and keeps the pixels, auto takes the fastest that can run."
+        "auto", "Reader of the images; memory decodes once and keeps the pixels, auto takes the fastest that can run."
     )
     threads: int = option(0, "Decoding threads a rank; 0 divides a machine's cores by its ranks.", least=0)
     hardware_share: float = option(
-        0.65, "DALI on a GPU: share of the pictures for its JPEG decoder, where it has one.", least=0, most=1
+        0.65, "DALI on a GPU: share of the images for its JPEG decoder, where it has one.", least=0, most=1
     )
     verify: bool = option(
         True, "Compare the public files of cifar10, cifar100 and stl10 with their published checksums, once."
     )
-    max_bad: float = option(0.05, "Share of unreadable pictures at which the run stops.", least=0, most=1)
+    max_bad: float = option(0.05, "Share of unreadable images at which the run stops.", least=0, most=1)
 
 
 @dataclass(frozen=True)
 class Crops(Options, key="crops"):
-    """the random crops of a picture; sizes, scales, blur and solarize hold one value per view."""
+    """the random crops of an image; sizes, scales, blur and solarize hold one value per view."""
 
     sizes: tuple[int, ...] = option(
         (224, 224, 192, 160, 128, 96),
@@ -53,7 +53,7 @@ class Crops(Options, key="crops"):
     )
     scales: tuple[Pair, ...] = option(
         ((0.2, 1.0), (0.2, 1.0), (0.171, 0.857), (0.143, 0.714), (0.114, 0.571), (0.086, 0.429)),
-        "Share of the picture's area that each view covers, from and to.",
+        "Share of the image's area that each view covers, from and to.",
         above=0,
         most=1,
     )
@@ -70,11 +70,11 @@ class Crops(Options, key="crops"):
     contrast: float = option(0.4, "Jitter: contrast factor from 1 - x to 1 + x.", least=0)
     saturation: float = option(0.2, "Jitter: saturation factor from 1 - x to 1 + x.", least=0)
     hue: float = option(0.1, "Jitter: hue shift from -x to x, in turns of the colour circle.", least=0, most=0.5)
-    grayscale: float = option(0.2, "Probability of a grey picture.", least=0, most=1)
+    grayscale: float = option(0.2, "Probability of a grey image.", least=0, most=1)
     blur_sigma: Pair = option((0.1, 2.0), "Standard deviation of the blur in pixels of the view, from and to.", above=0)
     mean: tuple[float, float, float] = option(
         (0.485, 0.456, 0.406),
-        "Subtracted from the red, green and blue of a picture in 0..1.",
+        "Subtracted from the red, green and blue of an image in 0..1.",
         least=0,
         most=1,
     )

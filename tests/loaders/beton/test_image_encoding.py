@@ -1,4 +1,4 @@
-"""What is stored of a picture, against Pillow, and what is refused."""
+"""What is stored of an image, against Pillow, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loaders.beton.encoding import Storage, encode_picture
+from loaders.beton.encoding import Storage, encode_image
 from loaders.beton.file import JPEG, RAW
 from loaders.errors import UserError
-from loaders.picture_reading import BadPicture
+from loaders.image_reading import BadImage
 
 RAW_AS_IS = Storage(longest_side=0, raw=True)
 
@@ -65,7 +65,7 @@ EXIF[0x0112] = 6  # shown turned by a quarter
     ids=["rgb", "444", "progressive", "grey", "exif", "exactly-500", "one-pixel"],
 )
 def test_a_small_jpeg_keeps_its_bytes(data):
-    stored = encode_picture(data, Storage())
+    stored = encode_image(data, Storage())
     assert stored.data == data and stored.mode == JPEG
     assert (stored.width, stored.height) == Image.open(io.BytesIO(data)).size
 
@@ -94,8 +94,8 @@ def sixteen_bit() -> Image.Image:
 def test_other_forms_become_rgb_as_in_torchvision(image, form):
     data = encoded(image, form)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    assert np.array_equal(pixels(encode_picture(data, RAW_AS_IS)), expected)
-    stored = encode_picture(data, Storage())
+    assert np.array_equal(pixels(encode_image(data, RAW_AS_IS)), expected)
+    stored = encode_image(data, Storage())
     assert stored.mode == JPEG and stored.data != data
     reopened = Image.open(io.BytesIO(stored.data))
     assert reopened.mode == "RGB" and reopened.size == image.size == (stored.width, stored.height)
@@ -106,20 +106,20 @@ def test_palette_with_transparency_drops_it():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-        assert np.array_equal(pixels(encode_picture(data, RAW_AS_IS)), expected)
+        assert np.array_equal(pixels(encode_image(data, RAW_AS_IS)), expected)
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bit_grey_is_scaled_not_clipped(form):
     image = sixteen_bit()
-    got = pixels(encode_picture(encoded(image, form), RAW_AS_IS))
+    got = pixels(encode_image(encoded(image, form), RAW_AS_IS))
     assert np.abs(got[..., 0].astype(int) - np.asarray(image).astype(int) // 256).max() <= 1
     assert np.array_equal(got[..., 0], got[..., 2])
 
 
 def test_exif_orientation_is_ignored():
     data = encoded(photo(600, 400), "JPEG", exif=EXIF)
-    stored = encode_picture(data, Storage())
+    stored = encode_image(data, Storage())
     assert (stored.width, stored.height) == (500, 333)
     assert not Image.open(io.BytesIO(stored.data)).getexif()
 
@@ -134,9 +134,9 @@ def test_exif_orientation_is_ignored():
     ],
 )
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_big_pictures_are_shrunk_with_antialiasing(size, final, form):
+def test_big_images_are_shrunk_with_antialiasing(size, final, form):
     data = encoded(photo(*size), form)
-    stored = encode_picture(data, Storage(quality=95))
+    stored = encode_image(data, Storage(quality=95))
     assert (stored.width, stored.height) == final == Image.open(io.BytesIO(stored.data)).size
     expected = Image.open(io.BytesIO(data)).resize(final, Image.Resampling.BOX)
     assert np.abs(pixels(stored).astype(int) - np.asarray(expected)).mean() < 3
@@ -144,33 +144,33 @@ def test_big_pictures_are_shrunk_with_antialiasing(size, final, form):
 
 def test_shrinking_does_not_alias():
     board = ((np.indices((1200, 1200)).sum(0) % 2) * 255).astype(np.uint8)  # averages to grey
-    stored = encode_picture(encoded(Image.fromarray(board), "PNG"), Storage(longest_side=100))
+    stored = encode_image(encoded(Image.fromarray(board), "PNG"), Storage(longest_side=100))
     assert pixels(stored)[5:-5, 5:-5].std() < 3
 
 
 def test_zero_never_shrinks_and_one_pixel_works():
-    stored = encode_picture(encoded(photo(700, 20), "PNG"), Storage(longest_side=0))
+    stored = encode_image(encoded(photo(700, 20), "PNG"), Storage(longest_side=0))
     assert (stored.width, stored.height) == (700, 20)
     for form in ("PNG", "GIF", "JPEG"):
-        assert encode_picture(encoded(photo(1, 1), form), Storage()).height == 1
+        assert encode_image(encoded(photo(1, 1), form), Storage()).height == 1
 
 
 def test_quality_and_raw():
     data = encoded(photo(300, 300), "PNG")
-    sizes = [len(encode_picture(data, Storage(quality=quality)).data) for quality in (20, 60, 95)]
+    sizes = [len(encode_image(data, Storage(quality=quality)).data) for quality in (20, 60, 95)]
     assert sizes == sorted(sizes) and sizes[0] < sizes[2]
     array = np.asarray(photo(33, 21))
-    raw = encode_picture(array, Storage(raw=True))
+    raw = encode_image(array, Storage(raw=True))
     assert raw.mode == RAW and np.array_equal(pixels(raw), array)
-    as_jpeg = encode_picture(array, Storage())
+    as_jpeg = encode_image(array, Storage())
     assert as_jpeg.mode == JPEG and np.abs(pixels(as_jpeg).astype(int) - array).mean() < 3
-    small = encode_picture(array, Storage(longest_side=11, raw=True))
+    small = encode_image(array, Storage(longest_side=11, raw=True))
     assert (small.height, small.width, len(small.data)) == (7, 11, 7 * 11 * 3)
 
 
 def test_comments_of_the_source_are_not_carried_over():
     data = encoded(photo(600, 20), "JPEG", comment=b"secret place")
-    assert b"secret" in data and b"secret" not in encode_picture(data, Storage()).data
+    assert b"secret" in data and b"secret" not in encode_image(data, Storage()).data
 
 
 JPEG_BYTES = encoded(photo(), "JPEG")
@@ -181,9 +181,9 @@ PNG_BYTES = encoded(photo(), "PNG")
     "data, reason",
     [
         (b"", "empty file"),
-        (b"\0" * 5000, "not a picture"),
-        (b"just words", "not a picture, begins with b'just words'"),
-        (b"<!DOCTYPE html><html>404</html>", "not a picture, begins with b'<!doctype html"),
+        (b"\0" * 5000, "not an image"),
+        (b"just words", "not an image, begins with b'just words'"),
+        (b"<!DOCTYPE html><html>404</html>", "not an image, begins with b'<!doctype html"),
         (JPEG_BYTES[: len(JPEG_BYTES) // 2], "truncated"),
         (JPEG_BYTES[:30], ""),
         (JPEG_BYTES[:2], ""),
@@ -192,27 +192,27 @@ PNG_BYTES = encoded(photo(), "PNG")
         (png_header(60000, 60000), "decompression bomb"),
         (png_header(0, 5), ""),
         (encoded(Image.new("F", (5, 5)), "TIFF"), "floating-point"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 5\n", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 5\n", "not an image"),
     ],
 )
-def test_bad_pictures_get_a_reason_of_one_line(data, reason):
+def test_bad_images_get_a_reason_of_one_line(data, reason):
     for storage in (Storage(), RAW_AS_IS):
-        with pytest.raises(BadPicture) as caught:
-            encode_picture(data, storage)
+        with pytest.raises(BadImage) as caught:
+            encode_image(data, storage)
         text = str(caught.value)
         assert reason in text.lower() and text and "\n" not in text and "0x7f" not in text
 
 
 def test_a_side_beyond_16_bits_is_shrunk_or_refused():
     data = encoded(Image.new("RGB", (70000, 2), (9, 9, 9)), "PNG")
-    assert encode_picture(data, Storage()).width == 500
+    assert encode_image(data, Storage()).width == 500
     for storage in (Storage(longest_side=0), RAW_AS_IS):
-        with pytest.raises(BadPicture, match="70000 x 2"):
-            encode_picture(data, storage)
+        with pytest.raises(BadImage, match="70000 x 2"):
+            encode_image(data, storage)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_pictures_are_refused_or_decoded_but_never_crash():
+def test_damaged_images_are_refused_or_decoded_but_never_crash():
     rng = np.random.default_rng(0)
     for data in (JPEG_BYTES, PNG_BYTES, encoded(photo(), "TIFF"), encoded(photo().quantize(9), "GIF")):
         for _ in range(150):
@@ -220,8 +220,8 @@ def test_damaged_pictures_are_refused_or_decoded_but_never_crash():
             for place in rng.integers(0, len(data), 3):
                 damaged[place] = rng.integers(256)
             try:
-                stored = encode_picture(bytes(damaged), Storage())
-            except BadPicture:
+                stored = encode_image(bytes(damaged), Storage())
+            except BadImage:
                 continue
             assert Image.open(io.BytesIO(stored.data)).size == (stored.width, stored.height)
 

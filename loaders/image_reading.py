@@ -1,4 +1,4 @@
-"""Picture files of any kind, opened with Pillow and turned into RGB."""
+"""Image files of any kind, opened with Pillow and turned into RGB."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from PIL import Image
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 
 
-class BadPicture(Exception):
-    """Bytes that are no readable picture; its text is the reason, without the file's name."""
+class BadImage(Exception):
+    """Bytes that are no readable image; its text is the reason, without the file's name."""
 
 
-def open_picture(data: bytes) -> Image.Image:
-    """Opens a picture file's bytes, not decoded yet.
+def open_image(data: bytes) -> Image.Image:
+    """Opens an image file's bytes, not decoded yet.
 
     Raises:
-        BadPicture: They are no picture, or one of too many pixels.
+        BadImage: They are no image, or one of too many pixels.
     """
     if not data:
-        raise BadPicture("empty file")
+        raise BadImage("empty file")
     try:
         return Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.UnidentifiedImageError as error:
-        raise BadPicture(f"not a picture, begins with {data[:16]!r}") from error
+        raise BadImage(f"not an image, begins with {data[:16]!r}") from error
     except Exception as error:  # Pillow raises nearly every type on damaged input
-        raise BadPicture(reason(error)) from error
+        raise BadImage(reason(error)) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -36,10 +36,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     16-bit grey is scaled instead of clipped.
 
     Raises:
-        BadPicture: The range of its values is not known.
+        BadImage: The range of its values is not known.
     """
     if image.mode == "F":
-        raise BadPicture("floating-point pixels, whose range is not known")
+        raise BadImage("floating-point pixels, whose range is not known")
     if image.mode.startswith("I"):
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
         image = Image.fromarray(grey.astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Pictures for tests."""
+"""Images for tests."""
 
 import struct
 import zlib
@@ -10,22 +10,22 @@ from PIL import Image
 UNREADABLE = {"a/empty.JPEG": b"", "b/page.JPEG": b"<html>not found</html>", "b/words.jpg": b"just words"}
 
 
-def write_picture(path: Path, height: int, width: int, seed: int) -> None:
+def write_image(path: Path, height: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse.save(path, quality=95)
 
 
-def write_mixed_pictures(root: Path) -> Path:
-    """120 pictures of several sizes and forms in three classes, three of them ``UNREADABLE``."""
+def write_mixed_images(root: Path) -> Path:
+    """120 images of several sizes and forms in three classes, three of them ``UNREADABLE``."""
     rng = np.random.default_rng(0)
     for name in ("a", "b", "c/deep"):
         (root / name).mkdir(parents=True)
         for i in range(39):
-            picture = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
-            picture = picture.resize(tuple(rng.integers(40, 160, 2).tolist()), Image.Resampling.BICUBIC)
-            picture.save(root / name / f"{i}.JPEG", "PNG" if i % 3 == 0 else "JPEG")
+            image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+            image = image.resize(tuple(rng.integers(40, 160, 2).tolist()), Image.Resampling.BICUBIC)
+            image.save(root / name / f"{i}.JPEG", "PNG" if i % 3 == 0 else "JPEG")
     for name, data in UNREADABLE.items():
         (root / name).write_bytes(data)
     return root

@@ -1,4 +1,4 @@
-"""A picture of detections, for the eye."""
+"""An image of detections, for the eye."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_segmentation_masks, make_grid
 
-from fastintl.detection.annotations import AnnotatedSet, Picture
+from fastintl.detection.annotations import AnnotatedImage, AnnotatedSet
 from fastintl.detection.augment import fitted, read_pixels
 from fastintl.detection.inference import Detection
 from loaders.errors import UserError
@@ -25,7 +25,7 @@ _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#
 def draw_detections(
     annotated: AnnotatedSet, detections: Sequence[Detection], path: Path, threshold: float = 0.5
 ) -> None:
-    """Draws the first pictures of a set with their surer detections, a colour a class, and writes them as one.
+    """Draws the first images of a set with their surer detections, a colour a class, and writes them as one.
 
     Raises:
         UserError: the file cannot be written.
@@ -34,7 +34,7 @@ def draw_detections(
     for detection in detections:
         if detection["score"] >= threshold:
             found[detection["image_id"]].append(detection)
-    tiles = [_tile(picture, found[picture.id], annotated) for picture in annotated.pictures[: _COLUMNS * _ROWS]]
+    tiles = [_tile(image, found[image.id], annotated) for image in annotated.images[: _COLUMNS * _ROWS]]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         to_pil_image(make_grid(tiles, nrow=_COLUMNS, padding=6, pad_value=255)).save(path)
@@ -42,20 +42,20 @@ def draw_detections(
         raise UserError(f"{path} cannot be written: {error}") from error
 
 
-def _tile(picture: Picture, detections: Sequence[Detection], annotated: AnnotatedSet) -> Tensor:
+def _tile(image: AnnotatedImage, detections: Sequence[Detection], annotated: AnnotatedSet) -> Tensor:
     """(3, side, side) uint8."""
-    size = fitted(picture.height, picture.width, _SIDE, _SIDE)
-    pixels = _resized(read_pixels(picture), size)
+    size = fitted(image.height, image.width, _SIDE, _SIDE)
+    pixels = _resized(read_pixels(image), size)
     classes = [annotated.category_ids.index(d["category_id"]) for d in detections]
     colours = [_COLOURS[i % len(_COLOURS)] for i in classes]
     if detections and "segmentation" in detections[0]:
-        pixels = draw_segmentation_masks(pixels, _masks(picture, detections, size), alpha=0.5, colors=colours)
-    image = to_pil_image(pixels)
+        pixels = draw_segmentation_masks(pixels, _masks(image, detections, size), alpha=0.5, colors=colours)
+    canvas = to_pil_image(pixels)
     for detection, i, colour in zip(detections, classes, colours, strict=True):
-        left, top, width, height = (side * size[1] / picture.width for side in detection["bbox"])
+        left, top, width, height = (side * size[1] / image.width for side in detection["bbox"])
         label = f"{annotated.classes[i]} {detection['score']:.0%}"
-        _draw_box(ImageDraw.Draw(image), (left, top, left + width, top + height), label, colour)
-    return F.pad(pil_to_tensor(image), (0, _SIDE - size[1], 0, _SIDE - size[0]), value=255)
+        _draw_box(ImageDraw.Draw(canvas), (left, top, left + width, top + height), label, colour)
+    return F.pad(pil_to_tensor(canvas), (0, _SIDE - size[1], 0, _SIDE - size[0]), value=255)
 
 
 def _draw_box(draw: ImageDraw.ImageDraw, box: tuple[float, ...], label: str, colour: str) -> None:
@@ -68,10 +68,10 @@ def _draw_box(draw: ImageDraw.ImageDraw, box: tuple[float, ...], label: str, col
     draw.text((corner[0] + 1, corner[1]), label, "white", font)
 
 
-def _masks(picture: Picture, detections: Sequence[Detection], size: tuple[int, int]) -> Tensor:
+def _masks(image: AnnotatedImage, detections: Sequence[Detection], size: tuple[int, int]) -> Tensor:
     from fastintl.detection.outlines import decode  # needs pycocotools
 
-    masks = [torch.from_numpy(decode(d["segmentation"], picture.height, picture.width)) for d in detections]
+    masks = [torch.from_numpy(decode(d["segmentation"], image.height, image.width)) for d in detections]
     return _resized(torch.stack(masks) * 255, size) > 127
 
 
