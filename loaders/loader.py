@@ -130,6 +130,7 @@ class Loader:
 
     Attributes:
         images: the dataset: ``len``, ``labels``, ``names``, ``classes``.
+        batch_size: images in a batch, over all ranks.
         source: a few words on which decoder was chosen, and why.
     """
 
@@ -143,7 +144,7 @@ class Loader:
         order: Order,
         device: torch.device,
     ) -> None:
-        self.images, self.source = images, explanation
+        self.images, self.batch_size, self.source = images, order.batch_size, explanation
         self._quarantine, self._source, self._engine = quarantine, source, engine
         self._order, self._device = order, device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None

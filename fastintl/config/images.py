@@ -20,26 +20,41 @@ class Data(Options, key="data"):
         None,
         "Folder of <data.name>_train.beton and <data.name>_val.beton, of train/ and val/ class folders, or of the "
         "public files of cifar10, cifar100, stl10, tiny-imagenet, imagenet or imagenet100.",
+        result=False,
     )
     name: str = option("imagenet", "Name of the dataset, the first part of its .beton files' names.")
     train: str | None = option(
-        None, "Training images, a .beton file, class folder or word such as stl10:train@folder, if not in data.root."
+        None,
+        "Training images, a .beton file, class folder or word such as stl10:train@folder, if not in data.root.",
+        result=False,
     )
     train_labelled: str | None = option(
-        None, "The labelled ones of them, likewise, where not all have labels: the neighbours of the evaluation."
+        None,
+        "The labelled ones of them, likewise, where not all have labels: the neighbours of the evaluation.",
+        result=False,
     )
-    val: str | None = option(None, "Held-out images, likewise; without any, nothing is evaluated.")
+    val: str | None = option(None, "Held-out images, likewise; without any, nothing is evaluated.", result=False)
     source: Literal["auto", "ffcv", "dali", "memory", "folder"] = option(
-        "auto", "Reader of the images; memory decodes once and keeps the pixels, auto takes the fastest that can run."
+        "auto",
+        "Reader of the images; memory decodes once and keeps the pixels, auto takes the fastest that can run.",
+        result=False,
     )
-    threads: int = option(0, "Decoding threads a rank; 0 divides a machine's cores by its ranks.", least=0)
+    threads: int = option(
+        0, "Decoding threads a rank; 0 divides a machine's cores by its ranks.", least=0, result=False
+    )
     hardware_share: float = option(
-        0.65, "DALI on a GPU: share of the images for its JPEG decoder, where it has one.", least=0, most=1
+        0.65,
+        "DALI on a GPU: share of the images for its JPEG decoder, where it has one.",
+        least=0,
+        most=1,
+        result=False,
     )
     verify: bool = option(
-        True, "Compare the public files of cifar10, cifar100 and stl10 with their published checksums, once."
+        True,
+        "Compare the public files of cifar10, cifar100 and stl10 with their published checksums, once.",
+        result=False,
     )
-    max_bad: float = option(0.05, "Share of unreadable images at which the run stops.", least=0, most=1)
+    max_bad: float = option(0.05, "Share of unreadable images at which the run stops.", least=0, most=1, result=False)
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,7 @@ class Crops(Options, key="crops"):
         (224, 224, 192, 160, 128, 96),
         "Side of each view in pixels. With model.ema, view 0 is the target's alone.",
         least=1,
+        work=True,
     )
     scales: tuple[Pair, ...] = option(
         ((0.2, 1.0), (0.2, 1.0), (0.171, 0.857), (0.143, 0.714), (0.114, 0.571), (0.086, 0.429)),

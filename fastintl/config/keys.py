@@ -24,7 +24,7 @@ from loaders.errors import UserError
 
 
 @dataclass(frozen=True)
-class Model(Options, key="model"):
+class Model(Options, key="model", work=True):
     """the network."""
 
     arch: Literal[ARCHITECTURES] = option(
@@ -50,7 +50,7 @@ class Model(Options, key="model"):
 
 
 @dataclass(frozen=True)
-class Loss(Options, key="loss"):
+class Loss(Options, key="loss", work=True):
     """the loss; each reads the keys whose text begins with its name."""
 
     name: Literal[tuple(LOSSES)] = option("intl", "Which loss.")
@@ -129,23 +129,31 @@ class Train(Options, key="train"):
 
     epochs: int = option(100, "Passes over the training images.", least=1)
     batch_size: int = option(256, "Images a step, of all ranks together.", least=2)
-    max_steps: int | None = option(None, "Stop after so many steps, with an unchanged schedule.", least=1)
+    max_steps: int | None = option(None, "Stop after so many steps, with an unchanged schedule.", least=1, result=False)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
         "auto", "auto is bf16 on GPUs that have it, fp16 on older ones, fp32 on the CPU."
     )
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto is the GPU where there is one.")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto is the GPU where there is one.", result=False)
     compile: Literal["auto", "on", "off"] = option(
-        "auto", "Compile the network with torch.compile; auto does on GPUs. The code is kept in ~/.cache/fastintl."
+        "auto",
+        "Compile the network with torch.compile; auto does on GPUs. The code is kept in ~/.cache/fastintl.",
+        result=False,
     )
     cuda_graphs: Literal["on", "off"] = option(
-        "off", "Replay the compiled network as CUDA graphs: for GPUs with few images each, not yet tried on one."
+        "off",
+        "Replay the compiled network as CUDA graphs: for GPUs with few images each, not yet tried on one.",
+        result=False,
     )
     compress_gradients: Literal["none", "fp16", "bf16"] = option(
         "none", "Format in which the ranks exchange gradients; fp16 and bf16 halve the bytes, and round."
     )
-    save_minutes: float = option(15.0, "Save the state whenever so many minutes have passed; 0 never does.", least=0)
-    save_every: int = option(1, "Save the state every so many epochs, and at the end.", least=1)
-    keep_every: int = option(0, "Also keep the state of every so many epochs for good; 0 keeps the last two.", least=0)
+    save_minutes: float = option(
+        15.0, "Save the state whenever so many minutes have passed; 0 never does.", least=0, result=False
+    )
+    save_every: int = option(1, "Save the state every so many epochs, and at the end.", least=1, result=False)
+    keep_every: int = option(
+        0, "Also keep the state of every so many epochs for good; 0 keeps the last two.", least=0, result=False
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,7 +162,7 @@ class Train(Options, key="train"):
 
 
 @dataclass(frozen=True)
-class Eval(Options, key="eval"):
+class Eval(Options, key="eval", result=False):
     """classification of the held-out images by the backbone's features, by k nearest neighbours and more."""
 
     every: int = option(10, "Evaluate every so many epochs, and at the end; 0 is at the end only.", least=0)
@@ -177,7 +185,7 @@ class Eval(Options, key="eval"):
 
 
 @dataclass(frozen=True)
-class Log(Options, key="log"):
+class Log(Options, key="log", result=False):
     """what is written during the run; metrics.jsonl always is."""
 
     every: int = option(10, "A line of metrics every so many steps.", least=1)
@@ -192,8 +200,8 @@ class Log(Options, key="log"):
 class Config(Options):
     """A complete configuration; raises ``UserError`` on any value out of place."""
 
-    name: str | None = option(None, "Name of the run and of its folder; null is the recipe's file name.")
-    out: str = option("runs", "Folder in which the run's folder lies.")
+    name: str | None = option(None, "Name of the run and of its folder; null is the recipe's file name.", result=False)
+    out: str = option("runs", "Folder in which the run's folder lies.", result=False)
     seed: int = option(0, "Seed of the weights, the order of the images and every random crop.", least=0)
     data: Data = group(Data)
     crops: Crops = group(Crops)

@@ -22,15 +22,19 @@ class Data(Options, key="data"):
     """the images and their annotations."""
 
     layout: Literal["voc", "coco"] = option("voc", "Layout of the folder: PASCAL VOC's devkit or COCO's.")
-    root: str | None = option(None, "Folder of VOC2007/ and VOC2012/, or of annotations/, train2017/ and val2017/.")
+    root: str | None = option(
+        None, "Folder of VOC2007/ and VOC2012/, or of annotations/, train2017/ and val2017/.", result=False
+    )
     train: tuple[str, ...] = option(
         ("VOC2007/trainval", "VOC2012/trainval"), "Splits to learn from: year/list of VOC, folders of COCO."
     )
-    test: str = option("VOC2007/test", "Split to test on, likewise.")
+    test: str = option("VOC2007/test", "Split to test on, likewise.", result=False)
     classes: tuple[str, ...] | None = option(
         None, "VOC: names of the classes, null for its 20. COCO's files name theirs."
     )
-    threads: int = option(0, "Threads a rank that read images; 0 divides a machine's cores by its ranks.", least=0)
+    threads: int = option(
+        0, "Threads a rank that read images; 0 divides a machine's cores by its ranks.", least=0, result=False
+    )
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Views(Options, key="views"):
     train_sizes: tuple[int, ...] = option(
         tuple(range(480, 801, 32)), "Shorter side in training in pixels, drawn anew for each image.", least=1
     )
-    test_size: int = option(800, "Shorter side in the test.", least=1)
+    test_size: int = option(800, "Shorter side in the test.", least=1, result=False)
     max_size: int = option(1333, "Longer side at most; the shorter one gives way.", least=1)
     flip: float = option(0.5, "Probability of a horizontal flip in training.", least=0, most=1)
     mean: tuple[float, float, float] = option(
@@ -65,7 +69,7 @@ class Model(Options, key="model"):
     proposals_train: tuple[int, int] = option(
         (12000, 2000), "Proposals of an image before and after non-maximum suppression, in training.", least=1
     )
-    proposals_test: tuple[int, int] = option((6000, 1000), "The same in the test.", least=1)
+    proposals_test: tuple[int, int] = option((6000, 1000), "The same in the test.", least=1, result=False)
     rois: int = option(512, "Regions of an image that the head learns from.", least=1)
     roi_size: int = option(14, "Side of a region's feature map.", least=2)
 
@@ -88,12 +92,12 @@ class Train(Options, key="train"):
 
     batch_size: int = option(16, "Images a step, of all ranks together.", least=1)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = option("auto", "Number format of the convolutions.")
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to train.")
-    save_minutes: float = option(15, "Save the state this often; 0 only at the end.", least=0)
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to train.", result=False)
+    save_minutes: float = option(15, "Save the state this often; 0 only at the end.", least=0, result=False)
 
 
 @dataclass(frozen=True)
-class Eval(Options, key="eval"):
+class Eval(Options, key="eval", result=False):
     """the test."""
 
     every: int = option(0, "Test every so many steps, and at the end; 0 is at the end only.", least=0)
@@ -103,7 +107,7 @@ class Eval(Options, key="eval"):
 
 
 @dataclass(frozen=True)
-class Log(Options, key="log"):
+class Log(Options, key="log", result=False):
     """what is written during the training."""
 
     every: int = option(20, "A line of metrics every so many steps.", least=1)
@@ -113,8 +117,8 @@ class Log(Options, key="log"):
 class DetectionConfig(Options):
     """A complete configuration; raises ``UserError`` on any value out of place."""
 
-    name: str | None = option(None, "Name of the run and of its folder; null is the recipe's file name.")
-    out: str = option("runs", "Folder in which the run's folder lies.")
+    name: str | None = option(None, "Name of the run and of its folder; null is the recipe's file name.", result=False)
+    out: str = option("runs", "Folder in which the run's folder lies.", result=False)
     seed: int = option(0, "Seed of the new layers, the order of the images and every random choice.", least=0)
     data: Data = group(Data)
     views: Views = group(Views)

@@ -137,7 +137,9 @@ class TrainingProgress:
 
 
 def _sentence(epoch: int, metrics: dict[str, Any]) -> str:
-    parts = [f"epoch {epoch}", f"loss {metrics['loss']:.4f}", f"lr {metrics['lr']:.4f}"]
+    parts = [f"epoch {epoch}", f"loss {metrics['loss']:.4f}"]
+    if "lr" in metrics:
+        parts.append(f"lr {metrics['lr']:.4f}")
     if "images_per_second" in metrics:
         parts += [f"{metrics['images_per_second']:,.0f} images/s", f"data-wait {metrics['data_wait']:.0%}"]
     if "peak_gpu_memory" in metrics:

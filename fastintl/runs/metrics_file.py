@@ -32,9 +32,7 @@ class MetricsFile:
         try:
             write_text(path, "".join(f"{line}\n" for line in lines))
         except OSError as error:
-            raise UserError(
-                f"{path} cannot be written ({error.strerror}): make room, or set out= elsewhere"
-            ) from error
+            raise UserError(f"{path} cannot be written ({error.strerror}): make room, or set out= elsewhere") from error
 
     def write(self, **values: Any) -> None:
         """Appends a row, and before it the rows that could not be written earlier."""

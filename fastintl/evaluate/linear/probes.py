@@ -108,9 +108,9 @@ class FrozenProbe:
         self.training = HeadTraining(protocol, classes, dim, seed, world.device, across_ranks=world.world_size > 1)
 
     def train_step(self, batch: Batch, epoch: int) -> Tensor:
-        """One update of every head; the losses (H,) of this rank's share."""
-        labels = batch.labels.to(self.world.device, non_blocking=True)
-        return self.training.step(self._features(batch), labels, epoch, len(labels) * self.world.world_size)
+        """One update of every head; their mean losses (H,) on this rank's share."""
+        labels, ranks = batch.labels.to(self.world.device, non_blocking=True), self.world.world_size
+        return ranks * self.training.step(self._features(batch), labels, epoch, len(labels) * ranks)
 
     def accuracy(self, held_out: Loader) -> list[HeadScore]:
         """Of every head on a centre-crop loader; the same on every rank."""
