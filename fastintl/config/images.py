@@ -1,12 +1,11 @@
-"""The configuration of a run's images: where they are, and how they are cropped. A part of ``config.py``."""
+"""The configuration of a run's images: where they are, and how they are cropped. A part of ``keys.py``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from fastintl.config import options as configfile
-from fastintl.config.options import Options, option
+from fastintl.config.options import Options, option, shown
 from loaders.errors import UserError
 
 Pair = tuple[float, float]
@@ -102,8 +101,7 @@ class Crops(Options, key="crops"):
             value = getattr(self, name)
             if not isinstance(value, list | tuple):
                 raise UserError(
-                    f"crops.{name}: {configfile.shown(value)} is one value; "
-                    f"it needs {views} values in [...], one per view"
+                    f"crops.{name}: {shown(value)} is one value; it needs {views} values in [...], one per view"
                 )
         super().__post_init__()
         for name in ("scales", "blur", "solarize"):

@@ -1,6 +1,6 @@
 """The configuration of a run: every key with its type, default, range and meaning, and no other defaults.
 
-Those of the images are in ``config_images.py``.
+Those of the images are in ``images.py``.
 
 The defaults are INTL's recipe for ImageNet with multi-crop and EMA at 100 epochs (arXiv 2305.16789 and the
 authors' released script). A recipe file (``rcfgs/*.yaml``) holds what differs, and ``key=value`` words of the
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fastintl.config import options as configfile
+from fastintl.config import options
 from fastintl.config.images import Crops, Data
 from fastintl.config.options import Options, group, option
 from fastintl.config.values import check_folder_name
@@ -224,29 +224,29 @@ def load(rcfg: Path | str | None, overrides: Sequence[str] = ()) -> Config:
 
     ``name`` is filled in from the file's name where nothing sets it ("run" without a file).
     """
-    return configfile.load(Config, rcfg, overrides, Path(rcfg).stem if rcfg else "run")
+    return options.load(Config, rcfg, overrides, Path(rcfg).stem if rcfg else "run")
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
     """A configuration from nested dicts; keys that are missing keep their defaults."""
-    return configfile.from_dict(Config, tree)
+    return options.from_dict(Config, tree)
 
 
 def from_yaml(text: str) -> Config:
     """The inverse of ``to_yaml``."""
-    return configfile.from_yaml(Config, text)
+    return options.from_yaml(Config, text)
 
 
 def to_yaml(config: Config) -> str:
     """The complete configuration as YAML, in the order of this file."""
-    return configfile.dump(config)
+    return options.dump(config)
 
 
 def differences(a: Config, b: Config) -> list[str]:
     """Dotted names of the keys on which two configurations differ."""
-    return configfile.differences(a, b)
+    return options.differences(a, b)
 
 
 def help_text() -> str:
     """Every key with its default, type and meaning, for ``--help``."""
-    return configfile.help_text(Config)
+    return options.help_text(Config)
