@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fastintl.config.options import Options, option, shown
+from fastintl.config.options import Options, option, shown, side_option
 from loaders.errors import UserError
 
 Pair = tuple[float, float]
@@ -15,45 +15,30 @@ Pair = tuple[float, float]
 class Data(Options, key="data"):
     """the images."""
 
-    root: str | None = option(
+    root: str | None = side_option(
         None,
         "Folder of <data.name>_train.beton and <data.name>_val.beton, of train/ and val/ class folders, or of the "
         "public files of cifar10, cifar100, stl10, tiny-imagenet, imagenet or imagenet100.",
-        result=False,
     )
     name: str = option("imagenet", "Name of the dataset, the first part of its .beton files' names.")
-    train: str | None = option(
-        None,
-        "Training images, a .beton file, class folder or word such as stl10:train@folder, if not in data.root.",
-        result=False,
+    train: str | None = side_option(
+        None, "Training images, a .beton file, class folder or word such as stl10:train@folder, if not in data.root."
     )
-    train_labelled: str | None = option(
-        None,
-        "The labelled ones of them, likewise, where not all have labels: the neighbours of the evaluation.",
-        result=False,
+    train_labelled: str | None = side_option(
+        None, "The labelled ones of them, likewise, where not all have labels: the neighbours of the evaluation."
     )
-    val: str | None = option(None, "Held-out images, likewise; without any, nothing is evaluated.", result=False)
-    source: Literal["auto", "ffcv", "dali", "memory", "folder"] = option(
-        "auto",
-        "Reader of the images; memory decodes once and keeps the pixels, auto takes the fastest that can run.",
-        result=False,
+    val: str | None = side_option(None, "Held-out images, likewise; without any, nothing is evaluated.")
+    source: Literal["auto", "ffcv", "dali", "memory", "folder"] = side_option(
+        "auto", "Reader of the images; memory decodes once and keeps the pixels, auto takes the fastest that can run."
     )
-    threads: int = option(
-        0, "Decoding threads a rank; 0 divides a machine's cores by its ranks.", least=0, result=False
+    threads: int = side_option(0, "Decoding threads a rank; 0 divides a machine's cores by its ranks.", least=0)
+    hardware_share: float = side_option(
+        0.65, "DALI on a GPU: share of the images for its JPEG decoder, where it has one.", least=0, most=1
     )
-    hardware_share: float = option(
-        0.65,
-        "DALI on a GPU: share of the images for its JPEG decoder, where it has one.",
-        least=0,
-        most=1,
-        result=False,
+    verify: bool = side_option(
+        True, "Compare the public files of cifar10, cifar100 and stl10 with their published checksums, once."
     )
-    verify: bool = option(
-        True,
-        "Compare the public files of cifar10, cifar100 and stl10 with their published checksums, once.",
-        result=False,
-    )
-    max_bad: float = option(0.05, "Share of unreadable images at which the run stops.", least=0, most=1, result=False)
+    max_bad: float = side_option(0.05, "Share of unreadable images at which the run stops.", least=0, most=1)
 
 
 @dataclass(frozen=True)

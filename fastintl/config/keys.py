@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from fastintl.config import options
 from fastintl.config.images import Crops, Data
-from fastintl.config.options import Options, group, option
+from fastintl.config.options import Options, group, option, side_option
 from fastintl.config.values import check_folder_name
 from fastintl.losses import LOSSES
 from fastintl.network.names import ARCHITECTURES, STEMS
@@ -129,30 +129,26 @@ class Train(Options, key="train"):
 
     epochs: int = option(100, "Passes over the training images.", least=1)
     batch_size: int = option(256, "Images a step, of all ranks together.", least=2)
-    max_steps: int | None = option(None, "Stop after so many steps, with an unchanged schedule.", least=1, result=False)
+    max_steps: int | None = side_option(None, "Stop after so many steps, with an unchanged schedule.", least=1)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
         "auto", "auto is bf16 on GPUs that have it, fp16 on older ones, fp32 on the CPU."
     )
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto is the GPU where there is one.", result=False)
-    compile: Literal["auto", "on", "off"] = option(
-        "auto",
-        "Compile the network with torch.compile; auto does on GPUs. The code is kept in ~/.cache/fastintl.",
-        result=False,
+    device: Literal["auto", "cpu", "cuda"] = side_option("auto", "auto is the GPU where there is one.")
+    compile: Literal["auto", "on", "off"] = side_option(
+        "auto", "Compile the network with torch.compile; auto does on GPUs. The code is kept in ~/.cache/fastintl."
     )
-    cuda_graphs: Literal["on", "off"] = option(
-        "off",
-        "Replay the compiled network as CUDA graphs: for GPUs with few images each, not yet tried on one.",
-        result=False,
+    cuda_graphs: Literal["on", "off"] = side_option(
+        "off", "Replay the compiled network as CUDA graphs: for GPUs with few images each, not yet tried on one."
     )
     compress_gradients: Literal["none", "fp16", "bf16"] = option(
         "none", "Format in which the ranks exchange gradients; fp16 and bf16 halve the bytes, and round."
     )
-    save_minutes: float = option(
-        15.0, "Save the state whenever so many minutes have passed; 0 never does.", least=0, result=False
+    save_minutes: float = side_option(
+        15.0, "Save the state whenever so many minutes have passed; 0 never does.", least=0
     )
-    save_every: int = option(1, "Save the state every so many epochs, and at the end.", least=1, result=False)
-    keep_every: int = option(
-        0, "Also keep the state of every so many epochs for good; 0 keeps the last two.", least=0, result=False
+    save_every: int = side_option(1, "Save the state every so many epochs, and at the end.", least=1)
+    keep_every: int = side_option(
+        0, "Also keep the state of every so many epochs for good; 0 keeps the last two.", least=0
     )
 
     def __post_init__(self) -> None:
@@ -200,8 +196,8 @@ class Log(Options, key="log", result=False):
 class Config(Options):
     """A complete configuration; raises ``UserError`` on any value out of place."""
 
-    name: str | None = option(None, "Name of the run and of its folder; null is the recipe's file name.", result=False)
-    out: str = option("runs", "Folder in which the run's folder lies.", result=False)
+    name: str | None = side_option(None, "Name of the run and of its folder; null is the recipe's file name.")
+    out: str = side_option("runs", "Folder in which the run's folder lies.")
     seed: int = option(0, "Seed of the weights, the order of the images and every random crop.", least=0)
     data: Data = group(Data)
     crops: Crops = group(Crops)

@@ -45,6 +45,11 @@ def option(
     return field(default=default, metadata={"doc": doc, **ranges, "result": result, "work": work})
 
 
+def side_option(default: Any, doc: str, **ranges: float) -> Any:
+    """Declares a key that changes how a run goes, and not what it trains to."""
+    return option(default, doc, result=False, **ranges)
+
+
 def group(cls: type) -> Any:
     """Declares a group of keys, itself a subclass of ``Options``."""
     return field(default_factory=cls)
