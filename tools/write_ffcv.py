@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from loaders.errors import exit_on_user_error  # noqa: E402
-from loaders.json_file import write_json  # noqa: E402
+from loaders.files import write_json  # noqa: E402
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -29,13 +29,14 @@ from fastintl.distributed.preemption import Preemption
 from fastintl.runs.checkpoint import Checkpoints, write_atomically
 from fastintl.runs.clock import Clock, TrainingProgress, gpu_memory
 from fastintl.runs.fingerprint import description, difference
-from fastintl.runs.folder import RunFolder, write_text
+from fastintl.runs.folder import RunFolder
 from fastintl.runs.metrics_file import MetricsFile
 from fastintl.runs.resuming import load_latest, take_folder
 from fastintl.runs.run_end import stop_for_requeue
 from fastintl.runs.save_points import SavePoints
 from loaders.environment import surroundings
 from loaders.errors import UserError
+from loaders.files import write_text
 
 # A training may move, run elsewhere, or be tested and logged differently, and is still the same.
 _MAY_DIFFER = (

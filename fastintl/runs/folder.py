@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fastintl import config as configuration
 from fastintl.config import Config
 from loaders.errors import UserError
+from loaders.files import write_text
 
 # A run may move, use other decoders, be logged, saved or evaluated differently, or stop early, and is still the same.
 _MAY_DIFFER = (
@@ -103,19 +102,3 @@ def refuse_other_settings(config: Config, saved: str, folder: Path) -> None:
             f"{folder} holds a run with another {', '.join(changed)}: give this run a name of its own (name=…), "
             "or remove the folder to start again"
         )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a whole file or nothing.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise

@@ -6,10 +6,11 @@ from typing import Any, TextIO
 
 from fastintl.distributed import World
 from fastintl.distributed.agreement import Agreement
-from fastintl.runs.checkpoint import Checkpoints, remove_temporaries
+from fastintl.runs.checkpoint import Checkpoints
 from fastintl.runs.folder import RunFolder
 from fastintl.runs.lock import lock_run
 from loaders.errors import UserError
+from loaders.files import remove_temporaries
 
 
 def take_folder(folder: RunFolder, world: World, agreement: Agreement) -> TextIO | None:

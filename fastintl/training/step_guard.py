@@ -18,9 +18,9 @@ from torch import Tensor
 
 from fastintl.distributed.agreement import Agreement
 from fastintl.distributed.collectives import gather
-from fastintl.runs.folder import write_text
 from fastintl.training.step import TrainingStep
 from loaders import Loader
+from loaders.files import write_text
 
 # Below it the unscaled gradients themselves pass fp16's largest number, 65504, and no scale would help.
 _SMALLEST_SCALE = 1.0

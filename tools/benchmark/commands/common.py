@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from loaders.errors import UserError
-from loaders.json_file import write_json
+from loaders.files import write_json
 
 
 def require_positive(arguments, *names: str) -> dict:
