@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TextIO
+from typing import Any
 
 from fastintl.distributed import World
 from fastintl.distributed.agreement import Agreement
@@ -11,13 +11,14 @@ from fastintl.runs.folder import RunFolder
 from fastintl.runs.lock import lock_run
 from loaders.errors import UserError
 from loaders.files import remove_temporaries
+from loaders.lock import Lock
 
 
-def take_folder(folder: RunFolder, world: World, agreement: Agreement) -> TextIO | None:
+def take_folder(folder: RunFolder, world: World, agreement: Agreement) -> Lock | None:
     """Waits until no other process writes the run's folder, and removes what a killed one left half written.
 
     Returns:
-        On the first rank the lock, see ``lock_run``.
+        The lock on the first rank, see ``lock_run``; None on the others.
     """
     lock = None
     if world.is_main:

@@ -50,7 +50,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
 
 def test_what_cannot_be_written_or_read_is_said(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file/x.json cannot be written: Not a directory"):
+    with pytest.raises(UserError, match="file/x.json cannot be written: File exists"):
         write_json(tmp_path / "file" / "x.json", {})
     with pytest.raises(UserError, match="none cannot be read: No such file"):
         file_digest(tmp_path / "none", "md5")
