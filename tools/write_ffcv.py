@@ -72,7 +72,7 @@ def main() -> None:
     from loaders.beton.convert import convert
     from loaders.beton.encoding import Storage
     from loaders.datasets.catalogue import default_root, open_dataset
-    from loaders.datasets.checksums import verify
+    from loaders.datasets.public_files import verify
 
     if not arguments.no_verify:
         verify(arguments.name, arguments.root or default_root(arguments.name))
