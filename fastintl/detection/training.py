@@ -34,7 +34,7 @@ from fastintl.runs.metrics_file import MetricsFile
 from fastintl.runs.resuming import load_latest, take_folder
 from fastintl.runs.run_end import stop_for_requeue
 from fastintl.runs.save_points import SavePoints
-from loaders.environment import surroundings
+from loaders.environment import describe_environment
 from loaders.errors import UserError
 from loaders.files import write_text
 
@@ -91,7 +91,7 @@ class DetectionTraining:
         resumed = self._resume()
         self.progress = TrainingProgress(config.optim.steps, self.step, shown=world.is_main)
         if world.is_main:
-            self.folder.create(config, {"step": self.step, "ranks": world.world_size, **surroundings()})
+            self.folder.create(config, {"step": self.step, "ranks": world.world_size, **describe_environment()})
             self.metrics = MetricsFile(self.folder.metrics, self.step if resumed else -1, self._warn)
         saved = self.step if resumed else None
         self.save_points = SavePoints(self.checkpoints, config.train.save_minutes, saved, self._warn)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fastintl.training.step_memory import shortage
-from loaders.environment import surroundings
+from loaders.environment import describe_environment
 from loaders.free_memory import free_bytes
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def describe_start(run: Pretraining) -> dict[str, Any]:
         "precision": _precision(run),
         "source": run.loader.source,
         "pictures": len(run.loader.images),
-        **surroundings(),
+        **describe_environment(),
     }
 
 
