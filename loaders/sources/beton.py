@@ -18,8 +18,8 @@ from numba.extending import is_jitted
 from loaders.quarantine import Quarantine
 from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.beton_decode import decode, decode_in_threads, read, use_library
-from loaders.sources.beton_images import BetonImages
 from loaders.sources.decoded import DecodedBatch, interleaved
+from loaders.sources.images import BetonImages
 
 # FFCV puts two constants into a numba dict, which no compiled code reads; to fill it numba compiles for seconds, at
 # every import anew. A plain dict will do.

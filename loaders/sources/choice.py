@@ -11,8 +11,8 @@ from loaders.beton.file import JPEG
 from loaders.errors import UserError
 from loaders.quarantine import Quarantine
 from loaders.sources import HARDWARE_SHARE, Images, Source
-from loaders.sources.beton_images import BetonImages
 from loaders.sources.folder import FolderSource
+from loaders.sources.images import BetonImages
 
 _CPU = torch.device("cpu")
 _MEMORY_LIMIT = 2 << 30  # bytes of pixels up to which "auto" keeps a dataset on the GPU

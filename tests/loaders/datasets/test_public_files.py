@@ -16,9 +16,8 @@ import torch
 
 from loaders import CenterCrop, CropSpec, MultiCrop, UserError, make_loader
 from loaders.beton.convert import convert
-from loaders.datasets.catalogue import open_dataset
+from loaders.datasets.catalogue import Reference, open_dataset
 from loaders.datasets.public_files import PublicFiles, check_file, download_dataset, public_files, verify
-from loaders.datasets.reference import Reference
 from loaders.planning.data_facts import data_facts
 from loaders.sources import open_images
 from tests.helpers.public_layouts import write_cifar10, write_stl10, write_tiny_imagenet
