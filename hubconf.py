@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-dependencies = ["torch", "torchvision", "numpy", "yaml"]
+dependencies = ["torch", "torchvision", "numpy", "yaml", "filelock"]
 
 
 def resnet50(weights: str | None = None, stem: str | None = None, target: bool = False):

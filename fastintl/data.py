@@ -12,10 +12,9 @@ import torch
 from fastintl.config import Config, Crops
 from fastintl.distributed import World
 from loaders import CenterCrop, CropSpec, Loader, MultiCrop, UserError, make_loader
-from loaders.datasets.catalogue import WITH_UNLABELLED
-from loaders.datasets.checksums import verify
+from loaders.datasets.catalogue import WITH_UNLABELLED, Reference
 from loaders.datasets.folder import class_folders
-from loaders.datasets.reference import Reference
+from loaders.datasets.public_files import verify
 from loaders.sources import Images
 
 _SPLITS = ("train", "train_labelled", "val")

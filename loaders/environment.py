@@ -17,7 +17,7 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def surroundings() -> dict:
+def describe_environment() -> dict:
     """Everything about this machine and environment that a number depends on."""
     return {
         "python": platform.python_version(),

@@ -16,10 +16,9 @@ import torch
 from loaders.errors import UserError
 from loaders.multicrop.cpu import CpuCenterCrop, CpuMultiCrop
 from loaders.order import Order
-from loaders.quarantine import Quarantine
+from loaders.quarantine import Quarantine, decode_or_substitute
 from loaders.recipe import CenterCrop, MultiCrop
 from loaders.sources import HARDWARE_SHARE, Images, Source, open_images
-from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.choice import open_source
 from loaders.sources.decoded import DecodedBatch, packed
 

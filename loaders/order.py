@@ -5,22 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from loaders.errors import UserError
-from loaders.philox import philox
-
-# The fourth counter word says what a draw is for, so that order, crops and replacements never share numbers.
-ORDER_DOMAIN = 1 << 16
-NEIGHBOUR_DOMAIN = 2 << 16
+from loaders.philox import Domain, philox
 
 
 def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     """Shuffles ``0 .. count - 1``; int64, the same for every rank, thread count and NumPy version."""
-    words = philox(seed, np.arange(count), epoch, 0, ORDER_DOMAIN)
+    words = philox(seed, np.arange(count), epoch, 0, Domain.ORDER)
     return np.argsort((words[:, 0] << np.uint64(32)) | words[:, 1], kind="stable")
 
 
 def neighbour(count: int, seed: int, sample: int, attempt: int) -> int:
     """The sample that stands in for one that cannot be decoded, drawn anew for each attempt."""
-    return int(philox(seed, sample, attempt, 0, NEIGHBOUR_DOMAIN)[0] % np.uint64(count))
+    return int(philox(seed, sample, attempt, 0, Domain.NEIGHBOUR)[0] % np.uint64(count))
 
 
 class Order:

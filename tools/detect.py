@@ -93,11 +93,13 @@ def _backbone(given: argparse.Namespace, config: configuration.DetectionConfig):
         return backbone, {"arch": backbone.arch, "stem": backbone.stem, "from_scratch": True}
 
     from fastintl.weights.backbone import backbone_of
-    from fastintl.weights.files import read_weights, sha256
+    from fastintl.weights.files import read_weights
+    from loaders.files import file_digest
 
     file = read_weights(given.backbone)
     backbone = backbone_of(file, given.arch, given.stem, given.target)
-    origin = {"arch": backbone.arch, "stem": backbone.stem, "target": given.target, "sha256": sha256(file.path)}
+    origin = {"arch": backbone.arch, "stem": backbone.stem, "target": given.target}
+    origin["sha256"] = file_digest(file.path, "sha256")
     return backbone, origin
 
 

@@ -23,10 +23,11 @@ from fastintl.detection.training_step import DetectionStep
 from fastintl.distributed import World
 from fastintl.runs.checkpoint import write_atomically
 from fastintl.runs.fingerprint import description
-from fastintl.runs.folder import RunFolder, write_text
+from fastintl.runs.folder import RunFolder
 from fastintl.runs.loss_guard import BrokenStep, LossGuard
 from fastintl.runs.run import Run
-from loaders.environment import surroundings
+from loaders.environment import describe_environment
+from loaders.files import write_text
 
 Batch = list[tuple[Tensor, Target]]
 
@@ -72,7 +73,7 @@ class DetectionTraining(Run):
         self.guard = LossGuard(self.agreement)
         resumed = self.resume()
         if world.is_main:
-            self.folder.create(dump(config), {"step": self.step, "ranks": world.world_size, **surroundings()})
+            self.folder.create(dump(config), {"step": self.step, "ranks": world.world_size, **describe_environment()})
         self.open(resumed)
         for note in train.notes:
             self.note(note)

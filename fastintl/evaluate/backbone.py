@@ -18,8 +18,9 @@ from fastintl.evaluate.feature_file import StoredFeatures, load_features, write_
 from fastintl.evaluate.results import versions
 from fastintl.runs.fingerprint import fingerprint
 from fastintl.weights.backbone import backbone_of
-from fastintl.weights.files import read_weights, sha256
+from fastintl.weights.files import read_weights
 from loaders import CenterCrop, Loader, make_loader
+from loaders.files import file_digest
 from loaders.sources import Images, open_images
 
 
@@ -73,7 +74,7 @@ def open_subject(
         crops, evaluation = file.config.crops, file.config.eval
         crop = CenterCrop(evaluation.resize, evaluation.size, crops.mean, crops.std)
     crop = CenterCrop(resize or crop.resize, size or crop.size, crop.mean, crop.std)
-    return Subject(backbone_of(file, arch, stem, target), file.path, sha256(file.path), target, crop)
+    return Subject(backbone_of(file, arch, stem, target), file.path, file_digest(file.path, "sha256"), target, crop)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from torch import nn
 
 from fastintl.distributed import World
 from fastintl.evaluate.features import StoredFeatures, feature_batches
-from fastintl.runs.folder import write_text
 from loaders import Loader, UserError
+from loaders.files import write_text
 from loaders.order import Order
 from loaders.progress import Progress
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loaders.errors import UserError
-from loaders.json_file import write_json
+from loaders.files import write_json
 
 _COLUMNS = ("date", "task", "accuracy", "backbone", "sha256", "data", "settings", "versions")
 
@@ -35,7 +35,7 @@ class Result:
         task: what was done, in a few words: "k-NN", "linear probe".
         data: the images, a path or folder of features by role ("train", "val").
         backbone: the file of weights; None for features without one.
-        sha256: of that file, see ``fastintl.weights.files.sha256``.
+        sha256: that file's checksum.
         settings: everything that changes the numbers.
         metrics: accuracies as fractions, by name.
         versions: of the packages that computed them.

@@ -7,11 +7,8 @@ import torch
 from torch import Tensor
 
 from fastintl.losses.base import Position
-from loaders.philox import philox
+from loaders.philox import Domain, philox
 from loaders.upload import upload
-
-# The fourth counter word, beside those of loaders.order: these draws share no numbers with the crops'.
-_DOMAIN = 3 << 16
 
 
 def random_orders(position: Position | None, device: torch.device, *shapes: tuple[int, ...]) -> list[Tensor]:
@@ -24,7 +21,7 @@ def random_orders(position: Position | None, device: torch.device, *shapes: tupl
         seed = int(torch.randint(2**62, ()))
         position = Position(seed, step=0, epoch=0, rank=0)
     count = sum(int(np.prod(shape)) for shape in shapes)
-    words = philox(position.seed, np.arange((count + 1) // 2), position.step, position.rank, _DOMAIN)
+    words = philox(position.seed, np.arange((count + 1) // 2), position.step, position.rank, Domain.PARTITION)
     keys = (words[:, 0::2] << np.uint64(32) | words[:, 1::2]).ravel()  # 64 bits, so that none are equal
     orders, start = [], 0
     for shape in shapes:

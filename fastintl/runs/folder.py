@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fastintl.config import Config
 from loaders.errors import UserError
+from loaders.files import write_text
 
 
 class RunFolder:
@@ -60,19 +59,3 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_text(self.summary, json.dumps(summary, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a whole file or nothing.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastintl.runs.folder import write_text
 from loaders.errors import UserError
+from loaders.files import write_text
 
 
 class MetricsFile:

@@ -7,14 +7,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from torch import Tensor
 
 from fastintl.distributed.agreement import Agreement
 from fastintl.distributed.preemption import Preemption, Wish
 from fastintl.distributed.world import World
-from fastintl.runs.checkpoint import Checkpoints, remove_temporaries
+from fastintl.runs.checkpoint import Checkpoints
 from fastintl.runs.clock import Clock, TrainingProgress, gpu_memory
 from fastintl.runs.fingerprint import difference
 from fastintl.runs.folder import RunFolder
@@ -23,6 +23,8 @@ from fastintl.runs.loss_guard import BrokenStep, LossGuard
 from fastintl.runs.metrics_file import MetricsFile
 from fastintl.runs.save_points import SavePoints
 from loaders.errors import UserError
+from loaders.files import remove_temporaries
+from loaders.lock import Lock
 
 
 class Run(ABC):
@@ -63,7 +65,7 @@ class Run(ABC):
         self.step = 0
         self.metrics: MetricsFile | None = None
         self.save_points: SavePoints | None = None
-        self._lock: TextIO | None = None
+        self._lock: Lock | None = None
         self.progress: TrainingProgress | None = None
 
     # What a training says of itself

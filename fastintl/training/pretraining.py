@@ -34,7 +34,7 @@ from fastintl.training.step import TrainingStep
 from fastintl.training.step_guard import StepGuard, explain
 from fastintl.training.step_memory import shortage
 from loaders import Batch
-from loaders.environment import surroundings
+from loaders.environment import describe_environment
 from loaders.free_memory import free_bytes
 
 
@@ -122,7 +122,7 @@ class Pretraining(Run):
             "precision": self._precision(),
             "source": self.loader.source,
             "pictures": len(self.loader.images),
-            **surroundings(),
+            **describe_environment(),
         }
 
     def _announcement(self) -> Iterator[str]:

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from fastintl.distributed.agreement import Agreement
 from fastintl.distributed.collectives import gather
-from fastintl.runs.folder import write_text
 from fastintl.runs.loss_guard import BrokenStep, LossGuard
 from fastintl.training.step import TrainingStep
 from loaders import Loader
+from loaders.files import write_text
 
 # Below it the unscaled gradients themselves pass fp16's largest number, 65504, and no scale would help.
 _SMALLEST_SCALE = 1.0

@@ -207,12 +207,16 @@ def _encode_one(split: Split, storage: Storage, index: int) -> StoredImage | str
     except BadImage as error:
         return str(error)
     except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise UserError(
+                f"{split.names[index]} was there when the images were listed and is gone; start again"
+            ) from error
         if error.errno in _STORAGE_FAILED:
             raise UserError(
                 f"{split.names[index]} cannot be read: {error.strerror}; nothing that was done is lost, "
                 "start the same command again"
             ) from error
-        return f"cannot be read: {error.strerror}"
+        return f"cannot be read: {error.strerror or error}"
 
 
 def _encoder() -> tuple[str, ...]:

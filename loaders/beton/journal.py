@@ -3,11 +3,11 @@
 ``X.beton.partial`` holds the images stored so far, ``X.beton.journal`` a key (a fingerprint of images,
 options and encoder) and one fixed-size record an image, ``X.quarantine.txt`` one line an image left out. A
 record is written only after what it speaks of has reached the disk, so every whole record can be trusted.
+``X.beton.lock`` keeps a second conversion away.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import numpy as np
 
 from loaders.beton.writer import RECORD, SKIPPED, BetonWriter, write_at
 from loaders.errors import UserError
+from loaders.files import publish
+from loaders.lock import Held, Lock
 
 _KEY_SIZE = 64
 
@@ -40,8 +42,11 @@ class ConversionJournal:
         self.target = target
         self.partial = target.with_name(target.name + ".partial")
         self.quarantine = quarantine_path(target)
+        try:
+            self._lock = Lock(_lock_path(target))
+        except Held as holder:
+            raise UserError(f"another process is writing {target} ({holder}); wait for it or stop it") from None
         self._partial = os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o666)
-        self._lock()
         self._journal = os.open(_journal_path(target), os.O_RDWR | os.O_CREAT, 0o666)
         self._list = os.open(self.quarantine, os.O_RDWR | os.O_CREAT, 0o666)
         self.writer = BetonWriter(self._partial, count)
@@ -69,12 +74,8 @@ class ConversionJournal:
 
     def publish(self) -> None:
         """Gives the finished file its name, in one step, and removes the journal."""
-        os.fsync(self._partial)
-        os.replace(self.partial, self.target)
+        publish(self.partial, self.target)
         remove_leftovers(self.target)
-        folder = os.open(self.target.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
 
     def abandon(self) -> None:
         """Removes the unfinished file, of which nothing is worth keeping; the quarantine list stays."""
@@ -84,14 +85,7 @@ class ConversionJournal:
     def close(self) -> None:
         for descriptor in (self._partial, self._journal, self._list):
             os.close(descriptor)
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._partial, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process is writing {self.target}; wait for it or stop it") from error
-        except OSError:
-            pass  # some network file systems have no locks
+        self._lock.close()
 
     def _resume(self, key: str) -> None:
         header = os.pread(self._journal, _KEY_SIZE, 0)
@@ -124,8 +118,9 @@ class ConversionJournal:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Removes what a finished conversion needs no more: its journal, and an empty quarantine list."""
+    """Removes what a finished conversion needs no more: its journal, its lock and an empty quarantine list."""
     _journal_path(target).unlink(missing_ok=True)
+    _lock_path(target).unlink(missing_ok=True)
     quarantine = quarantine_path(target)
     if quarantine.exists() and not quarantine.stat().st_size:
         quarantine.unlink()
@@ -138,3 +133,7 @@ def quarantine_path(target: Path) -> Path:
 
 def _journal_path(target: Path) -> Path:
     return target.with_name(target.name + ".journal")
+
+
+def _lock_path(target: Path) -> Path:
+    return target.with_name(target.name + ".lock")

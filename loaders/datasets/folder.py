@@ -113,10 +113,10 @@ class FileReader:
         path = self.root / self.names[index]
         try:
             return path.read_bytes()
-        except FileNotFoundError as error:
+        except FileNotFoundError:
             if path.is_symlink():
-                raise OSError(error.errno, "a link to a file that does not exist") from error
-            raise UserError(f"{path} was there when the images were listed and is gone; start again") from error
+                raise OSError("a link to a file that does not exist") from None
+            raise
 
 
 def _files(folder: Path, prefix: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from loaders.beton.file import JPEG
 from loaders.errors import UserError
 from loaders.image_reading import BadImage, open_image
 from loaders.sources import Images
-from loaders.sources.beton_images import BetonImages
+from loaders.sources.images import BetonImages
 
 _SAMPLE = 400  # images of a folder that are looked at
 

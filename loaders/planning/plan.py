@@ -13,7 +13,7 @@ from loaders.planning.rates import crop_rate, decode_rate
 from loaders.quarantine import Quarantine
 from loaders.recipe import MultiCrop
 from loaders.sources import open_images
-from loaders.sources.beton_images import BetonImages
+from loaders.sources.images import BetonImages
 from loaders.sources.memory import SHARE
 
 

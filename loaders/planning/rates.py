@@ -10,10 +10,9 @@ import torch
 
 from loaders.multicrop.cpu import CpuMultiCrop
 from loaders.planning.data_facts import DataFacts
-from loaders.quarantine import Quarantine
+from loaders.quarantine import Quarantine, decode_or_substitute
 from loaders.recipe import MultiCrop
 from loaders.sources import Images
-from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.choice import open_source
 from loaders.sources.decoded import packed
 

@@ -16,9 +16,8 @@ from nvidia.dali import Pipeline, fn, types
 from nvidia.dali.backend import TensorListCPU, TensorListGPU
 
 from loaders.errors import UserError
-from loaders.quarantine import Quarantine
+from loaders.quarantine import Quarantine, decode_or_substitute
 from loaders.sources import HARDWARE_SHARE, Images
-from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.decoded import DecodedBatch, interleaved
 from loaders.sources.jpeg_header import plain_jpeg
 

@@ -10,9 +10,8 @@ import torch
 
 from loaders.errors import UserError
 from loaders.free_memory import free_bytes
-from loaders.quarantine import Quarantine
+from loaders.quarantine import Quarantine, decode_or_substitute
 from loaders.sources import Images
-from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.decoded import DecodedBatch, interleaved
 
 # A dataset may take this share of the free memory. While it is put together its pixels are there twice.

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from loaders.quarantine import Quarantine
+from loaders.quarantine import Quarantine, decode_or_substitute
 from loaders.sources import Images
-from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.decoded import DecodedBatch
 from loaders.sources.jpeg_header import plain_jpeg
 
