@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from loaders.sources import HARDWARE_SHARE, Images, Source, open_images
 from loaders.sources.choice import open_source
 from loaders.sources.decoded import DecodedBatch, packed
 
-_BATCHES_AHEAD = 2
+_BATCHES_AHEAD = 3
+_Item = TypeVar("_Item")
 
 
 @dataclass
@@ -159,7 +160,7 @@ class Loader:
         self._epoch, self._batch = epoch, batch
 
     def __iter__(self) -> Iterator[Batch]:
-        produced = _Ahead(self._produce(self._epoch, self._batch))
+        produced = _ahead(self._produce(self._epoch, self._batch), _BATCHES_AHEAD)
         try:
             for batch, ready in produced:
                 self._batch += 1
@@ -167,7 +168,7 @@ class Loader:
                     _hand_over(batch.views, ready)
                 yield batch
         finally:
-            produced.stop()
+            produced.close()
         self._epoch, self._batch = self._epoch + 1, 0
 
     def crops(self, sample: int, epoch: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -218,43 +219,15 @@ def _hand_over(views: list[torch.Tensor], ready: torch.cuda.Event) -> None:
         view.record_stream(stream)
 
 
-class _Ahead:
-    """Runs an iterator in a thread, a bounded number of items ahead; its exceptions are raised here."""
-
-    def __init__(self, items: Iterator[Batch]) -> None:
-        self._items = items
-        self._queue: queue.Queue = queue.Queue(_BATCHES_AHEAD)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
-        self._thread.start()
-
-    def __iter__(self) -> Iterator[Batch]:
-        while True:
-            item, error = self._queue.get()
-            if error is not None:
-                raise error
-            if item is None:
-                return
-            yield item
-
-    def stop(self) -> None:
-        """Ends the thread, also in the middle."""
-        self._stopped.set()
-        while self._thread.is_alive():
-            self._drain()
-            self._thread.join(timeout=0.05)
-
-    def _run(self) -> None:
+def _ahead(items: Iterator[_Item], count: int) -> Iterator[_Item]:
+    """Runs an iterator in a thread, ``count`` items ahead; its exceptions are raised here."""
+    with ThreadPoolExecutor(1, thread_name_prefix="loader") as thread:
+        waiting = deque(thread.submit(next, items, None) for _ in range(count))
         try:
-            for item in self._items:
-                self._queue.put((item, None))
-                if self._stopped.is_set():
-                    self._items.close()
-                    return
-            self._queue.put((None, None))
-        except BaseException as error:  # handed to the consumer, whatever it is
-            self._queue.put((None, error))
-
-    def _drain(self) -> None:
-        while not self._queue.empty():
-            self._queue.get_nowait()
+            while (item := waiting.popleft().result()) is not None:
+                waiting.append(thread.submit(next, items, None))
+                yield item
+        finally:  # also where the caller leaves early
+            for future in waiting:
+                future.cancel()
+            thread.submit(items.close)

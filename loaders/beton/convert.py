@@ -93,7 +93,9 @@ def convert(split: Split, target: str | os.PathLike, storage: Storage | None = N
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
-            return _report_finished(target, source, len(split), start)
+            _check_same(target, source)
+            remove_leftovers(target)
+            return _report(split, target, time.monotonic() - start, 0.0, len(split), before=True)
         journal = ConversionJournal(target, _digest(source, *_encoder()), len(split))
         try:
             return _convert(split, journal, storage, threads or len(os.sched_getaffinity(0)), source)
@@ -114,24 +116,12 @@ def _convert(split: Split, journal: ConversionJournal, storage: Storage, threads
         print(f"{journal.partial} holds {found} of {len(split)} images; going on", file=sys.stderr)
     with Progress(journal.target.name, "images", len(split), found) as progress:
         _store_images(split, journal, storage, threads, progress)
-    kept = writer.rows["mode"] != SKIPPED
-    if not kept.any():
+    if (writer.rows["mode"] == SKIPPED).all():
         journal.abandon()
         raise UserError(f"none of the {len(split)} images can be read; {journal.quarantine} says why")
     writer.finish(split.labels, split.names, split.classes, source)
     journal.publish()
-    return Report(
-        file=str(journal.target),
-        images=int(kept.sum()),
-        bytes=journal.target.stat().st_size,
-        skipped=int((~kept).sum()),
-        quarantine="" if kept.all() else str(journal.quarantine),
-        seconds=progress.seconds,
-        images_per_second=progress.rate,
-        resumed=found,
-        finished_before=False,
-        empty_classes=_empty_classes(split.classes, split.labels[kept]),
-    )
+    return _report(split, journal.target, progress.seconds, progress.rate, found)
 
 
 def _store_images(
@@ -152,30 +142,32 @@ def _store_images(
         journal.commit()
 
 
-def _report_finished(target: Path, source: str, images: int, start: float) -> Report:
-    """The report of a file that is there already, if it is the one that would be written."""
+def _check_same(target: Path, source: str) -> None:
+    """Refuses a finished file that is not the one that would be written."""
     try:
-        file = BetonFile(target)
-        same = file.source == source
+        same = BetonFile(target).source == source
     except UserError:
         same = False
     if not same:
         raise UserError(
             f"{target} exists and was written from other images or options; remove it or give another --out"
         )
-    remove_leftovers(target)
-    quarantine = quarantine_path(target)
+
+
+def _report(split: Split, target: Path, seconds: float, rate: float, resumed: int, before: bool = False) -> Report:
+    file, quarantine = BetonFile(target), quarantine_path(target)
+    counts = np.bincount(file.labels[file.labels >= 0], minlength=len(split.classes))
     return Report(
         file=str(target),
         images=len(file),
         bytes=target.stat().st_size,
-        skipped=images - len(file),
+        skipped=len(split) - len(file),
         quarantine=str(quarantine) if quarantine.exists() else "",
-        seconds=time.monotonic() - start,
-        images_per_second=0.0,
-        resumed=images,
-        finished_before=True,
-        empty_classes=_empty_classes(file.classes, file.labels),
+        seconds=seconds,
+        images_per_second=rate,
+        resumed=resumed,
+        finished_before=before,
+        empty_classes=[name for name, count in zip(split.classes, counts, strict=True) if not count],
     )
 
 
@@ -222,11 +214,6 @@ def _encode_one(split: Split, storage: Storage, index: int) -> StoredImage | str
 def _encoder() -> tuple[str, ...]:
     """What the bytes of a newly encoded image depend on beside pixels and options."""
     return PIL.__version__, str(features.version("jpg")), str(features.version("libjpeg_turbo"))
-
-
-def _empty_classes(classes: list[str], labels: np.ndarray) -> list[str]:
-    counts = np.bincount(labels[labels >= 0], minlength=len(classes))
-    return [name for name, count in zip(classes, counts, strict=False) if not count]
 
 
 def _digest(*parts: object) -> str:

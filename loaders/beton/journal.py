@@ -40,14 +40,14 @@ class ConversionJournal:
 
     def __init__(self, target: Path, key: str, count: int) -> None:
         self.target = target
-        self.partial = target.with_name(target.name + ".partial")
+        self.partial = _beside(target, ".partial")
         self.quarantine = quarantine_path(target)
         try:
-            self._lock = Lock(_lock_path(target))
+            self._lock = Lock(_beside(target, ".lock"))
         except Held as holder:
             raise UserError(f"another process is writing {target} ({holder}); wait for it or stop it") from None
         self._partial = os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o666)
-        self._journal = os.open(_journal_path(target), os.O_RDWR | os.O_CREAT, 0o666)
+        self._journal = os.open(_beside(target, ".journal"), os.O_RDWR | os.O_CREAT, 0o666)
         self._list = os.open(self.quarantine, os.O_RDWR | os.O_CREAT, 0o666)
         self.writer = BetonWriter(self._partial, count)
         self._reasons: list[str] = []
@@ -119,8 +119,8 @@ class ConversionJournal:
 
 def remove_leftovers(target: Path) -> None:
     """Removes what a finished conversion needs no more: its journal, its lock and an empty quarantine list."""
-    _journal_path(target).unlink(missing_ok=True)
-    _lock_path(target).unlink(missing_ok=True)
+    for suffix in (".journal", ".lock"):
+        _beside(target, suffix).unlink(missing_ok=True)
     quarantine = quarantine_path(target)
     if quarantine.exists() and not quarantine.stat().st_size:
         quarantine.unlink()
@@ -131,9 +131,5 @@ def quarantine_path(target: Path) -> Path:
     return target.with_suffix(".quarantine.txt")
 
 
-def _journal_path(target: Path) -> Path:
-    return target.with_name(target.name + ".journal")
-
-
-def _lock_path(target: Path) -> Path:
-    return target.with_name(target.name + ".lock")
+def _beside(target: Path, suffix: str) -> Path:
+    return target.with_name(target.name + suffix)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from loaders.planning.data_facts import DataFacts
 from loaders.recipe import MultiCrop
 
-# Batches of views alive at a time: two wait in the loader's queue, one is in hand, one is being made.
+# Batches of views alive at a time: three are ahead in the loader, done or being made, and one is in hand.
 _VIEW_BATCHES = 4
 # FFCV's slots, allocated for as many batches: two wait, one is in hand, one is being decoded.
 _SLOT_BATCHES = 4
