@@ -68,19 +68,19 @@ def make_loader(
     Args:
         data: a ``.beton`` file, a folder ``class/image`` or a dataset's split ``name:split@root``; or one of them
             opened by ``loaders.sources.open_images``.
-        recipe: the views.
-        batch_size: images in a batch over all ranks.
+        recipe: the views to cut from each image.
+        batch_size: images in a batch, over all ranks.
         source: decoder, one of ``loaders.sources.SOURCES``; ``"auto"`` takes the fastest that can run.
-        device: where the views are wanted, and made.
-        dtype: of the views.
-        seed: of order and crops.
+        device: where the views are made and stay.
+        dtype: number format of the views.
+        seed: seed of the order of the samples and of the crops.
         epoch, start_batch: position of the first batch.
-        rank, world_size: this process's share of every batch.
-        threads: host threads; 0 takes all cores this process may use.
-        hardware_share: of the images that DALI decodes on a GPU, for its JPEG decoder, where it has one.
+        rank, world_size: this process's number and how many processes share every batch.
+        threads: host threads; 0 takes one for each core that this process may use.
+        hardware_share: share of the images for the JPEG decoder that some GPUs have, when DALI decodes on the GPU.
         samples: ids of the samples to use; None uses all.
-        max_bad: share of images that may fail to decode; past it iterating raises ``UserError`` with the list.
-        quarantine: file that lists the images that failed.
+        max_bad: share of the images that may fail to decode; past it iterating raises ``UserError`` with the list.
+        quarantine: file in which the images that failed are listed.
 
     Raises:
         UserError: bad data, an unknown source, or a batch that the ranks cannot share.

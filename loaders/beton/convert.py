@@ -1,4 +1,4 @@
-"""Images to one ``.beton`` file: encoded in threads, written in order, continued after a kill."""
+"""Converts images to one ``.beton`` file: encoded in threads, written in order, continued after a kill."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ from loaders.progress import Progress
 FORMAT = 1  # raise it when the stored bytes of an image change
 COMMIT_SECONDS = 2.0
 _TASK = 8  # images a thread takes at once
-_LOOK_AHEAD = 3  # tasks a thread that may be done or under way
-# The place of the images failed, not one image: better to stop, and go on later, than to leave out the
-# rest.
+_LOOK_AHEAD = 3  # tasks for each thread that may be done or under way
+# The place of the images failed, not one image: better to stop, and go on later, than to leave out the rest.
 _STORAGE_FAILED = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE)
 
 
@@ -41,17 +40,16 @@ class Report:
     """What a conversion did.
 
     Attributes:
-        file: The ``.beton`` file.
-        images: Images in it.
-        bytes: Its size.
-        skipped: Images left out; ``quarantine`` lists them, with reasons.
-        quarantine: That list, "" if nothing was left out.
-        seconds: Time this call took.
-        images_per_second: Rate of this call, over the images it looked at.
-        resumed: Images, in the file or left out, that an earlier call had dealt with.
-        finished_before: The file was there, written from the same images and options, and was left as it
-            is.
-        empty_classes: Classes without an image in the file.
+        file: the ``.beton`` file.
+        images: images in it.
+        bytes: its size.
+        skipped: images left out; ``quarantine`` lists them, with reasons.
+        quarantine: that list, "" if nothing was left out.
+        seconds: time this call took.
+        images_per_second: rate of this call, over the images it looked at.
+        resumed: images, in the file or left out, that an earlier call had dealt with.
+        finished_before: the file was there, written from the same images and options, and was left as it is.
+        empty_classes: classes without an image in the file.
     """
 
     file: str
@@ -69,24 +67,21 @@ class Report:
 def convert(split: Split, target: str | os.PathLike, storage: Storage | None = None, threads: int = 0) -> Report:
     """Writes a split as a ``.beton`` file.
 
-    The file's bytes depend on the split and the storage alone, not on threads, and not on whether the
-    conversion was killed and started again in between. A finished file of the same images and storage is
-    left as it is.
+    The file's bytes depend on the split and the storage alone, not on threads, and not on whether the conversion was
+    killed and started again in between. A finished file of the same images and storage is left as it is.
 
     Args:
-        split: Images and labels.
-        target: The file to write; its folder is made.
-        storage: How images are stored; the defaults of ``Storage`` if None, with ``raw`` as the split has
-            it.
-        threads: Encoding threads; 0 takes one a usable core.
+        split: images and labels.
+        target: the file to write; its folder is made.
+        storage: how images are stored; the defaults of ``Storage`` if None, with ``raw`` as the split has it.
+        threads: encoding threads; 0 takes one for each core that may be used.
 
     Raises:
-        UserError: No readable image, no room or right to write, or a finished file of something else in the
-            way.
+        UserError: no readable image, no room or right to write, or a finished file of something else in the way.
     """
     start = time.monotonic()
     if threads < 0:
-        raise UserError(f"--threads {threads} is negative; 0 takes one a usable core")
+        raise UserError(f"--threads {threads} is negative; 0 takes one for each core that may be used")
     target = Path(target)
     storage = Storage(raw=split.raw) if storage is None else storage
     source = _digest(split.fingerprint, repr(storage), FORMAT)

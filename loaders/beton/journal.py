@@ -1,9 +1,9 @@
 """The unfinished file of a conversion and the journal beside it, by which a killed conversion goes on.
 
-``X.beton.partial`` holds the images stored so far, ``X.beton.journal`` a key (a fingerprint of images,
-options and encoder) and one fixed-size record an image, ``X.quarantine.txt`` one line an image left out. A
-record is written only after what it speaks of has reached the disk, so every whole record can be trusted.
-``X.beton.lock`` keeps a second conversion away.
+``X.beton.partial`` holds the images stored so far, ``X.beton.journal`` a key (a fingerprint of images, options and
+encoder) and one fixed-size record for each image, ``X.quarantine.txt`` one line for each image left out. A record is
+written only after what it speaks of has reached the disk, so every whole record can be trusted. ``X.beton.lock`` keeps
+a second conversion away.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class ConversionJournal:
     """The files of one conversion while it is under way.
 
     Args:
-        target: The ``.beton`` file to be written.
-        key: Fingerprint, 64 ASCII characters, of everything the stored bytes depend on.
-        count: Images in the dataset.
+        target: the ``.beton`` file to be written.
+        key: fingerprint, 64 ASCII characters, of everything the stored bytes depend on.
+        count: images in the dataset.
 
     Attributes:
-        writer: Where images go; it already holds those of an earlier, killed conversion with the same key.
-        other_key: The files found were those of another conversion, and this one starts over.
+        writer: where images go; it already holds those of an earlier, killed conversion with the same key.
+        other_key: the files found were those of another conversion, and this one starts over.
 
     Raises:
-        UserError: Another process is writing the same file.
-        OSError: The files cannot be made.
+        UserError: another process is writing the same file.
+        OSError: the files cannot be made.
     """
 
     def __init__(self, target: Path, key: str, count: int) -> None:

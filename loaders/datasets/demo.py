@@ -1,11 +1,11 @@
 """Images drawn for the demo: twelve classes of pattern, each image a patchwork of one of them.
 
 A class is a pattern (stripes, dots, bricks, …). Every patch of an image draws its own rotation, size, phase,
-proportions and two colours, and the image its light and noise. So any crop shows the class, two crops of an
-image share nothing else, and pixel values say next to nothing about it.
+proportions and two colours, and the image its light and noise. So any crop shows the class, two crops of an image share
+nothing else, and pixel values say next to nothing about it.
 
-Patterns are signed distances: given coordinates ``u, v`` in periods, positive inside the ink, in periods too,
-so that ink edges can be drawn one pixel soft without supersampling.
+Patterns are signed distances: given coordinates ``u, v`` in periods, positive inside the ink, in periods too, so that
+ink edges can be drawn one pixel soft without supersampling.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def demo_splits(seed: int = 0, train: int = TRAIN_IMAGES, val: int = VAL_IMAGES)
     """The demo's training and held-out images; nothing is drawn until an image is asked for.
 
     Args:
-        seed: Another seed gives other images of the same classes.
-        train, val: How many images; classes take turns.
+        seed: another seed gives other images of the same classes.
+        train, val: how many images; classes take turns.
     """
     return {
         part: _split(part, (seed, number), count, f"demo {seed} {_DRAWING}")

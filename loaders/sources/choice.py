@@ -37,7 +37,7 @@ def open_source(
             ``device`` is one), ``"memory"`` (decoded once and kept on ``device``), ``"folder"`` (threads; nvJPEG
             where ``device`` is a GPU) or ``"auto"``: the fastest of those that can run.
         device: where the crops will be cut.
-        hardware_share: of the images that DALI decodes on a GPU, for its JPEG decoder, where it has one.
+        hardware_share: share of the images for the JPEG decoder that some GPUs have, when DALI decodes on the GPU.
 
     Returns:
         The source and a few words that say which one it is and why.

@@ -46,8 +46,8 @@ class DaliSource:
         images: the dataset.
         threads: DALI's threads.
         quarantine: where bad images go.
-        device: where the pixels are wanted.
-        hardware_share: of the images, for the JPEG decoder that A100 and H100 have beside their cores.
+        device: where the decoded pixels are wanted.
+        hardware_share: share of the images for the JPEG decoder that A100 and H100 have beside their cores.
     """
 
     def __init__(
