@@ -38,13 +38,7 @@ class Order:
     """
 
     def __init__(
-        self,
-        samples: np.ndarray,
-        batch_size: int,
-        shuffled: bool,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        self, samples: np.ndarray, batch_size: int, shuffled: bool, seed: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
         self.samples, self.batch_size, self.shuffled, self.seed = samples, batch_size, shuffled, seed
         self.rank, self.world_size = rank, world_size

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fastintl.training.step_memory import shortage
-from loaders.environment import describe_environment
-from loaders.free_memory import free_bytes
+from loaders.environment import describe_environment, free_bytes
 
 if TYPE_CHECKING:
     from fastintl.training.pretraining import Pretraining

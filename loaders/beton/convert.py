@@ -119,9 +119,7 @@ def _convert(split: Split, journal: ConversionJournal, storage: Storage, threads
     return _report(split, journal.target, progress.seconds, progress.rate, found)
 
 
-def _store_images(
-    split: Split, journal: ConversionJournal, storage: Storage, threads: int, progress: Progress
-) -> None:
+def _store_images(split: Split, journal: ConversionJournal, storage: Storage, threads: int, progress: Progress) -> None:
     committed = time.monotonic()
     try:
         for image in _encoded(split, storage, journal.writer.count, threads):

@@ -91,11 +91,7 @@ class BetonWriter:
         texts = json.dumps({"classes": list(classes), "names": [names[i] for i in kept]}).encode()
         block = zlib.compress(texts, 6)
         table = np.zeros(len(kept), ALLOCATION)
-        table["image"], table["pointer"], table["size"] = (
-            np.arange(len(kept)),
-            rows["pointer"],
-            rows["size"],
-        )
+        table["image"], table["pointer"], table["size"] = (np.arange(len(kept)), rows["pointer"], rows["size"])
         metadata = np.zeros(len(kept), ROW)
         for key in IMAGE.names:
             metadata["image"][key] = rows[key]

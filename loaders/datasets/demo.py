@@ -67,12 +67,7 @@ def _patches(x: np.ndarray, y: np.ndarray, count: int, rng: np.random.Generator)
 
 
 def _cover(
-    pattern: Callable,
-    x: np.ndarray,
-    y: np.ndarray,
-    patch: np.ndarray,
-    period: np.ndarray,
-    rng: np.random.Generator,
+    pattern: Callable, x: np.ndarray, y: np.ndarray, patch: np.ndarray, period: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Share of each pixel that is ink, float32 ``(SIDE, SIDE)`` in [0, 1]."""
     count = len(period)

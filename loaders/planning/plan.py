@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from loaders.environment import Machine
 from loaders.errors import UserError
 from loaders.planning.data_facts import DataFacts, data_facts
 from loaders.planning.loader_memory import LoaderMemory, loader_memory
-from loaders.planning.machine import Machine
 from loaders.planning.rates import crop_rate, decode_rate
 from loaders.quarantine import Quarantine
 from loaders.recipe import MultiCrop

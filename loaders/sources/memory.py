@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
+from loaders.environment import free_bytes
 from loaders.errors import UserError
-from loaders.free_memory import free_bytes
 from loaders.quarantine import Quarantine, decode_or_substitute
 from loaders.sources import Images
 from loaders.sources.decoded import DecodedBatch, interleaved
