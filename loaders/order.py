@@ -28,23 +28,17 @@ class Order:
 
     Args:
         samples: ids of the dataset's samples.
-        batch_size: ``B``, over all ranks.
+        batch_size: ``B``, images in a batch over all ranks.
         shuffled: True for training, False for evaluation.
-        seed: of the permutation.
-        rank, world_size: ``r`` and ``W``.
+        seed: seed of the permutation.
+        rank, world_size: ``r`` and ``W``, this process's number and how many there are.
 
     Raises:
         UserError: a training batch does not divide among the ranks, or is larger than the dataset.
     """
 
     def __init__(
-        self,
-        samples: np.ndarray,
-        batch_size: int,
-        shuffled: bool,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        self, samples: np.ndarray, batch_size: int, shuffled: bool, seed: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
         self.samples, self.batch_size, self.shuffled, self.seed = samples, batch_size, shuffled, seed
         self.rank, self.world_size = rank, world_size
@@ -64,7 +58,7 @@ class Order:
         return count // self.batch_size if self.shuffled else -(-count // self.batch_size)
 
     def batches(self, epoch: int, start_batch: int = 0) -> list[np.ndarray]:
-        """This rank's share of every batch from ``start_batch`` on: int64 sample ids, possibly none of a last one."""
+        """This rank's share of every batch from ``start_batch`` on: int64 sample ids, possibly none in the last."""
         samples = self.samples
         if self.shuffled:
             samples = samples[permutation(len(samples), self.seed, epoch)]

@@ -52,8 +52,8 @@ def examine(given: argparse.Namespace) -> dict:
 
     config = configuration.load(given.rcfg)
 
+    from loaders.environment import this_machine
     from loaders.planning import installed
-    from loaders.planning.machine import this_machine
 
     sources, machine = installed.sources(), this_machine()
     report = {

@@ -34,8 +34,7 @@ from fastintl.training.step import TrainingStep
 from fastintl.training.step_guard import StepGuard, explain
 from fastintl.training.step_memory import shortage
 from loaders import Batch
-from loaders.environment import describe_environment
-from loaders.free_memory import free_bytes
+from loaders.environment import describe_environment, free_bytes
 
 
 def pretrain(config: Config) -> None:

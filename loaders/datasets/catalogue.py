@@ -43,13 +43,13 @@ def open_dataset(name: str, root: Path | None = None, *, val_share: float = 0.1,
     """Lists a dataset's images and labels.
 
     Args:
-        name: One of ``NAMES``.
-        root: Where it lies; ``default_root(name)`` if None; ``demo`` has none.
-        val_share: Share of the images of ``folder`` to hold out where it has no ``val/``.
-        seed: Of the images that ``demo`` draws.
+        name: one of ``NAMES``.
+        root: the folder that holds it; ``default_root(name)`` if None; ``demo`` has none.
+        val_share: share of the images of ``folder`` to hold out where it has no ``val/``.
+        seed: seed of the images that ``demo`` draws.
 
     Raises:
-        UserError: An unknown name, or a root that lacks a folder or file of the layout.
+        UserError: an unknown name, or a root that lacks a folder or file of the layout.
     """
     root = default_root(name) if root is None else Path(root)
     if name not in NAMES:
@@ -71,7 +71,7 @@ class Reference:
     Attributes:
         name: one of ``NAMES``.
         split: ``train``, ``val`` or, for STL-10, ``train_labelled``.
-        root: where the public files lie.
+        root: the folder that holds the public files.
     """
 
     name: str

@@ -21,10 +21,11 @@ class PublicFiles:
     """How a dataset is published: an archive, and the folder of files in it.
 
     Attributes:
-        url: of the archive.
-        archive, md5: its name and MD5 sum.
-        folder: in the archive.
-        files: MD5 sum by file name; empty where they are too many to be published.
+        url: where the archive can be downloaded.
+        archive: the archive's file name.
+        md5: the archive's MD5 sum in hexadecimal.
+        folder: the folder that the archive holds.
+        files: the MD5 sum of each file in the folder, by name; empty where there are too many to be published.
     """
 
     url: str
@@ -35,7 +36,7 @@ class PublicFiles:
 
 
 def public_files() -> dict[str, PublicFiles]:
-    """By dataset; torchvision knows most."""
+    """How each dataset is published, by its name; torchvision knows most."""
     from torchvision.datasets import CIFAR10, CIFAR100, STL10  # late: it imports torch
 
     found = {}

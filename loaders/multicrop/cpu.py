@@ -26,7 +26,7 @@ class CpuMultiCrop:
     Args:
         recipe: the views' numbers.
         threads: worker threads; resize and colour release the interpreter's lock.
-        dtype: of the views.
+        dtype: number format of the views.
     """
 
     def __init__(self, recipe: MultiCrop, threads: int, dtype: torch.dtype = torch.float32) -> None:

@@ -74,8 +74,8 @@ class DeviceMultiCrop(_DeviceCrops):
 
     Args:
         recipe: the views' numbers.
-        device: of the pixels and the views.
-        dtype: of the views.
+        device: where the pixels lie and the views are made.
+        dtype: number format of the views.
         implementation: one of ``IMPLEMENTATIONS``; None takes the fastest that the device can run.
     """
 

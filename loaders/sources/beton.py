@@ -19,9 +19,9 @@ from numba.extending import is_jitted
 
 from loaders.beton.file import JPEG
 from loaders.numba_options import compiled
-from loaders.quarantine import Quarantine, decode_or_substitute
 from loaders.sources.decoded import DecodedBatch, interleaved
 from loaders.sources.images import BetonImages
+from loaders.sources.quarantine import Quarantine, decode_or_substitute
 
 # FFCV puts two constants into a numba dict, which no compiled code reads; to fill it numba compiles for seconds, at
 # every import anew. A plain dict will do.

@@ -8,10 +8,10 @@ import torch
 
 from loaders.beton.file import JPEG
 from loaders.errors import UserError
-from loaders.quarantine import Quarantine
 from loaders.sources import HARDWARE_SHARE, Images, Source
 from loaders.sources.folder import FolderSource
 from loaders.sources.images import BetonImages
+from loaders.sources.quarantine import Quarantine
 
 _CPU = torch.device("cpu")
 SOURCES = ("auto", "ffcv", "dali", "memory", "folder")
@@ -37,7 +37,7 @@ def open_source(
             ``device`` is one), ``"memory"`` (decoded once and kept on ``device``), ``"folder"`` (threads; nvJPEG
             where ``device`` is a GPU) or ``"auto"``: the fastest of those that can run.
         device: where the crops will be cut.
-        hardware_share: of the images that DALI decodes on a GPU, for its JPEG decoder, where it has one.
+        hardware_share: share of the images for the JPEG decoder that some GPUs have, when DALI decodes on the GPU.
 
     Returns:
         The source and a few words that say which one it is and why.

@@ -11,9 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import numpy as np
 import torch
 
-from loaders.quarantine import Quarantine, decode_or_substitute
 from loaders.sources import Images
 from loaders.sources.decoded import DecodedBatch, interleaved, packed
+from loaders.sources.quarantine import Quarantine, decode_or_substitute
 
 _ROOM = 1.25  # times the largest batch so far: batches differ in size
 

@@ -48,11 +48,7 @@ class Quarantine:
                 label = name or "without a file name"
                 self._lines[sample] = f"{self.data}\t{sample}\t{label}\t{' '.join(reason.split())}"
                 _log.warning(
-                    "cannot decode image %d (%s) of %s: %s; another takes its place",
-                    sample,
-                    label,
-                    self.data,
-                    reason,
+                    "cannot decode image %d (%s) of %s: %s; another takes its place", sample, label, self.data, reason
                 )
                 self._write(self._lines[sample])
             if len(self._lines) > self.max_bad * self.count or len(self._lines) == self.count:
