@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageFont
+from PIL.ImageDraw import Draw, ImageDraw
 
 from fastintl.report.crops import to_pixels
 from loaders.errors import UserError
@@ -80,7 +81,7 @@ def draw_sheet(
     """The sheet of all rows, grouped by image.
 
     Args:
-        names: of the images.
+        names: the images' names.
         notes: sentences below the rows.
     """
     first, count = rows[0], len(names)
@@ -89,7 +90,7 @@ def draw_sheet(
     group = _TEXT + _GAP + len(rows) * _ROW
     bottom = _TOP + count * group
     sheet = Image.new("RGB", (width, bottom + len(lines) * _TEXT + _GAP), "white")
-    canvas = ImageDraw.Draw(sheet)
+    canvas = Draw(sheet)
     _write(canvas, (_GAP, _GAP), title, size=13)
     _write(canvas, (_GAP, _GAP + 1.5 * _TEXT), "small numbers: mean difference to\nthe first row, in grey levels")
     for v, spec in enumerate(recipe.views):
@@ -140,7 +141,7 @@ def _through(
             )
 
 
-def _draw_row(sheet: Image.Image, canvas: ImageDraw.ImageDraw, y: int, row: Row, first: Row, i: int) -> None:
+def _draw_row(sheet: Image.Image, canvas: ImageDraw, y: int, row: Row, first: Row, i: int) -> None:
     """One image through one source; below it the draws (first row) or the differences to the first row."""
     _write(canvas, (_GAP, y), row.label.replace(", ", "\n"), size=12)
     height, width = row.images[i].shape[:2]
@@ -164,7 +165,7 @@ def _draw_row(sheet: Image.Image, canvas: ImageDraw.ImageDraw, y: int, row: Row,
         _write(canvas, (left, y + _TILE), captions[v + 1])
 
 
-def _draw_box(canvas: ImageDraw.ImageDraw, left: float, top: float, width: float, height: float, colour: str) -> None:
+def _draw_box(canvas: ImageDraw, left: float, top: float, width: float, height: float, colour: str) -> None:
     box = [left, top, max(left, left + width - 1), max(top, top + height - 1)]
     canvas.rectangle(box, outline="black", width=3)  # so that any colour shows on any image
     canvas.rectangle(box, outline=colour, width=2)
@@ -178,7 +179,5 @@ def _words_of(draw: np.ndarray) -> str:
     return " ".join(said + ["solar"] * bool(draw[draws.SOLARIZE])) or "as it is"
 
 
-def _write(
-    canvas: ImageDraw.ImageDraw, at: tuple[float, float], text: str, colour: str = "black", size: int = 11
-) -> None:
+def _write(canvas: ImageDraw, at: tuple[float, float], text: str, colour: str = "black", size: int = 11) -> None:
     canvas.text(at, text, fill=colour, font=ImageFont.load_default(size))

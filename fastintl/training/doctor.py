@@ -25,35 +25,14 @@ _A100_IMAGES_PER_SECOND = 2470
 
 
 @dataclass(frozen=True)
-class Demand:
-    """What one A100 takes of a recipe, and how many cores such as this machine's feed it.
-
-    Attributes:
-        assumed_images_of_224_px: images/s on which an A100 trains a ResNet-50 at 224 px.
-        cost_in_images_of_224_px: what an image of the recipe costs, counted in such images.
-        images_per_second_of_a_gpu: images/s of the recipe that the A100 takes.
-        cores_a_gpu_with_gpu_crops: cores that feed it where the GPU cuts the crops; None: the host does not decode.
-        cores_a_gpu_with_cpu_crops: cores that feed it where they cut the crops too.
-    """
-
-    assumed_images_of_224_px: int
-    cost_in_images_of_224_px: float
-    images_per_second_of_a_gpu: float
-    cores_a_gpu_with_gpu_crops: float | None
-    cores_a_gpu_with_cpu_crops: float
-
-
-@dataclass(frozen=True)
 class Examination:
     """All that is found.
 
     Attributes:
-        sources, packages: which of them are installed.
-        machine: CPU, memory and GPUs.
-        precision: number format that ``train.precision=auto`` takes here.
-        crops: the engine that cuts the crops: "triton", "batched" or "cpu".
-        plan: what a dataset asks of the machine; None where none was given.
-        demand: what a GPU takes of the recipe; None without a plan, or for other networks than ResNet-50.
+        precision: the number format that ``train.precision=auto`` takes here.
+        crops: what cuts the crops: "triton", "batched" or "cpu".
+        plan: what a dataset asks of the machine; None where none is given.
+        demand: see ``demand``; None without a plan.
     """
 
     sources: list[installed.Status]
@@ -61,8 +40,8 @@ class Examination:
     machine: Machine
     precision: str
     crops: str
-    plan: Plan | None
-    demand: Demand | None
+    plan: Plan | None = None
+    demand: dict[str, float | None] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -71,7 +50,7 @@ class Examination:
         return found
 
     def print(self) -> None:
-        """Shows it in a terminal, in less than a screen."""
+        """Shows it in a terminal, on one screen."""
         console = Console(highlight=False, markup=False)
         console.width = min(console.width, 100) if console.is_terminal else 100
         report.print_installed(console, self.sources + self.packages)
@@ -82,12 +61,12 @@ class Examination:
             return
         report.print_plan(console, self.plan, self.machine)
         console.print("bottleneck", style="bold")
-        for sentence in conclusions(self.plan, self.machine, self.demand):
+        for sentence in _conclusions(self.plan, self.machine, self.demand):
             console.print(textwrap.indent(textwrap.fill(sentence, console.width - 2), "  "))
 
 
 def examine(config: Config, data: Path | None, ranks: int | None, batch_size: int | None) -> Examination:
-    """Looks at this machine and, where one is given, measures on some images of a dataset.
+    """Looks at this machine and, where ``data`` is given, measures on some of its images.
 
     Args:
         data: a ``.beton`` file or a folder ``class/image``.
@@ -99,28 +78,24 @@ def examine(config: Config, data: Path | None, ranks: int | None, batch_size: in
     """
     sources, machine = installed.sources(), this_machine()
     device = torch.device("cuda" if machine.gpus else "cpu")
-    plan = None
-    if data is not None:
-        usable = [status.name for status in sources if status.usable]
-        if "folder" not in usable:
-            raise UserError(f"no image can be read, {sources[-1].about}: {sources[-1].cure}")
-        ranks = max(1, len(machine.gpus)) if ranks is None else ranks
-        batch_size = config.train.batch_size if batch_size is None else batch_size
-        with Console(stderr=True).status("measuring"):
-            plan = make_plan(data, multi_crop(config.crops), batch_size, ranks, machine, usable)
-    return Examination(
-        sources=sources,
-        packages=installed.packages(),
-        machine=machine,
-        precision=str(autocast_dtype("auto", device)).removeprefix("torch."),
-        crops=choose_implementation(device) if machine.gpus else "cpu",
-        plan=plan,
-        demand=None if plan is None else demand(config, plan, machine.cores),
-    )
+    precision = str(autocast_dtype("auto", device)).removeprefix("torch.")
+    crops = choose_implementation(device) if machine.gpus else "cpu"
+    found = (sources, installed.packages(), machine, precision, crops)
+    if data is None:
+        return Examination(*found)
+    usable = [status.name for status in sources if status.usable]
+    if "folder" not in usable:
+        raise UserError(f"no image can be read, {sources[-1].about}: {sources[-1].cure}")
+    ranks = max(1, len(machine.gpus)) if ranks is None else ranks
+    batch_size = config.train.batch_size if batch_size is None else batch_size
+    with Console(stderr=True).status("measuring"):
+        plan = make_plan(data, multi_crop(config.crops), batch_size, ranks, machine, usable)
+    return Examination(*found, plan, demand(config, plan, machine.cores))
 
 
-def demand(config: Config, plan: Plan, cores: int) -> Demand | None:
-    """The demand of a recipe on a machine with so many cores; None for other networks than ResNet-50.
+def demand(config: Config, plan: Plan, cores: int) -> dict[str, float | None] | None:
+    """What one A100 takes of a recipe, and how many cores like this machine's feed it; None for other networks than
+    ResNet-50.
 
     The cost of an image is counted in trained images of 224 px: forward and backward over a view cost by its area,
     the EMA target's forward alone a third.
@@ -130,28 +105,28 @@ def demand(config: Config, plan: Plan, cores: int) -> Demand | None:
     areas = [(side / 224) ** 2 for side in config.crops.sizes]
     cost = areas[0] / 3 + sum(areas[1:]) if config.model.ema else sum(areas)
     takes, fed = _A100_IMAGES_PER_SECOND / cost, plan.feeds_gpu_crops
-    return Demand(
-        assumed_images_of_224_px=_A100_IMAGES_PER_SECOND,
-        cost_in_images_of_224_px=cost,
-        images_per_second_of_a_gpu=takes,
-        cores_a_gpu_with_gpu_crops=takes * cores / fed if fed else None,
-        cores_a_gpu_with_cpu_crops=takes * cores / plan.feeds_cpu_crops,
-    )
+    return {
+        "assumed_images_of_224_px": _A100_IMAGES_PER_SECOND,
+        "cost_in_images_of_224_px": cost,
+        "images_per_second_of_a_gpu": takes,
+        "cores_a_gpu_with_gpu_crops": takes * cores / fed if fed else None,
+        "cores_a_gpu_with_cpu_crops": takes * cores / plan.feeds_cpu_crops,
+    }
 
 
-def conclusions(plan: Plan, machine: Machine, demand: Demand | None) -> list[str]:
+def _conclusions(plan: Plan, machine: Machine, demand: dict[str, float | None] | None) -> list[str]:
     """What limits training, in sentences."""
     gpu_crops, cpu_crops = plan.feeds_gpu_crops, plan.feeds_cpu_crops
     fed = f"{gpu_crops:,.0f} images/s with the crops on a GPU, " if gpu_crops else ""
     said = [f"This machine's cores feed about {fed}{cpu_crops:,.0f} images/s with the crops on the CPU."]
     if demand is not None:
-        takes = demand.images_per_second_of_a_gpu
-        cores = {"on the GPU": demand.cores_a_gpu_with_gpu_crops, "on the CPU": demand.cores_a_gpu_with_cpu_crops}
+        takes = demand["images_per_second_of_a_gpu"]
+        cores = {"on the GPU": demand["cores_a_gpu_with_gpu_crops"], "on the CPU": demand["cores_a_gpu_with_cpu_crops"]}
         needed = " or ".join(f"{count:.1f} with the crops {where}" for where, count in cores.items() if count)
         said.append(
             f"An A100 would take {takes:,.0f} images/s, if it trains ResNet-50 on "
-            f"{demand.assumed_images_of_224_px:,} images/s of 224 px (NVIDIA's example) and an image of this recipe "
-            f"costs {demand.cost_in_images_of_224_px:.1f} of those. Cores like these that feed it: {needed}."
+            f"{demand['assumed_images_of_224_px']:,} images/s of 224 px (NVIDIA's example) and an image of this recipe "
+            f"costs {demand['cost_in_images_of_224_px']:.1f} of those. Cores like these that feed it: {needed}."
         )
         if machine.gpus and gpu_crops:
             wanted = takes * plan.ranks
@@ -160,9 +135,8 @@ def conclusions(plan: Plan, machine: Machine, demand: Demand | None) -> list[str
     if not machine.gpus:
         said.append("On this machine itself the limit is the training step, which runs on the CPU.")
     if Path(plan.path).is_dir():
-        said.append(
-            "FFCV decodes .beton files: python tools/write_ffcv.py folder --root IMAGES --out DATA writes them."
-        )
+        cure = "python tools/write_ffcv.py folder --root IMAGES --out DATA writes them"
+        said.append(f"FFCV decodes .beton files: {cure}.")
     if not plan.fits_page_cache:
         rate = report.size(plan.facts.stored / plan.facts.images * (gpu_crops or cpu_crops))
         said.append(f"The disk must read {rate}/s to feed that, since the dataset does not stay in memory.")

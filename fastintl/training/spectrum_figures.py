@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -15,15 +16,9 @@ from fastintl.training import spectrum
 from loaders.errors import UserError, writing
 
 _BESIDE = {"fontsize": 7, "loc": "center left", "bbox_to_anchor": (1, 0.5)}  # a legend that hides no line
-_STYLE = {
-    "svg.hashsalt": "fastintl",  # the same file for the same numbers
-    "svg.fonttype": "none",  # text stays text
-    "font.size": 9,
-    "axes.grid": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.alpha": 0.3,
-}
+# The same file for the same numbers; text stays text.
+_SVG = {"svg.hashsalt": "fastintl", "svg.fonttype": "none", "font.size": 9}
+_AXES = {"axes.grid": True, "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.3}
 
 
 def draw_spectra(folders: Sequence[Path], out: Path) -> list[Path]:
@@ -41,16 +36,13 @@ def draw_spectra(folders: Sequence[Path], out: Path) -> list[Path]:
             raise UserError(f"{run.folder.path} has no spectrum: train it with log.spectrum_every=20 or so")
     figures = {
         out / "map.svg": ([_draw_map], (4.6, 3.2)),
-        out / "spectra.svg": ([lambda ax, when=when: _draw_spectra(ax, runs, when) for when in _TIMES], (9, 3.2)),
-        out / "rank.svg": ([lambda ax: _draw_ranks(ax, runs)], (6, 3.2)),
+        out / "spectra.svg": ([partial(_draw_spectra, runs, when) for when in ("before", "after")], (9, 3.2)),
+        out / "rank.svg": ([partial(_draw_ranks, runs)], (6, 3.2)),
     }
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_SVG | _AXES):
         for path, (panels, size) in figures.items():
             _save(path, panels, size)
     return list(figures)
-
-
-_TIMES = ("before", "after")  # the loss's transformation
 
 
 def _draw_map(ax: Axes) -> None:
@@ -66,7 +58,7 @@ def _draw_map(ax: Axes) -> None:
     ax.legend(fontsize=7)
 
 
-def _draw_spectra(ax: Axes, runs: Sequence[RunRecord], when: str) -> None:
+def _draw_spectra(runs: Sequence[RunRecord], when: str, ax: Axes) -> None:
     """The eigenvalues of each run's last measurement, before or after the transformation."""
     for run in runs:
         last = [row["spectrum"] for row in run.rows if "spectrum" in row][-1]
@@ -78,7 +70,7 @@ def _draw_spectra(ax: Axes, runs: Sequence[RunRecord], when: str) -> None:
         ax.legend(**_BESIDE)
 
 
-def _draw_ranks(ax: Axes, runs: Sequence[RunRecord]) -> None:
+def _draw_ranks(runs: Sequence[RunRecord], ax: Axes) -> None:
     """The effective rank over the epochs."""
     for run in runs:
         (line,) = ax.plot(*run.series("effective_rank"), label=run.label)

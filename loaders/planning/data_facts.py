@@ -22,7 +22,7 @@ class DataFacts:
     Attributes:
         images, classes: how many; classes that no image has count.
         sampled: images looked at; 0: all of them.
-        unreadable: of those, how many are no images.
+        unreadable: how many of those looked at are no images.
         stored: bytes on disk.
         jpegs: share of the images that are JPEG streams, 0 to 1.
         mean_size, largest_size: mean and largest (height, width) in pixels, each on its own.

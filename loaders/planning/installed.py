@@ -27,7 +27,7 @@ class Status:
     """Whether a source or package can be used here.
 
     Attributes:
-        name: of the source or package.
+        name: name of the source or package.
         usable: it loads.
         about: its version, or why it cannot be used.
         cure: the command or words that help; empty where nothing is wrong.

@@ -52,8 +52,8 @@ def loader_memory(
 
     Args:
         source: one of ``loaders.sources.choice``, not ``"auto"``.
-        images: in a batch of this rank.
-        threads: of this rank.
+        images: images in a batch of this rank.
+        threads: host threads of this rank.
         on_gpu: the crops are cut there.
     """
     views = [] if on_gpu else [images * spec.size**2 * 3 * 4 for spec in recipe.views]

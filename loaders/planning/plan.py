@@ -23,8 +23,8 @@ class SourcePlan:
 
     Attributes:
         source: its name.
-        memory: of a rank's loader, bytes.
-        memory_all: of all ranks together.
+        memory: bytes that a rank's loader takes.
+        memory_all: bytes of all ranks together.
         decode_per_core: images decoded on the CPU in a second of one core's time, measured; None: nothing to decode.
         feeds_gpu_crops: estimate of the images a second that all cores feed where GPUs cut the crops; None where
             the host does not decode for them: from memory there is nothing to decode, DALI and the folder source
@@ -48,8 +48,8 @@ class Plan:
         path: the dataset.
         facts: what it holds.
         ranks: processes on this machine.
-        images: of a batch in one rank.
-        threads: of one rank.
+        images: images of a batch in one rank.
+        threads: host threads of one rank.
         on_gpu: the crops are cut on a GPU.
         fits_page_cache: the stored bytes fit the free memory beside the loaders' buffers, whatever the source.
         fits_memory: the memory source would take it, in every rank.
@@ -87,7 +87,7 @@ def make_plan(data: Path, recipe: MultiCrop, batch_size: int, ranks: int, machin
     Args:
         data: a ``.beton`` file or a folder ``class/image``.
         batch_size: images a step, of all ranks together.
-        ranks: on this machine; they share its cores and its memory.
+        ranks: processes on this machine, which share its cores and its memory.
         usable: the sources that run here.
 
     Raises:

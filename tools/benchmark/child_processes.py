@@ -1,4 +1,4 @@
-"""A pipeline in processes of its own, pinned to their cores and stopped while others are timed.
+"""A loader's pipeline in processes of its own, pinned to their cores and stopped while others are timed.
 
 What a loader does between its rounds, filling its queues and spinning for the next task, would be taken from the one
 that is timed.
@@ -6,19 +6,19 @@ that is timed.
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
 import resource
 import signal
-from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+
+import torch
 
 from loaders.errors import UserError
 from loaders.planning.rates import measure, take
-from tools.benchmark.contenders import Rounds
+from tools.benchmark import loader_pipelines
+from tools.benchmark.contenders import Rounds, sentence
 from tools.benchmark.loader_pipelines import Workload
 
 _AHEAD = 6  # batches that a pipeline with queues may hold when its round begins
@@ -28,17 +28,15 @@ _LEAVING_SECONDS = 5
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A function that makes images ready, and the processes that it runs in.
+    """A pipeline and the processes that it runs in.
 
     Attributes:
-        module, function, arguments: what is called with the workload; it gives an endless iterator over the number of
-            images that are ready. Imported in the processes only.
-        cores: on how many it runs.
+        function, arguments: a function of ``loader_pipelines``, and what it takes behind the workload.
+        cores: how many cores it runs on.
         works_ahead: whether it has queues that fill while it is not asked.
-        processes: of how many it consists; each has its part of the cores to itself.
+        processes: how many processes it consists of; each has its part of the cores to itself.
     """
 
-    module: str
     function: str
     cores: int
     arguments: tuple[str, ...] = ()
@@ -47,18 +45,16 @@ class Pipeline:
 
 
 def timed_in_processes(pipeline: Pipeline, work: Workload, seconds: float) -> Rounds:
-    """Rounds of a pipeline, of about so many seconds: images/s of all its processes, processor seconds an image, and
-    their peak memory."""
-    share = pipeline.cores // pipeline.processes
-    cores = sorted(os.sched_getaffinity(0))
+    """Rounds of a pipeline, of about so many seconds: the images/s and the peak memory of all its processes, and the
+    processor seconds of an image."""
+    share, cores = pipeline.cores // pipeline.processes, sorted(os.sched_getaffinity(0))
     with ExitStack() as started:
         children = []
         for place in range(pipeline.processes):
-            child = _Child(pipeline, work, cores[place * share : (place + 1) * share])
-            started.callback(child.end)
-            child.receive()  # warm; one after the other, since two would share the cores
-            child.signal(signal.SIGSTOP)
-            children.append(child)
+            children.append(_Child(pipeline, work, cores[place * share : (place + 1) * share]))
+            started.callback(children[-1].end)
+            children[-1].receive()  # warm; one after the other, since two would share the cores
+            children[-1].signal(signal.SIGSTOP)
         yield {}
         while True:
             for child in children:
@@ -67,12 +63,8 @@ def timed_in_processes(pipeline: Pipeline, work: Workload, seconds: float) -> Ro
             answers = [child.receive() for child in children]
             for child in children:
                 child.signal(signal.SIGSTOP)
-            rates, cpu, peaks = zip(*answers, strict=True)
-            yield {
-                "images_per_second": sum(rates),
-                "cpu_seconds_per_image": sum(cpu) / len(cpu),
-                "peak_bytes": sum(peaks),
-            }
+            found = {name: sum(answer[name] for answer in answers) for name in answers[0]}
+            yield found | {"cpu_seconds_per_image": found["cpu_seconds_per_image"] / len(answers)}
 
 
 class _Child:
@@ -92,14 +84,14 @@ class _Child:
         if self._process.is_alive():
             os.kill(self._process.pid, number)
 
-    def receive(self) -> Any:
-        """What it sends next; raises ``UserError`` with its words where it failed."""
+    def receive(self) -> dict[str, float]:
+        """What it measured; raises ``UserError`` with its words where it failed."""
         try:
-            error, answer = self.pipe.recv()
+            answer = self.pipe.recv()
         except EOFError:
-            error, answer = "its process died", None
-        if error is not None:
-            raise UserError(error)
+            answer = "its process died"
+        if isinstance(answer, str):
+            raise UserError(answer)
         return answer
 
     def end(self) -> None:
@@ -113,25 +105,19 @@ class _Child:
 
 def _serve(pipeline: Pipeline, work: Workload, cores: list[int], pipe) -> None:
     os.sched_setaffinity(0, cores)
+    torch.set_num_threads(work.threads)
     try:
-        ready = _open(pipeline, work)
+        ready = getattr(loader_pipelines, pipeline.function)(work, *pipeline.arguments)
         take(ready, _WARM_UP_SECONDS)  # compiles, fills caches
-        pipe.send((None, None))
+        pipe.send({})
         while True:
             seconds = pipe.recv()
             if pipeline.works_ahead:
                 take(ready, 0, _AHEAD * work.batch_size)
             rate = measure(ready, seconds)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            pipe.send((None, (rate.images_per_second, rate.cpu_seconds_per_image, peak)))
+            pipe.send({**asdict(rate), "peak_bytes": peak})
     except EOFError:
         pass
-    except Exception as error:  # told to the parent, which leaves the contender out and says why
-        pipe.send((f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", None))
-
-
-def _open(pipeline: Pipeline, work: Workload) -> Iterator[int]:
-    import torch
-
-    torch.set_num_threads(work.threads)
-    return getattr(importlib.import_module(pipeline.module), pipeline.function)(work, *pipeline.arguments)
+    except Exception as error:
+        pipe.send(sentence(error))

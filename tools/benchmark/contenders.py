@@ -37,11 +37,11 @@ class Contender:
     rounds: list[Mapping[str, float]] = field(default_factory=list)
     error: str | None = None
 
-    def values(self, what: str = "seconds") -> list[float]:
+    def values(self, what: str) -> list[float]:
         """What was measured under this name, a value a round."""
         return [measured[what] for measured in self.rounds if what in measured]
 
-    def median(self, what: str = "seconds") -> float | None:
+    def median(self, what: str) -> float | None:
         """The median over the rounds; None if there were none."""
         return statistics.median(self.values(what)) if self.values(what) else None
 
@@ -49,10 +49,9 @@ class Contender:
         """The largest value of a round; None if there is none."""
         return max(self.values(what), default=None)
 
-    def as_json(self, *names: str) -> dict[str, Any]:
-        """Name, settings and error, and every value under these names."""
-        values = {what: self.values(what) for what in names}
-        return {"name": self.name, **self.settings, "error": self.error, **values}
+    def as_json(self, *names: str, failure: str = "error") -> dict[str, Any]:
+        """Name, settings, its error under the name ``failure``, and every value under the other names."""
+        return {"name": self.name, **self.settings, failure: self.error, **{what: self.values(what) for what in names}}
 
 
 def time_in_turn(contenders: Sequence[Contender], rounds: int, may_fail: bool = True) -> None:
@@ -81,8 +80,7 @@ def _do_round(contender: Contender, measured: Rounds, keep: bool, may_fail: bool
     except Exception as error:
         if not may_fail:
             raise
-        about = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        contender.error = about + " ".join(str(error).split())[:300]
+        contender.error = sentence(error)
     if contender.error is not None:
         _free_memory()  # only here, where no traceback holds it any more
     elif keep:
@@ -111,6 +109,12 @@ def ratio(first: Contender, second: Contender, what: str) -> float | None:
     """The median over the rounds of the first's value to the second's; both were measured in each."""
     pairs = list(zip(first.values(what), second.values(what), strict=False))
     return statistics.median(a / b for a, b in pairs) if pairs else None
+
+
+def sentence(error: Exception) -> str:
+    """What went wrong, on one line."""
+    about = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return about + " ".join(str(error).split())[:300]
 
 
 def note(text: str) -> None:

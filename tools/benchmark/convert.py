@@ -50,10 +50,10 @@ def run(arguments: argparse.Namespace) -> None:
     group = contenders(arguments.data, cores)
     time_in_turn(group, arguments.rounds)
     found = targets(group, cores)
-    print_results([rate_table("conversion", group, megabytes / len(names))], group, found)
     sizes = {"images": len(names), "megabytes": megabytes, "rounds": arguments.rounds}
     rows = rates_as_json("conversion", group)
     write_result(arguments, "convert", **sizes, contenders=rows, targets=[target.as_json() for target in found])
+    print_results([rate_table("conversion", group, megabytes / len(names))], group, found)
 
 
 def contenders(data: Path, cores: int) -> list[Contender]:
@@ -75,9 +75,11 @@ def targets(group: Sequence[Contender], cores: int) -> list[Target]:
     pairs = [((OURS, 1), (PIL, 1)), ((OURS, 1), (FFCV, 1)), ((OURS, 1), (DECODE, 1))]
     if cores > 1:
         pairs += [((OURS, cores), (FFCV, cores)), ((OURS, cores), (DECODE, cores)), ((OURS, cores), (OURS, 1))]
-    words = [" : ".join(f"{name}, {many} core{'s' * (many > 1)}" for name, many in pair) for pair in pairs]
-    found = [ratio(by[first], by[second], "images_per_second") for first, second in pairs]
-    return [Target(what, None, measured) for what, measured in zip(words, found, strict=True)]
+    found = []
+    for pair in pairs:
+        what = " : ".join(f"{name}, {many} core{'s' * (many > 1)}" for name, many in pair)
+        found.append(Target(what, None, ratio(*(by[one] for one in pair), "images_per_second")))
+    return found
 
 
 def _rounds(function: str, data: Path, cores: int) -> Rounds:
@@ -184,12 +186,12 @@ def _rgb(split: Split, index: int):
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of those that it has waited for."""
+    """Processor time of this process and of those that it has waited for."""
     return sum(os.times()[:4])
 
 
 def _peak_bytes(processes: int) -> int:
-    """Of this process and, counted whole, as many as the largest that it has waited for."""
+    """Memory of this process and, for each of so many, of the largest that it has waited for."""
     import resource
 
     own, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -63,13 +63,12 @@ def run(arguments: argparse.Namespace) -> None:
     for column in ("search", "queries/s", "same neighbours"):
         table.add_column(column, justify="left" if column == "search" else "right")
     for contender in group:
-        if contender.median():
+        if seconds := contender.median("seconds"):
             agrees = f"{agreement[contender.name]:.2%}" if contender.name in agreement else ""
-            table.add_row(contender.name, f"{arguments.queries / contender.median():,.0f}", agrees)
-    print_results([table], group, targets)
-    rows = [{"name": c.name, "missing": c.error, "seconds": c.values("seconds")} for c in group]
-    rows = [row | {"agrees": agreement.get(row["name"])} for row in rows]
+            table.add_row(contender.name, f"{arguments.queries / seconds:,.0f}", agrees)
+    rows = [c.as_json("seconds", failure="missing") | {"agrees": agreement.get(c.name)} for c in group]
     write_result(arguments, "knn", **shape, contenders=rows, targets=[target.as_json() for target in targets])
+    print_results([table], group, targets)
 
 
 def contenders(features: np.ndarray, queries: np.ndarray, k: int, answers: dict[str, np.ndarray]) -> list[Contender]:

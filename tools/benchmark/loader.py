@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -60,11 +61,11 @@ def run(arguments: argparse.Namespace) -> None:
         for group in groups.values():
             time_in_turn(group, arguments.rounds)
     found = targets(groups["full path"], groups["decode only"], cores)
-    tables = [rate_table(_TITLES[name], group) for name, group in groups.items()]
-    print_results(tables, [contender for group in groups.values() for contender in group], found)
     sizes = {"images": len(images), "views": [spec.size for spec in recipe.views], **sizes}
     rows = [row for name, group in groups.items() for row in rates_as_json(name, group)]
     write_result(arguments, "loader", **sizes, contenders=rows, targets=[target.as_json() for target in found])
+    tables = [rate_table(_TITLES[name], group) for name, group in groups.items()]
+    print_results(tables, [contender for group in groups.values() for contender in group], found)
 
 
 def contenders(work: Workload, seconds: float, cores: int) -> dict[str, list[Contender]]:
@@ -72,7 +73,7 @@ def contenders(work: Workload, seconds: float, cores: int) -> dict[str, list[Con
     from tools.benchmark.child_processes import Pipeline, timed_in_processes
 
     def contender(name: str, function: str, many: int, *arguments: str, ahead: bool = True, processes: int = 1):
-        pipeline = Pipeline("tools.benchmark.loader_pipelines", function, many, arguments, ahead, processes)
+        pipeline = Pipeline(function, many, arguments, ahead, processes)
         return Contender(name, partial(timed_in_processes, pipeline, work, seconds), asdict(pipeline))
 
     full = [
@@ -116,8 +117,6 @@ def targets(full: Sequence[Contender], decode: Sequence[Contender], cores: int) 
 @contextmanager
 def _workload(data: Path, recipe: MultiCrop, batch_size: int, device: str) -> Iterator[Workload]:
     """The work on ``data``; a folder is converted to a temporary ``.beton`` for those who read nothing else."""
-    import tempfile
-
     from tools.benchmark.loader_pipelines import Workload
 
     if not data.is_dir():

@@ -47,18 +47,18 @@ def run(arguments: argparse.Namespace) -> None:
     train = random_features(arguments.samples, arguments.channels, arguments.classes, device)
     group = contenders(train, arguments.classes, arguments.epochs)
     time_in_turn(group, arguments.rounds)
-    median = {contender.name: contender.median() for contender in group if contender.median()}
+    median = {contender.name: contender.median("seconds") for contender in group if contender.median("seconds")}
     pairs = ((SWEEP, ONE), (TURNS, SWEEP), (PRODUCTS, ONE), (SWEEP, PRODUCTS), (PLAIN, ONE), (SCIKIT, SWEEP))
     ratios = {f"{a} / {b}": median[a] / median[b] for a, b in pairs if a in median and b in median}
     size = f"{arguments.samples:,} features of {arguments.channels} channels, {arguments.classes} classes"
     table = Table("training", "median", title=f"{arguments.epochs} epochs of {size}, {device.type}")
     for name, seconds in median.items():
         table.add_row(name, f"{seconds:.3f} s")
+    rows = [contender.as_json("seconds", failure="missing") for contender in group]
+    write_result(arguments, "probe", **shape, contenders=rows, ratios=ratios)
     print_results([table], group)
     for name, ratio in ratios.items():
         print(f"{name:64} {ratio:8.2f}")
-    rows = [{"name": c.name, "missing": c.error, "seconds": c.values("seconds")} for c in group]
-    write_result(arguments, "probe", **shape, contenders=rows, ratios=ratios)
 
 
 def random_features(samples: int, channels: int, classes: int, device: torch.device) -> Features:

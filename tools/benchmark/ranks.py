@@ -7,8 +7,7 @@ in lockstep and view by view:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tools.benchmark.contenders import Contender, Rounds, time_in_turn
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from fastintl.config import Config
     from fastintl.distributed import World
-    from fastintl.network.model import JointEmbedding
 
 _COLLECTIVES = ("gloo:all_reduce", "nccl:all_reduce")
 
@@ -46,12 +44,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def contenders(config: Config, world: World, steps: int) -> list[Contender]:
-    """Both ways, on the same network and noise; neither exchanges gradients."""
+    """Both ways, on the same network and noise; neither exchanges gradients. They measure ``seconds`` of a step, and
+    its ``collectives`` as torch's profiler counts them."""
     import torch
 
     from fastintl.network import lockstep
     from fastintl.training.build import build_model
-    from tools.benchmark.synthetic import synthetic_views
+    from tools.benchmark.synthetic import seconds_of, synthetic_views
 
     torch.manual_seed(config.seed)
     model = build_model(config.model).to(world.device, memory_format=torch.channels_last)
@@ -65,25 +64,22 @@ def contenders(config: Config, world: World, steps: int) -> list[Contender]:
         pairs = zip(encoders, views, strict=True)
         return [lockstep.embed([encoder], [view], model.regions)[0] for encoder, view in pairs]
 
-    ways = {"lockstep": together, "view by view": one_by_one}
-    return [Contender(name, partial(_rounds, embed, model, world, steps)) for name, embed in ways.items()]
-
-
-def _rounds(embed: Callable[[], Sequence[Tensor]], model: JointEmbedding, world: World, steps: int) -> Rounds:
-    """Rounds of so many steps: seconds of a step, and its ``collectives`` as torch's profiler counts them."""
-    import torch
-
-    from tools.benchmark.synthetic import seconds_of
-
-    def step() -> None:
+    def step(embed: Callable[[], list[Tensor]]) -> None:
         sum(z.square().sum() for z in embed() if z.requires_grad).backward()
         model.zero_grad()
 
-    step()
-    with torch.profiler.profile() as profile:
-        step()
-    collectives = sum(event.name in _COLLECTIVES for event in profile.events())
-    yield {}
-    while True:
-        world.barrier()
-        yield {"seconds": seconds_of(step, world.device, steps) / steps, "collectives": collectives}
+    def rounds(embed: Callable[[], list[Tensor]]) -> Rounds:
+        step(embed)
+        with torch.profiler.profile() as profile:
+            step(embed)
+        collectives = sum(event.name in _COLLECTIVES for event in profile.events())
+        yield {}
+        while True:
+            world.barrier()
+            seconds = seconds_of(lambda: step(embed), world.device, steps)
+            yield {"seconds": seconds / steps, "collectives": collectives}
+
+    return [
+        Contender("lockstep", lambda: rounds(together)),
+        Contender("view by view", lambda: rounds(one_by_one)),
+    ]

@@ -66,7 +66,7 @@ def rate_table(title: str, contenders: Sequence[Contender], megabytes: float | N
     """images/s and memory of contenders that run on several numbers of cores, a row for each name.
 
     Args:
-        megabytes: of an image, where MB/s are to be shown too.
+        megabytes: mean size of an image; None shows no MB/s.
     """
     from rich.table import Table
 

@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +21,9 @@ from tools.benchmark.results import write_result
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from fastintl.config import Config
     from fastintl.distributed import World
-    from fastintl.training.step import TrainingStep
     from loaders import Batch, Loader
 
 _AHEAD = 4  # batches that the loader's queues may have filled while the other was timed
@@ -79,43 +76,34 @@ def contenders(
 
     step, batches = TrainingStep(config, world, len(loader)), _endless(loader)
     note("first step")
-    first = seconds_of(lambda: step(next(batches).views, 0), world.device)
+    first_step_seconds = seconds_of(lambda: step(next(batches).views, 0), world.device)
     views = synthetic_views(config, world.device, dtype, channels_last=True, ranks=world.world_size)
     images = steps * config.train.batch_size
-    return first, [
-        Contender("synthetic views", partial(_alone, step, views, steps, images, world)),
-        Contender("with the loader", partial(_with_loader, step, batches, steps, images, world)),
-    ]
+    waits: list[float] = []  # seconds that each step with the loader waited for its batch
 
-
-def _alone(step: TrainingStep, views: list[Tensor], steps: int, images: int, world: World) -> Rounds:
-    from tools.benchmark.synthetic import seconds_of
-
-    yield {}
-    while True:
-        step(views, 0)  # meanwhile the loader fills its queues and comes to rest
-        yield {"images_per_second": images / seconds_of(lambda: step(views, 0), world.device, steps)}
-
-
-def _with_loader(step: TrainingStep, batches: Iterator[Batch], steps: int, images: int, world: World) -> Rounds:
-    from tools.benchmark.synthetic import seconds_of
-
-    def take(count: int) -> None:
-        nonlocal waited
-        for _ in range(count):
-            asked = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - asked
-            step(batch.views, 0)
-
-    with closing(batches):
+    def alone() -> Rounds:
         yield {}
         while True:
-            waited = 0.0
-            take(_AHEAD)
-            waited = 0.0
-            seconds = seconds_of(lambda: take(steps), world.device)
-            yield {"images_per_second": images / seconds, "data_wait": waited / seconds}
+            step(views, 0)  # meanwhile the loader fills its queues and comes to rest
+            yield {"images_per_second": images / seconds_of(lambda: step(views, 0), world.device, steps)}
+
+    def with_loader() -> Rounds:
+        with closing(batches):
+            yield {}
+            while True:
+                for _ in range(_AHEAD):
+                    fed_step()
+                waits.clear()
+                seconds = seconds_of(fed_step, world.device, steps)
+                yield {"images_per_second": images / seconds, "data_wait": sum(waits) / seconds}
+
+    def fed_step() -> None:
+        asked = time.perf_counter()
+        batch = next(batches)
+        waits.append(time.perf_counter() - asked)
+        step(batch.views, 0)
+
+    return first_step_seconds, [Contender("synthetic views", alone), Contender("with the loader", with_loader)]
 
 
 def _endless(loader: Loader) -> Iterator[Batch]:
