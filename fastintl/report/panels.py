@@ -1,4 +1,4 @@
-"""Which charts a page shows, of one run or of several laid over each other."""
+"""Which charts a page shows, of one run or of several, overlaid."""
 
 from __future__ import annotations
 
