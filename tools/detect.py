@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fastintl.config import options as configfile  # noqa: E402
 from fastintl.detection import config as configuration  # noqa: E402
-from fastintl.evaluate import arguments as options  # noqa: E402
+from fastintl.evaluate import command_line as options  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
 
 _RECIPES = Path(__file__).resolve().parent.parent / "rcfgs" / "detection"
@@ -109,8 +109,8 @@ def _write_results(given: argparse.Namespace, config: configuration.DetectionCon
     keys = configfile.values(config)
     settings = {key: keys[key] for key in keys if key.partition(".")[0] in ("seed", "views", "model", "optim", "eval")}
     settings |= {"train.batch_size": config.train.batch_size}
-    settings |= {name: value for name, value in origin.items() if name != "sha256"}
-    result = results.Result(task, data, given.backbone, origin.get("sha256"), settings, metrics)
+    settings |= origin
+    result = results.Result(task, data, given.backbone, settings, metrics)
     results.write(result, given.json, given.results)
 
 

@@ -1,7 +1,7 @@
-"""Many linear classifiers of the same features, trained at once.
+"""Many linear classifiers (heads) of the same features, trained at once.
 
-All heads see the same batches, so their products are one: the weights lie behind one another as one (H C, d) matrix,
-and a batch of features is read once for all of them.
+All heads see the same batches, so their products are one: the weights are stacked as one (H C, d) matrix, and a batch
+of features is read once for all of them.
 
 Shapes: H heads, B samples, d channels of a feature, C classes. Scores are (H, C, B): a softmax over the middle
 dimension works on whole vectors of samples, on a CPU twenty times faster than one over ten neighbouring numbers.
@@ -67,10 +67,10 @@ class LinearHeads:
             return _scores(self.weight, self.bias, x_Bd.float())
 
     def gradients(self, x_Bd: Tensor, label_B: Tensor, batch_size: int) -> tuple[list[Tensor], Tensor]:
-        """Of the cross-entropy ``-1 / batch_size sum_B log softmax(scores)[label]`` of every head.
+        """The gradients of the cross-entropy ``-1 / batch_size sum_B log softmax(scores)[label]`` of every head.
 
         Args:
-            batch_size: over all ranks, so that the ranks' gradients only have to be added up.
+            batch_size: samples of all ranks, so that the ranks' gradients only have to be added up.
 
         Returns:
             The gradients, shaped like ``parameters`` and valid until the next call, and the losses (H,), not
@@ -95,10 +95,6 @@ class LinearHeads:
         scores_bytes = 4 * self.bias.shape[1] * len(x_Bd)
         size = max(1, _CACHE // scores_bytes) if x_Bd.device.type == "cpu" else len(self)
         return [slice(start, start + size) for start in range(0, len(self), size)]
-
-    def take(self, head: int) -> LinearHeads:
-        """One of the heads, as heads."""
-        return LinearHeads(self.weight[head : head + 1].clone(), self.bias[head : head + 1].clone())
 
 
 def _scores(weight_HCd: Tensor, bias_HC: Tensor, x_Bd: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ def logistic_probe(
 
     Args:
         train, held_out: features (n, d) and labels in ``0 .. classes - 1``.
-        penalty: of the squared weights, ``penalty / 2 ||W||^2`` beside the sum of the losses (scikit-learn's 1 / C).
-        iterations: of L-BFGS, at most.
+        penalty: weight of the squared weights, ``penalty / 2 ||W||^2`` beside the sum of the losses (scikit-learn's
+            1 / C).
+        iterations: the most iterations of L-BFGS.
 
     Returns:
         ``{"top1": …, "top5": …}`` as fractions. A class without training image is never named.
@@ -41,7 +42,7 @@ def logistic_probe(
     model = LogisticRegression(C=1 / penalty, solver="lbfgs", max_iter=iterations)
     model.fit(scaler.transform(train.features.numpy()), train.labels.numpy())
     decision = model.decision_function(scaler.transform(held_out.features.numpy()))
-    if decision.ndim == 1:  # of two classes scikit-learn tells the second one's
+    if decision.ndim == 1:  # where there are two classes, scikit-learn gives the second one's alone
         decision = np.stack([-decision, decision], 1)
     scores = torch.full((1, classes, len(decision)), -torch.inf)
     scores[0, model.classes_] = torch.from_numpy(decision.T.astype(np.float32))

@@ -1,7 +1,7 @@
 """SGD, Adam and LARS for ``LinearHeads``: every head with a learning rate and a weight decay of its own.
 
-Each head moves exactly as it would alone under ``torch.optim``. All arithmetic is elementwise over (H, …) tensors, or,
-for LARS, a norm a head.
+Each head is updated exactly as it would be alone under ``torch.optim``. All arithmetic is elementwise over (H, …)
+tensors, or, for LARS, a norm a head.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class HeadSGD:
     """SGD with momentum, as ``torch.optim.SGD``: ``v = m v + g + wd w``, ``w = w - lr v``.
 
     Args:
-        heads: moved in place.
-        lr: (H,).
-        weight_decay: (H,).
+        heads: updated in place.
+        lr: the learning rate of each head, (H,).
+        weight_decay: the weight decay of each head, (H,).
         momentum: ``m``.
     """
 
@@ -33,7 +33,7 @@ class HeadSGD:
         self.velocities = [torch.zeros_like(p) for p in self.parameters]
 
     def step(self, gradients: list[Tensor], factor: float) -> None:
-        """Moves the heads; the learning rates are those of the start times ``factor``. ``gradients`` are used up."""
+        """Updates the heads at ``factor`` times their learning rates; overwrites ``gradients``."""
         for p, g, v in zip(self.parameters, gradients, self.velocities, strict=True):
             rate_H = self._layer_rates(p, g, factor)
             g.addcmul_(_per_head(self.weight_decay, p), p)
@@ -43,7 +43,7 @@ class HeadSGD:
             p.addcmul_(_per_head(self.lr, p), v, value=-factor)
 
     def _layer_rates(self, parameter: Tensor, gradient: Tensor, factor: float) -> Tensor | None:
-        """What each head's step in this parameter is multiplied by, (H,); LARS knows."""
+        """What each head's step in this parameter is multiplied by, (H,); None in plain SGD."""
         return None
 
     def state_dict(self) -> dict:
@@ -83,9 +83,9 @@ class HeadAdam:
     """Adam, as ``torch.optim.Adam``, whose weight decay is added to the gradient.
 
     Args:
-        heads: moved in place.
-        lr: (H,).
-        weight_decay: (H,).
+        heads: updated in place.
+        lr: the learning rate of each head, (H,).
+        weight_decay: the weight decay of each head, (H,).
     """
 
     BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
@@ -98,7 +98,7 @@ class HeadAdam:
         self.steps = 0
 
     def step(self, gradients: list[Tensor], factor: float) -> None:
-        """Moves the heads; the learning rates are those of the start times ``factor``. ``gradients`` are used up."""
+        """Updates the heads at ``factor`` times their learning rates; overwrites ``gradients``."""
         self.steps += 1
         bias1, bias2 = 1 - self.BETA1**self.steps, 1 - self.BETA2**self.steps
         for p, g, mean, square in zip(self.parameters, gradients, self.means, self.squares, strict=True):
