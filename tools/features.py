@@ -3,8 +3,8 @@
     python tools/features.py runs/demo --data data/demo/demo_val.beton --out features/demo_val
     torchrun --nproc-per-node 8 tools/features.py r50.pth.tar --data imagenet/train --out features/train
 
-Killed, start the same command again, with any number of ranks: it goes on where it stopped. tools/knn.py takes such
-folders for images; in Python, fastintl.evaluate.features.load_features opens them.
+The same command again, with any number of ranks, resumes one that was killed. tools/knn.py takes such folders in place
+of images; in Python, fastintl.evaluate.features.load_features opens them.
 """
 
 from __future__ import annotations

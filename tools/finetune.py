@@ -12,7 +12,7 @@ and checked) or a file of your own, one image name a line; --percent draws the s
 The defaults are INTL's for models of several crops; for those of two crops --lr-backbone 0.006. --from-scratch trains
 a new network the same way, all of it at the classifier's rate, for comparison.
 
-The same command again goes on where it was, also after a kill and with another number of GPUs.
+The same command again resumes it, also after a kill and with another number of GPUs.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ Several --lr or --weight-decay, or --sweep (forty of them around the protocol's)
 once in one pass over the images. The best is chosen by the held-out images, as the field does.
 
 small and quick keep the features under --features and use them again; without weights, --train and --val are folders
-that tools/features.py wrote. imagenet and cw_rgp save their state; the same command again goes on where it was, also
-after a kill and with another number of GPUs.
+that tools/features.py wrote. imagenet and cw_rgp save their state; the same command resumes them, also after a kill
+and with another number of GPUs.
 """
 
 from __future__ import annotations
@@ -78,11 +78,17 @@ def main(words: list[str] | None = None) -> None:
 
 
 def _protocol(given: argparse.Namespace):
-    from fastintl.evaluate.linear.protocols import PROTOCOLS, changed
+    from dataclasses import replace
 
-    grid = {"lr": given.lr and tuple(given.lr), "weight_decay": given.weight_decay and tuple(given.weight_decay)}
-    changes = {"epochs": given.epochs, "batch_size": given.batch_size, "optimizer": given.optimizer} | grid
-    return changed(PROTOCOLS[given.protocol], given.sweep, schedule=given.schedule, **changes)
+    from fastintl.evaluate.linear.protocols import PROTOCOLS, sweep
+
+    if given.sweep and (given.lr or given.weight_decay):
+        raise UserError("--sweep chooses learning rates and weight decays itself: leave --lr and --weight-decay out")
+    changes = {name: getattr(given, name) for name in ("epochs", "batch_size", "optimizer", "schedule")}
+    changes |= {name: tuple(getattr(given, name) or ()) or None for name in ("lr", "weight_decay")}
+    changed = {name: value for name, value in changes.items() if value is not None}
+    protocol = replace(PROTOCOLS[given.protocol], **changed)
+    return sweep(protocol) if given.sweep else protocol
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ from fastintl.detection.config import DetectionConfig
 from fastintl.detection.inference import Detection, detect
 from fastintl.detection.loader import TrainingLoader
 from fastintl.detection.loss_guard import LossWatch
-from fastintl.detection.precise_bn import average_statistics
-from fastintl.detection.training_step import DetectionStep
+from fastintl.detection.training_step import DetectionStep, average_statistics
 from fastintl.distributed import World
 from fastintl.distributed.agreement import Agreement
 from fastintl.distributed.preemption import Preemption

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.distributed as dist
@@ -51,6 +51,12 @@ class Accuracy:
             dist.all_reduce(counts)
         share = counts[:-1].view(len(_KS), -1).double() / counts[-1]
         return {f"top{k}": row.tolist() for k, row in zip(_KS, share, strict=True)}
+
+
+def best(accuracy: Mapping[str, list[float]]) -> dict[str, float]:
+    """``{"top1": …, "top5": …}`` of the classifier with the highest top-1, the first of equals."""
+    winner = accuracy["top1"].index(max(accuracy["top1"]))
+    return {name: shares[winner] for name, shares in accuracy.items()}
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What an evaluation starts from: a backbone, and how images are read and shown to it."""
+"""The start of an evaluation: a backbone, the view of an image that it is given, and how images are read."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def feature_batches(
     """Features (b, d) float32, labels and ids (b,) of the batches of a centre-crop loader, on the CPU.
 
     Args:
-        network: in evaluation mode.
+        network: maps views (b, 3, s, s) to features (b, …); in evaluation mode.
         flip_average: take the mean of the features of each view and of its mirror image.
     """
     loader.set_position(0, 0)
@@ -255,7 +255,7 @@ def _require_one_machine(folder: Path, world: World) -> None:
 
 
 def _begin(folder: Path, meta: dict[str, Any], channels: int) -> None:
-    """Creates the files, or checks that those there are of the same."""
+    """Creates the files of a folder, or checks that those that are there hold the same features."""
     if (folder / _META).exists():
         there = json.loads((folder / _META).read_text())
         wanted = json.loads(json.dumps(meta))

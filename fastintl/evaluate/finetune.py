@@ -1,6 +1,6 @@
 """Fine-tuning a backbone and a linear classifier on few labels, and training the same network from scratch.
 
-Follows Barlow Twins' evaluation script where INTL's paper is silent: SGD with momentum 0.9 and a cosine by epoch
+Follows Barlow Twins' evaluation script where INTL's paper states nothing: SGD with momentum 0.9 and a cosine by epoch
 without warm-up; classifier N(0, 0.01), bias 0. BatchNorm is synchronised, so that the number of ranks does not
 matter.
 """
@@ -161,9 +161,8 @@ def finetune(
         return FineTuning(backbone.network, classes, protocol, world, training.seed, dtype)
 
     labels = {"labels": len(samples), "subset": listed_by or f"{percent:g} %"}
-    tuning, accuracy, settings, folder = training.run("finetune", backbone, protocol, labels, build, world, samples)
+    names = "fine-tuning" if backbone.path else "training from scratch", "finetune"
+    tuning, _, folder, result = training.run(*names, backbone, protocol, labels, build, world, samples)
     if world.is_main:
         write_atomically(tuning.network.state_dict(), folder / "finetuned.pt")
-    task = "fine-tuning" if backbone.path else "training from scratch"
-    metrics = {name: value for name, (value,) in accuracy.items()}
-    return Result(task, {"train": training.train, "val": training.val}, backbone.path, settings, metrics)
+    return result

@@ -8,6 +8,7 @@ from torch import nn
 from fastintl.config import Config
 from fastintl.data import evaluation_loader, find
 from fastintl.distributed import World
+from fastintl.evaluate.accuracy import best
 from fastintl.evaluate.features import Features, extract
 from fastintl.evaluate.labels import count_classes, require_same_classes
 from fastintl.evaluate.linear.logistic import logistic_probe, require_scikit_learn
@@ -22,10 +23,10 @@ _RAW_SIDE = 32  # raw pixels are compared at this resolution: finer ones only co
 
 
 class OnlineEvaluation:
-    """Classification of the held-out images: by labelled training images as neighbours or to train classifiers on.
+    """Classifies held-out images by features: k-NN among labelled training images, and classifiers trained on them.
 
-    The training goes on as if there had been none: the network's mode, weights and statistics and all global random
-    states stay as they are. Without held-out images nothing is ever due.
+    It leaves no trace in the pretraining: the network's mode, weights and statistics and all global random states stay
+    as they are. Without held-out images nothing is ever due.
 
     Raises:
         UserError: the two splits do not have the same classes, or scikit-learn is asked for and not installed.
@@ -73,7 +74,7 @@ class OnlineEvaluation:
 
     def _linear(self, bank: Features, queries: Features, classes: int) -> dict[str, float]:
         heads = train_on_features(bank, classes, SMALL, self.config.seed, self.world.device)
-        return {name: value for name, (value,) in accuracy_on_features(heads, queries).items()}
+        return best(accuracy_on_features(heads, queries))
 
     def _knn_top1(self, bank: Features, queries: Features) -> float:
         columns = bank.features, bank.labels, queries.features, queries.labels
@@ -81,7 +82,7 @@ class OnlineEvaluation:
         return knn.accuracy(*on_device, k=self.config.eval.k, world=self.world)
 
     def raw_pixels_top1(self) -> float:
-        """The same with the normalised pixels as features, averaged to 32 x 32 where they are more."""
+        """k-NN accuracy with the normalised pixels as features, averaged to 32 x 32 where they are more."""
         return self.knn_top1(nn.AdaptiveAvgPool2d(_RAW_SIDE) if self.config.eval.size > _RAW_SIDE else nn.Identity())
 
     def close(self) -> None:

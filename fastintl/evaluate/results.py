@@ -1,4 +1,4 @@
-"""What an evaluation found and what made it so: a table on the screen, a JSON file, a row of a Markdown table."""
+"""The result of an evaluation: a table on the screen, a JSON file, a row of a Markdown table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLUMNS = ("date", "task", "accuracy", "backbone", "sha256", "data", "settings"
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes an evaluation."""
+    """The versions of Python and of the packages that compute an evaluation."""
     found = {"python": platform.python_version()}
     for package in ("fastintl", "torch", "torchvision", "numpy", "numba", "pycocotools"):
         try:

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 
 from fastintl.distributed import World
+from fastintl.evaluate.accuracy import best
 from fastintl.evaluate.backbone import EvaluatedBackbone, Reading
 from fastintl.evaluate.epoch_loop import EpochLoop
 from fastintl.evaluate.labels import count_classes
+from fastintl.evaluate.results import Result
 from fastintl.network.precision import autocast_dtype
 from fastintl.runs.fingerprint import fingerprint
 from loaders import Loader, UserError, random_crop_and_flip
@@ -59,17 +61,19 @@ class SupervisedTraining:
     def run(
         self,
         task: str,
+        name: str,
         backbone: EvaluatedBackbone,
         protocol: Any,
         stated: Mapping[str, Any],
         build: Callable[[int, torch.dtype], Any],
         world: World,
         samples: Sequence[int] = (),
-    ) -> tuple[Any, dict[str, list[float]], dict[str, Any], Path]:
+    ) -> tuple[Any, dict[str, list[float]], Path, Result]:
         """Trains on random crops, from the last checkpoint where there is one, and tests on centre crops.
 
         Args:
-            task: the first part of the folder's name, unless ``out`` names it.
+            task: what was done, for the result.
+            name: the first part of the folder's name, unless ``out`` gives the folder.
             protocol: a dataclass with ``epochs`` and ``batch_size`` among its fields.
             stated: what else changes the numbers, for the settings.
             build: makes what is trained (see ``Trainee``) from the number of classes and the number format of the
@@ -77,7 +81,7 @@ class SupervisedTraining:
             samples: ids of the training images whose labels are used; all, where there are none.
 
         Returns:
-            What was trained, its accuracy (the same on every rank), the settings, and the folder of the state.
+            What was trained, its accuracy (the same on every rank), the folder of the state, and the result.
         """
         dtype, crop = autocast_dtype(self.precision, world.device), backbone.crop
         crops = random_crop_and_flip(crop.size, crop.mean, crop.std, self.crop_area)
@@ -89,17 +93,19 @@ class SupervisedTraining:
             trainee = build(count_classes(train.images, held_out.images), dtype)
             settings = settings_of({**stated, **asdict(protocol), "crop_area": self.crop_area}, backbone, self.seed)
             identity = identity_of(settings, train, samples)
-            folder = self.out or run_folder(task, identity)
+            folder = self.out or run_folder(name, identity)
             loop = EpochLoop(trainee, train, protocol.epochs, world, folder, identity, self.save_minutes, "training")
             count = len(train.images)
             _say(world, f"{len(samples) or count:,} of {count:,} labels, state in {folder}")
 
             def end_of_epoch(done: int) -> None:
                 if self.eval_every and done % self.eval_every == 0 and done < protocol.epochs:
-                    _say(world, f"epoch {done}  top-1 {max(trainee.accuracy(held_out)['top1']):.2%}")
+                    _say(world, f"epoch {done}  top-1 {best(trainee.accuracy(held_out))['top1']:.2%}")
 
             loop.fit(end_of_epoch)
-            return trainee, trainee.accuracy(held_out), settings, folder
+            accuracy = trainee.accuracy(held_out)
+        data = {"train": self.train, "val": self.val}
+        return trainee, accuracy, folder, Result(task, data, backbone.path, settings, best(accuracy))
 
 
 def settings_of(protocol: Mapping[str, Any], backbone: EvaluatedBackbone | None, seed: int) -> dict[str, Any]:
@@ -114,7 +120,7 @@ def identity_of(settings: Mapping[str, Any], train: Loader, samples: Sequence[in
 
 
 def run_folder(task: str, identity: Mapping[str, Any]) -> Path:
-    """Where a training keeps its state unless told: the same for the same identity, so that it resumes."""
+    """The default folder of a training's state: the same for the same identity, so that it resumes."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return Path("runs") / f"{task}-{digest[:10]}"
 

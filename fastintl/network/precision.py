@@ -37,7 +37,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 
 def resume_scaler(scaler: torch.amp.GradScaler, state: Mapping[str, Any]) -> None:
-    """Takes up a gradient scaler's state. A run that comes from a GPU with bf16 to one without brings none: the scaler
-    then begins as in a new run."""
+    """Loads a gradient scaler's state. A run that moves from a GPU with bf16 to one without has none: the scaler then
+    begins as in a new run."""
     if state:
         scaler.load_state_dict(dict(state))

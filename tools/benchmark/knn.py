@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from fastintl.evaluate.nearest import cpu as nearest_cpu
+from fastintl.evaluate.nearest.cpu import nearest
 from tools.benchmark.loader import Target
 from tools.benchmark.turns import Contender, able
 
@@ -25,7 +25,7 @@ def contenders(features: np.ndarray, queries: np.ndarray, k: int, memory: float)
     Indices are built here, outside of the timing.
     """
     return [
-        Contender(OURS, lambda: nearest_cpu.nearest(features, queries, k, "euclidean", memory)[1]),
+        Contender(OURS, lambda: nearest(features, queries, k, "euclidean", memory)[1]),
         _scikit(features, queries, k),
         _faiss(features, queries, k),
         _product(features, queries),

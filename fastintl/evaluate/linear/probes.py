@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastintl.distributed import World
-from fastintl.evaluate.accuracy import accuracy_on_images
+from fastintl.evaluate.accuracy import accuracy_on_images, best
 from fastintl.evaluate.backbone import EvaluatedBackbone, Reading
 from fastintl.evaluate.features import Features, cached_features, represent
 from fastintl.evaluate.labels import count_classes
@@ -88,9 +88,9 @@ def probe_on_crops(
         network = backbone.network
         return FrozenProbe(network, network.feature_dim, classes, protocol, world, training.seed, dtype)
 
-    _, accuracy, settings, _ = training.run("linear", backbone, protocol, {"protocol": name}, build, world)
-    data = {"train": training.train, "val": training.val}
-    return _result(name, data, backbone, settings, protocol, accuracy)
+    names = f"linear, {name}", "linear"
+    _, accuracy, _, result = training.run(*names, backbone, protocol, {"protocol": name}, build, world)
+    return replace(result, details=_details(protocol, accuracy))
 
 
 def probe_on_features(
@@ -121,30 +121,22 @@ def probe_on_features(
     bank, queries = map(Features.of, stored)
     classes = classes or int(bank.labels.max()) + 1
     settings = settings_of({"protocol": name, **(asdict(protocol) if protocol else {})}, backbone, seed)
+    result = Result(f"linear, {name}", data, backbone and backbone.path, settings, {})
     if protocol is None:
-        metrics = logistic_probe(bank, queries, classes) if world.is_main else {}
-        return Result(f"linear, {name}", data, backbone and backbone.path, settings, metrics)
+        return replace(result, metrics=logistic_probe(bank, queries, classes) if world.is_main else {})
     with Progress("training", "epochs", protocol.epochs) if world.is_main else nullcontext() as progress:
         on_epoch = (lambda: progress.advance(1)) if progress else (lambda: None)
         heads = train_on_features(bank, classes, protocol, seed, world.device, on_epoch)
-    return _result(name, data, backbone, settings, protocol, accuracy_on_features(heads, queries))
+    accuracy = accuracy_on_features(heads, queries)
+    return replace(result, metrics=best(accuracy), details=_details(protocol, accuracy))
 
 
-def _result(
-    name: str,
-    data: Mapping[str, Path],
-    backbone: EvaluatedBackbone | None,
-    settings: Mapping[str, Any],
-    protocol: HeadProtocol,
-    accuracy: Mapping[str, list[float]],
-) -> Result:
-    """The result of the head with the highest top-1, the first of equals; the details are of all."""
+def _details(protocol: HeadProtocol, accuracy: Mapping[str, list[float]]) -> dict[str, Any]:
+    """The accuracy of every head, and the settings of the best."""
     columns = zip(protocol.grid, accuracy["top1"], accuracy["top5"], strict=True)
     heads = [{"lr": lr, "weight_decay": decay, "top1": top1, "top5": top5} for (lr, decay), top1, top5 in columns]
-    best = max(heads, key=lambda head: head["top1"])
-    details = {"heads": heads, "lr": best["lr"], "weight_decay": best["weight_decay"]}
-    metrics = {"top1": best["top1"], "top5": best["top5"]}
-    return Result(f"linear, {name}", data, backbone and backbone.path, settings, metrics, details)
+    winner = max(heads, key=lambda head: head["top1"])  # the first of equals
+    return {"heads": heads, "lr": winner["lr"], "weight_decay": winner["weight_decay"]}
 
 
 def print_heads(result: Result) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
-from fastintl.evaluate.linear.optimizers import HeadOptimizerName
+from fastintl.evaluate.linear.heads import HeadOptimizerName
 from loaders.errors import UserError
 
 ScheduleName = Literal["steps", "cosine", "exponential", "constant"]
@@ -71,19 +71,6 @@ SMALL = HeadProtocol(500, 1000, "adam", (1e-2,), (5e-6,), "exponential", "unifor
 
 
 PROTOCOLS = {"imagenet": IMAGENET, "cw_rgp": CW_RGP, "small": SMALL}
-
-
-def changed(protocol: HeadProtocol, swept: bool, **changes: Any) -> HeadProtocol:
-    """A protocol with changes to its attributes, of which None leaves one as it is, or ``sweep`` of it.
-
-    Raises:
-        UserError: a number out of range, or learning rates or weight decays beside a sweep.
-    """
-    changes = {name: value for name, value in changes.items() if value is not None}
-    if swept and changes.keys() & {"lr", "weight_decay"}:
-        raise UserError("--sweep chooses learning rates and weight decays itself: leave --lr and --weight-decay out")
-    protocol = replace(protocol, **changes)
-    return sweep(protocol) if swept else protocol
 
 
 def sweep(protocol: HeadProtocol) -> HeadProtocol:

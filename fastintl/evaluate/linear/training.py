@@ -11,8 +11,7 @@ from torch import Tensor
 from fastintl.evaluate.accuracy import Accuracy
 from fastintl.evaluate.features import Features
 from fastintl.evaluate.labels import check_labels
-from fastintl.evaluate.linear.heads import LinearHeads
-from fastintl.evaluate.linear.optimizers import build_head_optimizer
+from fastintl.evaluate.linear.heads import LinearHeads, build_head_optimizer
 from fastintl.evaluate.linear.protocols import HeadProtocol
 from loaders.errors import UserError
 from loaders.order import permutation

@@ -17,27 +17,6 @@ _OF_THE_BACKBONE = ("sha256", "arch", "stem", "target", "resize", "size", "mean"
 _SHOWN = ("sha256", "arch", "stem", "target", "resize", "size", "flip_average")
 
 
-def compare(
-    train: StoredFeatures, val: StoredFeatures, ks: Sequence[int], world: World, **options: Any
-) -> dict[int, float]:
-    """Accuracy on ``val`` of the vote among ``train``, by k; the same on every rank.
-
-    Args:
-        options: further arguments of ``knn.predict``.
-
-    Raises:
-        UserError: features of two backbones, or images without labels.
-    """
-    other = [key for key in _OF_THE_BACKBONE if train.meta.get(key) != val.meta.get(key)]
-    if other:
-        raise UserError(f"the two sets of features differ in {', '.join(other)}: extract both in the same way")
-    for name, stored in (("train", train), ("val", val)):
-        if (stored.labels < 0).any():
-            raise UserError(f"the images of {name} ({stored.meta['data']}) have no labels, and k-NN needs them")
-    columns = train.features, train.labels, val.features, val.labels
-    return knn.accuracy(*columns, k=ks, world=world, device=world.device, **options)
-
-
 def knn_settings(metric: str, vote: str, temperature: float) -> dict[str, Any]:
     """The arguments of ``knn.predict`` that change its answer; a majority has no temperature."""
     return {"metric": metric, "vote": vote, **({"temperature": temperature} if vote == "weighted" else {})}
@@ -52,7 +31,23 @@ def evaluate(
     memory: float,
     world: World,
 ) -> Result:
-    """``compare`` as a result, of features or images at the paths ``data``."""
-    scores = compare(train, val, ks, world, memory=memory, **settings)
+    """Accuracy on ``val`` of the vote among ``train``, for each k; the same on every rank.
+
+    Args:
+        data: paths of the images or their features, for the result.
+        settings: as ``knn_settings`` gives them.
+        memory: bytes for the search.
+
+    Raises:
+        UserError: features of two backbones, or images without labels.
+    """
+    other = [key for key in _OF_THE_BACKBONE if train.meta.get(key) != val.meta.get(key)]
+    if other:
+        raise UserError(f"the two sets of features differ in {', '.join(other)}: extract both in the same way")
+    for name, stored in (("train", train), ("val", val)):
+        if (stored.labels < 0).any():
+            raise UserError(f"the images of {name} ({stored.meta['data']}) have no labels, and k-NN needs them")
+    columns, where = (train.features, train.labels, val.features, val.labels), {"world": world, "device": world.device}
+    scores = knn.accuracy(*columns, k=ks, memory=memory, **where, **settings)
     shown = {**settings, **{name: train.meta[name] for name in _SHOWN}}
     return Result("k-NN", data, train.meta["backbone"], shown, {f"{k}-nn": score for k, score in scores.items()})

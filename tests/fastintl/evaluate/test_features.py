@@ -15,7 +15,8 @@ from torch import nn
 from fastintl.distributed import World
 from fastintl.evaluate.backbone import Reading, open_backbone
 from fastintl.evaluate.features import extract, features_of, load_features
-from fastintl.evaluate.nearest.protocol import compare
+from fastintl.evaluate.nearest.knn import MEMORY
+from fastintl.evaluate.nearest.protocol import evaluate, knn_settings
 from loaders import CenterCrop, make_loader
 from loaders.errors import UserError
 from tests.helpers.ddp import run_ranks
@@ -199,10 +200,14 @@ def test_a_folder_without_features_is_one_sentence(tmp_path):
 def accuracy_as_rank(train, val):
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     world = World(rank, world_size, rank, torch.device("cpu"))
-    return compare(load_features(train), load_features(val), [1, 5], world)
+    return accuracy(load_features(train), load_features(val), world)
+
+
+def accuracy(train, val, world):
+    return evaluate(train, val, {}, [1, 5], knn_settings("euclidean", "majority", 0.07), MEMORY, world).metrics
 
 
 def test_two_ranks_classify_every_query_once(run, images, tmp_path):
     train, val = (write(run, images / split, tmp_path / split) for split in ("train", "val"))
-    expected = compare(train, val, [1, 5], ALONE)
+    expected = accuracy(train, val, ALONE)
     assert run_ranks(accuracy_as_rank, tmp_path / "train", tmp_path / "val") == [expected, expected]
