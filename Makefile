@@ -22,8 +22,9 @@ demo: setup  ## draw a small dataset, learn from it without labels, print how we
 test: setup  ## run the tests
 	@$(python) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
-lint: setup  ## check the style
+lint: setup  ## check the style, and which room imports from which
 	@$(python) -m ruff check .
+	@$(dir $(python))lint-imports --no-logo
 
 docs-check: setup  ## check and run the commands and examples of README.md and docs/
 	@$(python) -m pytest -q tests/test_docs.py tests/test_docs_run.py $(ARGS)

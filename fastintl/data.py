@@ -12,10 +12,9 @@ import torch
 from fastintl.config import Config, Crops
 from fastintl.distributed import World
 from loaders import CenterCrop, CropSpec, Loader, MultiCrop, UserError, make_loader
-from loaders.datasets.catalogue import WITH_UNLABELLED
-from loaders.datasets.checksums import verify
+from loaders.datasets.catalogue import WITH_UNLABELLED, Reference
 from loaders.datasets.folder import class_folders
-from loaders.datasets.reference import Reference
+from loaders.datasets.public_files import verify
 from loaders.sources import Images
 
 _SPLITS = ("train", "train_labelled", "val")
@@ -42,12 +41,14 @@ def multi_crop(crops: Crops) -> MultiCrop:
         )
         for size, scale, blur, solarize in views
     )
-    return MultiCrop(specs, crops.mean, crops.std)
+    return MultiCrop(specs, crops.mean, crops.std, crops.interpolation)
 
 
 def center_crop(config: Config) -> CenterCrop:
     """The recipe of the evaluation view."""
-    return CenterCrop(config.eval.resize, config.eval.size, config.crops.mean, config.crops.std)
+    settings, crops = config.eval, config.crops
+    statistics = settings.mean or crops.mean, settings.std or crops.std
+    return CenterCrop(settings.resize, settings.size, *statistics, settings.interpolation)
 
 
 def find(config: Config, split: str) -> Path | None:

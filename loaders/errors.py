@@ -10,7 +10,7 @@ USER_ERROR_STATUS = 2
 
 
 class UserError(Exception):
-    """Wrong input or surroundings. Its text is one sentence for the user and is shown without a traceback."""
+    """Wrong input, or something that is missing: its text is one sentence for the user, shown without a traceback."""
 
 
 def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:

@@ -19,7 +19,7 @@ def open_image(data: bytes) -> Image.Image:
     """Opens an image file's bytes, not decoded yet.
 
     Raises:
-        BadImage: They are no image, or one of too many pixels.
+        BadImage: they are no image, or one of too many pixels.
     """
     if not data:
         raise BadImage("empty file")
@@ -32,11 +32,11 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB as torchvision's ``ImageFolder`` makes it (alpha dropped, EXIF orientation ignored, first frame), but
-    16-bit grey is scaled instead of clipped.
+    """RGB as torchvision's ``ImageFolder`` makes it (alpha dropped, EXIF orientation ignored, first frame), but 16-bit
+    grey is scaled instead of clipped.
 
     Raises:
-        BadImage: The range of its values is not known.
+        BadImage: the range of its values is not known.
     """
     if image.mode == "F":
         raise BadImage("floating-point pixels, whose range is not known")

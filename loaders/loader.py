@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,14 +16,14 @@ import torch
 from loaders.errors import UserError
 from loaders.multicrop.cpu import CpuCenterCrop, CpuMultiCrop
 from loaders.order import Order
-from loaders.quarantine import Quarantine
 from loaders.recipe import CenterCrop, MultiCrop
 from loaders.sources import HARDWARE_SHARE, Images, Source, open_images
-from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.choice import open_source
 from loaders.sources.decoded import DecodedBatch, packed
+from loaders.sources.quarantine import Quarantine, decode_or_substitute
 
-_BATCHES_AHEAD = 2
+_BATCHES_AHEAD = 3
+_Item = TypeVar("_Item")
 
 
 @dataclass
@@ -68,19 +68,19 @@ def make_loader(
     Args:
         data: a ``.beton`` file, a folder ``class/image`` or a dataset's split ``name:split@root``; or one of them
             opened by ``loaders.sources.open_images``.
-        recipe: the views.
-        batch_size: images in a batch over all ranks.
+        recipe: the views to cut from each image.
+        batch_size: images in a batch, over all ranks.
         source: decoder, one of ``loaders.sources.SOURCES``; ``"auto"`` takes the fastest that can run.
-        device: where the views are wanted, and made.
-        dtype: of the views.
-        seed: of order and crops.
+        device: where the views are made and stay.
+        dtype: number format of the views.
+        seed: seed of the order of the samples and of the crops.
         epoch, start_batch: position of the first batch.
-        rank, world_size: this process's share of every batch.
-        threads: host threads; 0 takes all cores this process may use.
-        hardware_share: of the images that DALI decodes on a GPU, for its JPEG decoder, where it has one.
+        rank, world_size: this process's number and how many processes share every batch.
+        threads: host threads; 0 takes one for each core that this process may use.
+        hardware_share: share of the images for the JPEG decoder that some GPUs have, when DALI decodes on the GPU.
         samples: ids of the samples to use; None uses all.
-        max_bad: share of images that may fail to decode; past it iterating raises ``UserError`` with the list.
-        quarantine: file that lists the images that failed.
+        max_bad: share of the images that may fail to decode; past it iterating raises ``UserError`` with the list.
+        quarantine: file in which the images that failed are listed.
 
     Raises:
         UserError: bad data, an unknown source, or a batch that the ranks cannot share.
@@ -130,6 +130,7 @@ class Loader:
 
     Attributes:
         images: the dataset: ``len``, ``labels``, ``names``, ``classes``.
+        batch_size: images in a batch, over all ranks.
         source: a few words on which decoder was chosen, and why.
     """
 
@@ -143,7 +144,7 @@ class Loader:
         order: Order,
         device: torch.device,
     ) -> None:
-        self.images, self.source = images, explanation
+        self.images, self.batch_size, self.source = images, order.batch_size, explanation
         self._quarantine, self._source, self._engine = quarantine, source, engine
         self._order, self._device = order, device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -160,7 +161,7 @@ class Loader:
         self._epoch, self._batch = epoch, batch
 
     def __iter__(self) -> Iterator[Batch]:
-        produced = _Ahead(self._produce(self._epoch, self._batch))
+        produced = _ahead(self._produce(self._epoch, self._batch), _BATCHES_AHEAD)
         try:
             for batch, ready in produced:
                 self._batch += 1
@@ -168,7 +169,7 @@ class Loader:
                     _hand_over(batch.views, ready)
                 yield batch
         finally:
-            produced.stop()
+            produced.close()
         self._epoch, self._batch = self._epoch + 1, 0
 
     def crops(self, sample: int, epoch: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -219,43 +220,15 @@ def _hand_over(views: list[torch.Tensor], ready: torch.cuda.Event) -> None:
         view.record_stream(stream)
 
 
-class _Ahead:
-    """Runs an iterator in a thread, a bounded number of items ahead; its exceptions are raised here."""
-
-    def __init__(self, items: Iterator[Batch]) -> None:
-        self._items = items
-        self._queue: queue.Queue = queue.Queue(_BATCHES_AHEAD)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
-        self._thread.start()
-
-    def __iter__(self) -> Iterator[Batch]:
-        while True:
-            item, error = self._queue.get()
-            if error is not None:
-                raise error
-            if item is None:
-                return
-            yield item
-
-    def stop(self) -> None:
-        """Ends the thread, also in the middle."""
-        self._stopped.set()
-        while self._thread.is_alive():
-            self._drain()
-            self._thread.join(timeout=0.05)
-
-    def _run(self) -> None:
+def _ahead(items: Iterator[_Item], count: int) -> Iterator[_Item]:
+    """Runs an iterator in a thread, ``count`` items ahead; its exceptions are raised here."""
+    with ThreadPoolExecutor(1, thread_name_prefix="loader") as thread:
+        waiting = deque(thread.submit(next, items, None) for _ in range(count))
         try:
-            for item in self._items:
-                self._queue.put((item, None))
-                if self._stopped.is_set():
-                    self._items.close()
-                    return
-            self._queue.put((None, None))
-        except BaseException as error:  # handed to the consumer, whatever it is
-            self._queue.put((None, error))
-
-    def _drain(self) -> None:
-        while not self._queue.empty():
-            self._queue.get_nowait()
+            while (item := waiting.popleft().result()) is not None:
+                waiting.append(thread.submit(next, items, None))
+                yield item
+        finally:  # also where the caller leaves early
+            for future in waiting:
+                future.cancel()
+            thread.submit(items.close)

@@ -5,22 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from loaders.errors import UserError
-from loaders.philox import philox
-
-# The fourth counter word says what a draw is for, so that order, crops and replacements never share numbers.
-ORDER_DOMAIN = 1 << 16
-NEIGHBOUR_DOMAIN = 2 << 16
+from loaders.philox import Domain, philox
 
 
 def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     """Shuffles ``0 .. count - 1``; int64, the same for every rank, thread count and NumPy version."""
-    words = philox(seed, np.arange(count), epoch, 0, ORDER_DOMAIN)
+    words = philox(seed, np.arange(count), epoch, 0, Domain.ORDER)
     return np.argsort((words[:, 0] << np.uint64(32)) | words[:, 1], kind="stable")
 
 
 def neighbour(count: int, seed: int, sample: int, attempt: int) -> int:
     """The sample that stands in for one that cannot be decoded, drawn anew for each attempt."""
-    return int(philox(seed, sample, attempt, 0, NEIGHBOUR_DOMAIN)[0] % np.uint64(count))
+    return int(philox(seed, sample, attempt, 0, Domain.NEIGHBOUR)[0] % np.uint64(count))
 
 
 class Order:
@@ -32,23 +28,17 @@ class Order:
 
     Args:
         samples: ids of the dataset's samples.
-        batch_size: ``B``, over all ranks.
+        batch_size: ``B``, images in a batch over all ranks.
         shuffled: True for training, False for evaluation.
-        seed: of the permutation.
-        rank, world_size: ``r`` and ``W``.
+        seed: seed of the permutation.
+        rank, world_size: ``r`` and ``W``, this process's number and how many there are.
 
     Raises:
         UserError: a training batch does not divide among the ranks, or is larger than the dataset.
     """
 
     def __init__(
-        self,
-        samples: np.ndarray,
-        batch_size: int,
-        shuffled: bool,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        self, samples: np.ndarray, batch_size: int, shuffled: bool, seed: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
         self.samples, self.batch_size, self.shuffled, self.seed = samples, batch_size, shuffled, seed
         self.rank, self.world_size = rank, world_size
@@ -68,7 +58,7 @@ class Order:
         return count // self.batch_size if self.shuffled else -(-count // self.batch_size)
 
     def batches(self, epoch: int, start_batch: int = 0) -> list[np.ndarray]:
-        """This rank's share of every batch from ``start_batch`` on: int64 sample ids, possibly none of a last one."""
+        """This rank's share of every batch from ``start_batch`` on: int64 sample ids, possibly none in the last."""
         samples = self.samples
         if self.shuffled:
             samples = samples[permutation(len(samples), self.seed, epoch)]

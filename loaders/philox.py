@@ -5,12 +5,28 @@ Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 20
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import numpy as np
 
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
+
+
+class Domain(IntEnum):
+    """The fourth counter word says what a number is drawn for, so that no two purposes share numbers.
+
+    A value that changes changes every run: what is resumed would go on differently.
+    """
+
+    CROPS = 0  # the first of the blocks of one crop: box, flip and colours (``multicrop/draws.py``)
+    ORDER = 1 << 16  # in which order an epoch visits the samples (``order.py``)
+    NEIGHBOUR = 2 << 16  # which sample stands in for one that cannot be decoded (``order.py``)
+    PARTITION = 3 << 16  # CW-RGP's sub-batches of samples and groups of channels (``fastintl/losses/cw_rgp.py``)
+    DETECTION_SAMPLING = 4 << 16  # which anchors and regions a detector learns from (``fastintl/detection``)
+    DETECTION_VIEW = 5 << 16  # size and flip of an image that a detector learns from (``fastintl/detection``)
 
 
 def philox(key: int, *counter: np.ndarray | int) -> np.ndarray:

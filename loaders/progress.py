@@ -4,29 +4,72 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 
 
-class Progress:
-    """Counts things done out of a total, on stderr; a context manager.
+class ProgressDisplay:
+    """How far something is, on stderr.
 
     Args:
-        title: What is being made.
-        unit: What is counted, in the plural.
-        total: How many there are.
-        done: How many were done before the start, which do not count for the rate.
+        total: how many things there are to do.
+        done: how many were done before.
+        title: stands before the bar.
+        text: stands behind the bar until the first update.
+        shown: False shows nothing, as on all ranks but the first.
     """
 
-    PLAIN_SECONDS = 10.0
+    PLAIN_SECONDS = 10.0  # between two lines
+
+    def __init__(self, total: int, done: int = 0, title: str = "", text: str = "", shown: bool = True) -> None:
+        self.total, self._shown, self._last_line = total, shown, time.monotonic()
+        self._bar = _terminal_bar(bool(title)) if shown and sys.stderr.isatty() else None
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task(text, total=total, completed=done, title=title)
+
+    def show(self, done: int, text: str, line: str, at_once: bool = False) -> None:
+        """Moves the bar.
+
+        Args:
+            text: stands behind the bar.
+            line: is printed instead of a bar, if the last one is ``PLAIN_SECONDS`` old, or ``at_once``.
+        """
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, description=text)
+        elif self._shown and (at_once or time.monotonic() - self._last_line >= self.PLAIN_SECONDS):
+            self._last_line = time.monotonic()
+            _print(line)
+
+    def note(self, text: str) -> None:
+        """Prints a line, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False)
+        elif self._shown:
+            _print(text)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class Progress(ProgressDisplay):
+    """Counts things done out of a total; a context manager.
+
+    Args:
+        title: what is being made.
+        unit: what is counted, in the plural.
+        total: how many there are.
+        done: how many were done before the start, which do not count for the rate.
+
+    Attributes:
+        done: how many are done.
+    """
 
     def __init__(self, title: str, unit: str, total: int, done: int = 0) -> None:
-        self._title, self._unit, self._total, self._done = title, unit, total, done
-        self._first = done
-        self._bar = _terminal_bar(unit) if sys.stderr.isatty() else None
-        self._start = self._last_line = time.monotonic()
-
-    @property
-    def done(self) -> int:
-        return self._done
+        super().__init__(total, done, title, unit)
+        self._title, self._unit, self._first, self.done = title, unit, done, done
+        self._start = time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -36,45 +79,34 @@ class Progress:
     @property
     def rate(self) -> float:
         """Things a second since the start."""
-        return (self._done - self._first) / max(self.seconds, 1e-9)
+        return (self.done - self._first) / max(self.seconds, 1e-9)
 
     def __enter__(self) -> Progress:
-        if self._bar is not None:
-            self._bar.start()
-            self._task = self._bar.add_task(self._title, total=self._total, completed=self._done, rate="")
         return self
 
     def __exit__(self, *error) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self.close()
 
     def advance(self, count: int) -> None:
         """Counts ``count`` more as done."""
-        self._done += count
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, rate=f"{self.rate:,.0f}/s")
-        elif time.monotonic() - self._last_line >= self.PLAIN_SECONDS:
-            self._last_line = time.monotonic()
-            print(self._line(), file=sys.stderr, flush=True)
-
-    def _line(self) -> str:
-        left = (self._total - self._done) / max(self.rate, 1e-9)
-        return (
-            f"{self._title}: {self._done:,} of {self._total:,} {self._unit}, {self.rate:,.0f}/s, "
-            f"{left / 60:,.1f} min left"
-        )
+        self.done += count
+        rate = f"{self.rate:,.0f}/s"
+        minutes = (self.total - self.done) / max(self.rate, 1e-9) / 60
+        line = f"{self._title}: {self.done:,} of {self.total:,} {self._unit}, {rate}, {minutes:,.1f} min left"
+        self.show(self.done, f"{self._unit} {rate}", line)
 
 
-def _terminal_bar(unit: str):
+def _terminal_bar(titled: bool):
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (
-        "{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TextColumn("{task.fields[rate]}"),
-    )
-    return Bar(*columns, TimeRemainingColumn(), TextColumn("left"), console=Console(stderr=True))
+    title = [TextColumn("{task.fields[title]}", markup=False)] if titled else []
+    text = TextColumn("{task.description}", markup=False)
+    columns = (*title, BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn(), TextColumn("left"))
+    return Bar(*columns, console=Console(stderr=True))
+
+
+def _print(line: str) -> None:
+    with suppress(OSError):  # stderr may be a log file on a disk that is full
+        print(line, file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
-from loaders.json_file import write_json  # noqa: E402
+from loaders.files import write_json  # noqa: E402
 
 # ResNet-50 at 224 px on one A100 in NVIDIA's PyTorch example, images/s: the assumption behind what GPUs take.
 _A100_IMAGES_PER_SECOND = 2470
@@ -52,8 +52,8 @@ def examine(given: argparse.Namespace) -> dict:
 
     config = configuration.load(given.rcfg)
 
+    from loaders.environment import this_machine
     from loaders.planning import installed
-    from loaders.planning.machine import this_machine
 
     sources, machine = installed.sources(), this_machine()
     report = {

@@ -26,11 +26,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from loaders.datasets.catalogue import default_root
-    from loaders.datasets.checksums import public_files
-    from loaders.datasets.download import download
+    from loaders.datasets.public_files import download_dataset, public_files
 
     out = arguments.out or default_root(arguments.name)
-    print(download(public_files()[arguments.name], out, arguments.url))
+    print(download_dataset(public_files()[arguments.name], out, arguments.url))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fastintl.evaluate import command_line  # noqa: E402
 from loaders.errors import exit_on_user_error  # noqa: E402
-from loaders.json_file import write_json  # noqa: E402
+from loaders.files import write_json  # noqa: E402
 
 
 @exit_on_user_error

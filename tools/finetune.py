@@ -9,8 +9,9 @@
 The labels: --subset takes the public list of 1 % or 10 % of ImageNet (imagenet-1pct, imagenet-10pct; fetched once
 and checked) or a file of your own, one image name a line; --percent draws the same share of every class.
 
-The defaults are INTL's for models of several crops; for those of two crops --lr-backbone 0.006. --from-scratch trains
-a new network the same way, all of it at the classifier's rate, for comparison.
+The defaults are INTL's for models of several crops; for those of two crops --lr-backbone 0.006. The rates are constant;
+--schedule cosine is Barlow Twins'. --from-scratch trains a new network the same way, all of it at the classifier's
+rate, for comparison.
 
 The same command again resumes it, also after a kill and with another number of GPUs.
 """
@@ -42,7 +43,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     protocol.add_argument("--lr-backbone", type=float, help="for 256 images a step (default: 0.004)")
     protocol.add_argument("--lr-classifier", type=float, default=0.2, help="likewise (default: 0.2)")
     protocol.add_argument("--weight-decay", type=float, default=0.0, help="default: 0")
-    protocol.add_argument("--schedule", default="cosine", choices=("cosine", "steps", "exponential", "constant"))
+    protocol.add_argument("--schedule", default="constant", choices=("constant", "cosine", "steps", "exponential"))
     command_line.add_resumable_training(parser, "runs/finetune-…")
     return command_line.parse_with_recipe(parser, words)
 
@@ -72,8 +73,9 @@ def main(words: list[str] | None = None) -> None:
         else:
             backbone = open_backbone(given.weights, given.arch, given.stem, given.target, given.resize, given.size)
         reading = Reading(given.source, threads=given.threads)
-        images = given.train, given.val, reading, given.precision, given.seed, given.crop_area
-        training = SupervisedTraining(*images, given.out, given.save_minutes, given.eval_every)
+        images, crops = (given.train, given.val, reading), (given.crop_area, given.crop_interpolation)
+        kept = given.out, given.save_minutes, given.eval_every
+        training = SupervisedTraining(*images, given.precision, given.seed, *crops, *kept)
         result = finetune(backbone, protocol, training, given.percent, given.subset, world)
         if world.is_main:
             results.write(result, given.json, given.results)

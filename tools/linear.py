@@ -67,8 +67,9 @@ def main(words: list[str] | None = None) -> None:
         elif backbone is None:
             raise UserError(f"the protocol {name} needs a file of weights: it crops the images anew")
         else:
-            images = given.train, given.val, reading, given.precision, given.seed, given.crop_area
-            training = SupervisedTraining(*images, given.out, given.save_minutes, given.eval_every)
+            images, crops = (given.train, given.val, reading), (given.crop_area, given.crop_interpolation)
+            kept = given.out, given.save_minutes, given.eval_every
+            training = SupervisedTraining(*images, given.precision, given.seed, *crops, *kept)
             result = probe_on_crops(backbone, name, protocol, training, world)
         if world.is_main:
             results.write(result, given.json, given.results)

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from fastintl.report import comparison, run_page
     from fastintl.report.record import RunRecord
-    from fastintl.runs.folder import write_text
+    from loaders.files import write_text
 
     folders = list(dict.fromkeys(given.runs))
     names = [folder.resolve().name for folder in folders]

@@ -135,8 +135,8 @@ def through(source: str, images, recipe, samples: list[int], seed: int, epoch: i
 
     from loaders.loader import open_engine
     from loaders.multicrop.draws import draw
-    from loaders.quarantine import Quarantine
     from loaders.sources.choice import open_source
+    from loaders.sources.quarantine import Quarantine
 
     threads = len(os.sched_getaffinity(0))
     opened, _ = open_source(images, source, threads, Quarantine(images.path, len(images), 1.0), device)

@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from loaders.errors import exit_on_user_error  # noqa: E402
-from loaders.json_file import write_json  # noqa: E402
+from loaders.files import write_json  # noqa: E402
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -72,7 +72,7 @@ def main() -> None:
     from loaders.beton.convert import convert
     from loaders.beton.encoding import Storage
     from loaders.datasets.catalogue import default_root, open_dataset
-    from loaders.datasets.checksums import verify
+    from loaders.datasets.public_files import verify
 
     if not arguments.no_verify:
         verify(arguments.name, arguments.root or default_root(arguments.name))

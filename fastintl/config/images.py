@@ -1,45 +1,46 @@
-"""The configuration of a run's images: where they are, and how they are cropped. A part of ``config.py``."""
+"""The configuration of a run's images: where they are, and how they are cropped. A part of ``keys.py``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from fastintl.config import options as configfile
-from fastintl.config.options import Options, option
+from fastintl.config.options import Options, option, shown, side_option
 from loaders.errors import UserError
+from loaders.recipe import Interpolation
 
 Pair = tuple[float, float]
+Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Data(Options, key="data"):
     """the images."""
 
-    root: str | None = option(
+    root: str | None = side_option(
         None,
         "Folder of <data.name>_train.beton and <data.name>_val.beton, of train/ and val/ class folders, or of the "
         "public files of cifar10, cifar100, stl10, tiny-imagenet, imagenet or imagenet100.",
     )
     name: str = option("imagenet", "Name of the dataset, the first part of its .beton files' names.")
-    train: str | None = option(
+    train: str | None = side_option(
         None, "Training images, a .beton file, class folder or word such as stl10:train@folder, if not in data.root."
     )
-    train_labelled: str | None = option(
+    train_labelled: str | None = side_option(
         None, "The labelled ones of them, likewise, where not all have labels: the neighbours of the evaluation."
     )
-    val: str | None = option(None, "Held-out images, likewise; without any, nothing is evaluated.")
-    source: Literal["auto", "ffcv", "dali", "memory", "folder"] = option(
+    val: str | None = side_option(None, "Held-out images, likewise; without any, nothing is evaluated.")
+    source: Literal["auto", "ffcv", "dali", "memory", "folder"] = side_option(
         "auto", "Reader of the images; memory decodes once and keeps the pixels, auto takes the fastest that can run."
     )
-    threads: int = option(0, "Decoding threads a rank; 0 divides a machine's cores by its ranks.", least=0)
-    hardware_share: float = option(
+    threads: int = side_option(0, "Decoding threads a rank; 0 divides a machine's cores by its ranks.", least=0)
+    hardware_share: float = side_option(
         0.65, "DALI on a GPU: share of the images for its JPEG decoder, where it has one.", least=0, most=1
     )
-    verify: bool = option(
+    verify: bool = side_option(
         True, "Compare the public files of cifar10, cifar100 and stl10 with their published checksums, once."
     )
-    max_bad: float = option(0.05, "Share of unreadable images at which the run stops.", least=0, most=1)
+    max_bad: float = side_option(0.05, "Share of unreadable images at which the run stops.", least=0, most=1)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Crops(Options, key="crops"):
         (224, 224, 192, 160, 128, 96),
         "Side of each view in pixels. With model.ema, view 0 is the target's alone.",
         least=1,
+        work=True,
     )
     scales: tuple[Pair, ...] = option(
         ((0.2, 1.0), (0.2, 1.0), (0.171, 0.857), (0.143, 0.714), (0.114, 0.571), (0.086, 0.429)),
@@ -61,6 +63,7 @@ class Crops(Options, key="crops"):
     solarize: tuple[float, ...] = option(
         (0.1,) * 6, "Probability of inverting the pixels from 128 on, per view.", least=0, most=1
     )
+    interpolation: Interpolation = option("bicubic", "How a crop is resized to its view, antialiased.")
     ratio: Pair = option((0.75, 1.3333333333333333), "Aspect ratio of a crop before resizing, from and to.", above=0)
     flip: float = option(0.5, "Probability of a horizontal flip.", least=0, most=1)
     jitter: float = option(
@@ -72,13 +75,13 @@ class Crops(Options, key="crops"):
     hue: float = option(0.1, "Jitter: hue shift from -x to x, in turns of the colour circle.", least=0, most=0.5)
     grayscale: float = option(0.2, "Probability of a grey image.", least=0, most=1)
     blur_sigma: Pair = option((0.1, 2.0), "Standard deviation of the blur in pixels of the view, from and to.", above=0)
-    mean: tuple[float, float, float] = option(
+    mean: Channels = option(
         (0.485, 0.456, 0.406),
         "Subtracted from the red, green and blue of an image in 0..1.",
         least=0,
         most=1,
     )
-    std: tuple[float, float, float] = option((0.229, 0.224, 0.225), "Then divided by this.", above=0)
+    std: Channels = option((0.229, 0.224, 0.225), "Then divided by this.", above=0)
 
     def __post_init__(self) -> None:
         views = len(self.sizes) if isinstance(self.sizes, list | tuple) else "as many as crops.sizes has"
@@ -86,8 +89,7 @@ class Crops(Options, key="crops"):
             value = getattr(self, name)
             if not isinstance(value, list | tuple):
                 raise UserError(
-                    f"crops.{name}: {configfile.shown(value)} is one value; "
-                    f"it needs {views} values in [...], one per view"
+                    f"crops.{name}: {shown(value)} is one value; it needs {views} values in [...], one per view"
                 )
         super().__post_init__()
         for name in ("scales", "blur", "solarize"):

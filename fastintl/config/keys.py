@@ -1,6 +1,6 @@
 """The configuration of a run: every key with its type, default, range and meaning, and no other defaults.
 
-Those of the images are in ``config_images.py``.
+Those of the images are in ``images.py``.
 
 The defaults are INTL's recipe for ImageNet with multi-crop and EMA at 100 epochs (arXiv 2305.16789 and the
 authors' released script). A recipe file (``rcfgs/*.yaml``) holds what differs, and ``key=value`` words of the
@@ -14,17 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fastintl.config import options as configfile
-from fastintl.config.images import Crops, Data
-from fastintl.config.options import Options, group, option
+from fastintl.config import options
+from fastintl.config.images import Channels, Crops, Data
+from fastintl.config.options import Options, group, option, side_option
 from fastintl.config.values import check_folder_name
 from fastintl.losses import LOSSES
 from fastintl.network.names import ARCHITECTURES, STEMS
 from loaders.errors import UserError
+from loaders.recipe import Interpolation
 
 
 @dataclass(frozen=True)
-class Model(Options, key="model"):
+class Model(Options, key="model", work=True):
     """the network."""
 
     arch: Literal[ARCHITECTURES] = option(
@@ -32,12 +33,17 @@ class Model(Options, key="model"):
     )
     stem: Literal[STEMS] = option(
         "imagenet",
-        "First layers: imagenet is 7x7 stride 2 and a max-pool; cifar is 3x3 stride 1 and none; "
-        "small is 3x3 stride 1 and a max-pool.",
+        "First layers: imagenet is 7x7 stride 2 and a max-pool; cifar is 3x3 stride 1 and none; cifar_padded pads its "
+        "input by one pixel more, as INTL's CIFAR code since 2023-06-02; small is 3x3 stride 1 and a max-pool.",
     )
     zero_init_residual: bool = option(True, "Start every residual block as the identity.")
     projector: tuple[int, ...] = option((8192, 8192, 8192), "Widths of the projector's layers.", least=1)
     projector_bias: bool = option(False, "Biases in the projector's layers before the last, which always has them.")
+    projector_views: Literal["apart", "together"] = option(
+        "apart",
+        "What the projector's BatchNorms take their statistics over: each view, as INTL, or all views of a network "
+        "together, as CW-RGP.",
+    )
     ema: bool = option(True, "Compare with a slowly moving average of the network (INTL's EMA form).")
     ema_momentum: float = option(
         0.996, "Share of the average kept at the first step; rises to 1 along a cosine.", least=0, most=1
@@ -50,7 +56,7 @@ class Model(Options, key="model"):
 
 
 @dataclass(frozen=True)
-class Loss(Options, key="loss"):
+class Loss(Options, key="loss", work=True):
     """the loss; each reads the keys whose text begins with its name."""
 
     name: Literal[tuple(LOSSES)] = option("intl", "Which loss.")
@@ -129,23 +135,27 @@ class Train(Options, key="train"):
 
     epochs: int = option(100, "Passes over the training images.", least=1)
     batch_size: int = option(256, "Images a step, of all ranks together.", least=2)
-    max_steps: int | None = option(None, "Stop after so many steps, with an unchanged schedule.", least=1)
+    max_steps: int | None = side_option(None, "Stop after so many steps, with an unchanged schedule.", least=1)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
         "auto", "auto is bf16 on GPUs that have it, fp16 on older ones, fp32 on the CPU."
     )
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto is the GPU where there is one.")
-    compile: Literal["auto", "on", "off"] = option(
+    device: Literal["auto", "cpu", "cuda"] = side_option("auto", "auto is the GPU where there is one.")
+    compile: Literal["auto", "on", "off"] = side_option(
         "auto", "Compile the network with torch.compile; auto does on GPUs. The code is kept in ~/.cache/fastintl."
     )
-    cuda_graphs: Literal["on", "off"] = option(
+    cuda_graphs: Literal["on", "off"] = side_option(
         "off", "Replay the compiled network as CUDA graphs: for GPUs with few images each, not yet tried on one."
     )
     compress_gradients: Literal["none", "fp16", "bf16"] = option(
         "none", "Format in which the ranks exchange gradients; fp16 and bf16 halve the bytes, and round."
     )
-    save_minutes: float = option(15.0, "Save the state whenever so many minutes have passed; 0 never does.", least=0)
-    save_every: int = option(1, "Save the state every so many epochs, and at the end.", least=1)
-    keep_every: int = option(0, "Also keep the state of every so many epochs for good; 0 keeps the last two.", least=0)
+    save_minutes: float = side_option(
+        15.0, "Save the state whenever so many minutes have passed; 0 never does.", least=0
+    )
+    save_every: int = side_option(1, "Save the state every so many epochs, and at the end.", least=1)
+    keep_every: int = side_option(
+        0, "Also keep the state of every so many epochs for good; 0 keeps the last two.", least=0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,13 +164,16 @@ class Train(Options, key="train"):
 
 
 @dataclass(frozen=True)
-class Eval(Options, key="eval"):
+class Eval(Options, key="eval", result=False):
     """classification of the held-out images by the backbone's features, by k nearest neighbours and more."""
 
     every: int = option(10, "Evaluate every so many epochs, and at the end; 0 is at the end only.", least=0)
     k: int = option(5, "Neighbours that vote.", least=1)
     resize: int = option(256, "Shorter side of an image in pixels before the centre crop.", least=1)
     size: int = option(224, "Side of the centre crop in pixels.", least=1)
+    interpolation: Interpolation = option("bilinear", "How an image is resized for it, antialiased.")
+    mean: Channels | None = option(None, "Subtracted from its pixels; null is crops.mean.", least=0, most=1)
+    std: Channels | None = option(None, "What they are divided by; null is crops.std.", above=0)
     batch_size: int = option(256, "Images at a time, of all ranks together.", least=1)
     bank: int | None = option(None, "At most so many training images as neighbours; null is all.", least=1)
     probes: tuple[Literal["linear", "quick"], ...] = option(
@@ -177,7 +190,7 @@ class Eval(Options, key="eval"):
 
 
 @dataclass(frozen=True)
-class Log(Options, key="log"):
+class Log(Options, key="log", result=False):
     """what is written during the run; metrics.jsonl always is."""
 
     every: int = option(10, "A line of metrics every so many steps.", least=1)
@@ -192,8 +205,8 @@ class Log(Options, key="log"):
 class Config(Options):
     """A complete configuration; raises ``UserError`` on any value out of place."""
 
-    name: str | None = option(None, "Name of the run and of its folder; null is the recipe's file name.")
-    out: str = option("runs", "Folder in which the run's folder lies.")
+    name: str | None = side_option(None, "Name of the run and of its folder; null is the recipe's file name.")
+    out: str = side_option("runs", "Folder in which the run's folder lies.")
     seed: int = option(0, "Seed of the weights, the order of the images and every random crop.", least=0)
     data: Data = group(Data)
     crops: Crops = group(Crops)
@@ -216,29 +229,29 @@ def load(rcfg: Path | str | None, overrides: Sequence[str] = ()) -> Config:
 
     ``name`` is filled in from the file's name where nothing sets it ("run" without a file).
     """
-    return configfile.load(Config, rcfg, overrides, Path(rcfg).stem if rcfg else "run")
+    return options.load(Config, rcfg, overrides, Path(rcfg).stem if rcfg else "run")
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
     """A configuration from nested dicts; keys that are missing keep their defaults."""
-    return configfile.from_dict(Config, tree)
+    return options.from_dict(Config, tree)
 
 
 def from_yaml(text: str) -> Config:
     """The inverse of ``to_yaml``."""
-    return configfile.from_yaml(Config, text)
+    return options.from_yaml(Config, text)
 
 
 def to_yaml(config: Config) -> str:
     """The complete configuration as YAML, in the order of this file."""
-    return configfile.dump(config)
+    return options.dump(config)
 
 
 def differences(a: Config, b: Config) -> list[str]:
     """Dotted names of the keys on which two configurations differ."""
-    return configfile.differences(a, b)
+    return options.differences(a, b)
 
 
 def help_text() -> str:
     """Every key with its default, type and meaning, for ``--help``."""
-    return configfile.help_text(Config)
+    return options.help_text(Config)

@@ -28,9 +28,26 @@ def option(
     least: float | None = None,
     above: float | None = None,
     most: float | None = None,
+    result: bool | None = None,
+    work: bool | None = None,
 ) -> Any:
-    """Declares one key: its default, its doc, and the range of it or of each item of its list."""
-    return field(default=default, metadata={"doc": doc, "least": least, "above": above, "most": most})
+    """Declares one key.
+
+    Args:
+        default: its value where nothing sets it.
+        doc: what it means, a sentence for ``--help``.
+        least, above, most: the range of it, or of each item of its list.
+        result: whether another value trains to another result, so that a run resumes only with the same; None: as its
+            group says.
+        work: whether another value changes the arithmetic of a training step, and so its time; None likewise.
+    """
+    ranges = {"least": least, "above": above, "most": most}
+    return field(default=default, metadata={"doc": doc, **ranges, "result": result, "work": work})
+
+
+def side_option(default: Any, doc: str, **ranges: float) -> Any:
+    """Declares a key that changes how a run goes, and not what it trains to."""
+    return option(default, doc, result=False, **ranges)
 
 
 def group(cls: type) -> Any:
@@ -41,14 +58,17 @@ def group(cls: type) -> Any:
 class Options:
     """Base of a frozen dataclass of keys; every value is converted to its declared type and checked.
 
-    ``key`` is the dotted prefix of its keys, for the sentences: ``class Train(Options, key="train")``.
+    ``key`` is the dotted prefix of its keys, for the sentences: ``class Train(Options, key="train")``. ``result`` and
+    ``work`` hold for those of its keys that do not say otherwise, see ``option``.
     """
 
     _key = ""
+    _says: Mapping[str, bool] = {"result": True, "work": False}
 
-    def __init_subclass__(cls, key: str = "", **kwargs: Any) -> None:
+    def __init_subclass__(cls, key: str = "", result: bool = True, work: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._key = f"{key}." if key else ""
+        cls._says = {"result": result, "work": work}
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -209,10 +229,26 @@ def from_yaml(cls: type, text: str) -> Any:
     return from_dict(cls, parse_yaml(text, "configuration"))
 
 
-def differences(a: Any, b: Any) -> list[str]:
-    """Dotted names of the keys on which two configurations of one class differ."""
+def keys_that_change(cls: type, what: str, prefix: str = "") -> set[str]:
+    """Dotted names of the keys of a configuration class that change ``what``, "result" or "work" (see ``option``)."""
+    hints, found = typing.get_type_hints(cls), set()
+    for f in fields(cls):
+        if is_dataclass(hints[f.name]):
+            found |= keys_that_change(hints[f.name], what, f"{prefix}{f.name}.")
+        elif cls._says[what] if f.metadata[what] is None else f.metadata[what]:
+            found.add(prefix + f.name)
+    return found
+
+
+def differences(a: Any, b: Any, what: str | None = None) -> list[str]:
+    """Dotted names of the keys on which two configurations of one class differ.
+
+    Args:
+        what: only those that change it, see ``keys_that_change``; None is all.
+    """
     theirs = values(b)
-    return [key for key, value in values(a).items() if value != theirs[key]]
+    relevant = theirs if what is None else keys_that_change(type(a), what)
+    return [key for key, value in values(a).items() if value != theirs[key] and key in relevant]
 
 
 def values(config: Any, prefix: str = "") -> dict[str, Any]:

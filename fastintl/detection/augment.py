@@ -14,9 +14,7 @@ from fastintl.detection.annotations import AnnotatedImage
 from fastintl.detection.config import Views
 from loaders.errors import UserError
 from loaders.image_reading import BadImage, open_image, reason, to_rgb
-from loaders.philox import philox, uniform
-
-_VIEW_DOMAIN = 3 << 16  # the fourth counter word, see loaders/order.py
+from loaders.philox import Domain, philox, uniform
 
 Target = dict[str, Tensor]
 """The n objects of an image: boxes (n, 4) float32, labels (n,) int64, and masks (n, H, W) uint8 where asked for."""
@@ -61,7 +59,7 @@ def training_view(
     Returns:
         (3, H, W) uint8, and the target in the view's pixels.
     """
-    draws = uniform(philox(seed, index, epoch, 0, _VIEW_DOMAIN))
+    draws = uniform(philox(seed, index, epoch, 0, Domain.DETECTION_VIEW))
     shorter = views.train_sizes[int(draws[0] * len(views.train_sizes))]
     size = fitted(image.height, image.width, shorter, views.max_size)
     canvas = (image.height, image.width)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from fastintl.config import options
-from fastintl.config.options import Options, group, option
+from fastintl.config.options import Options, group, option, side_option
 from fastintl.config.values import check_folder_name
 from loaders.errors import UserError
 
@@ -22,15 +22,17 @@ class Data(Options, key="data"):
     """the images and their annotations."""
 
     layout: Literal["voc", "coco"] = option("voc", "Layout of the folder: PASCAL VOC's devkit or COCO's.")
-    root: str | None = option(None, "Folder of VOC2007/ and VOC2012/, or of annotations/, train2017/ and val2017/.")
+    root: str | None = side_option(
+        None, "Folder of VOC2007/ and VOC2012/, or of annotations/, train2017/ and val2017/."
+    )
     train: tuple[str, ...] = option(
         ("VOC2007/trainval", "VOC2012/trainval"), "Splits to learn from: year/list of VOC, folders of COCO."
     )
-    test: str = option("VOC2007/test", "Split to test on, likewise.")
+    test: str = side_option("VOC2007/test", "Split to test on, likewise.")
     classes: tuple[str, ...] | None = option(
         None, "VOC: names of the classes, null for its 20. COCO's files name theirs."
     )
-    threads: int = option(0, "Threads a rank that read images; 0 divides a machine's cores by its ranks.", least=0)
+    threads: int = side_option(0, "Threads a rank that read images; 0 divides a machine's cores by its ranks.", least=0)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Views(Options, key="views"):
     train_sizes: tuple[int, ...] = option(
         tuple(range(480, 801, 32)), "Shorter side in training in pixels, drawn anew for each image.", least=1
     )
-    test_size: int = option(800, "Shorter side in the test.", least=1)
+    test_size: int = side_option(800, "Shorter side in the test.", least=1)
     max_size: int = option(1333, "Longer side at most; the shorter one gives way.", least=1)
     flip: float = option(0.5, "Probability of a horizontal flip in training.", least=0, most=1)
     mean: tuple[float, float, float] = option(
@@ -65,7 +67,7 @@ class Model(Options, key="model"):
     proposals_train: tuple[int, int] = option(
         (12000, 2000), "Proposals of an image before and after non-maximum suppression, in training.", least=1
     )
-    proposals_test: tuple[int, int] = option((6000, 1000), "The same in the test.", least=1)
+    proposals_test: tuple[int, int] = side_option((6000, 1000), "The same in the test.", least=1)
     rois: int = option(512, "Regions of an image that the head learns from.", least=1)
     roi_size: int = option(14, "Side of a region's feature map.", least=2)
 
@@ -88,12 +90,12 @@ class Train(Options, key="train"):
 
     batch_size: int = option(16, "Images a step, of all ranks together.", least=1)
     precision: Literal["auto", "bf16", "fp16", "fp32"] = option("auto", "Number format of the convolutions.")
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to train.")
-    save_minutes: float = option(15, "Save the state this often; 0 only at the end.", least=0)
+    device: Literal["auto", "cpu", "cuda"] = side_option("auto", "Where to train.")
+    save_minutes: float = side_option(15, "Save the state this often; 0 only at the end.", least=0)
 
 
 @dataclass(frozen=True)
-class Eval(Options, key="eval"):
+class Eval(Options, key="eval", result=False):
     """the test."""
 
     every: int = option(0, "Test every so many steps, and at the end; 0 is at the end only.", least=0)
@@ -103,7 +105,7 @@ class Eval(Options, key="eval"):
 
 
 @dataclass(frozen=True)
-class Log(Options, key="log"):
+class Log(Options, key="log", result=False):
     """what is written during the training."""
 
     every: int = option(20, "A line of metrics every so many steps.", least=1)
@@ -113,8 +115,8 @@ class Log(Options, key="log"):
 class DetectionConfig(Options):
     """A complete configuration; raises ``UserError`` on any value out of place."""
 
-    name: str | None = option(None, "Name of the run and of its folder; null is the recipe's file name.")
-    out: str = option("runs", "Folder in which the run's folder lies.")
+    name: str | None = side_option(None, "Name of the run and of its folder; null is the recipe's file name.")
+    out: str = side_option("runs", "Folder in which the run's folder lies.")
     seed: int = option(0, "Seed of the new layers, the order of the images and every random choice.", least=0)
     data: Data = group(Data)
     views: Views = group(Views)

@@ -19,10 +19,9 @@ from fastintl.distributed import World
 from fastintl.network.batchnorm import convert_batchnorm
 from fastintl.network.precision import autocast, autocast_dtype, resume_scaler
 from fastintl.training.optim import set_learning_rate
-from loaders.philox import philox
+from loaders.philox import Domain, philox
 
 _WARMUP_START = 0.001
-_SAMPLING_DOMAIN = 4 << 16  # the fourth counter word, see loaders/order.py
 
 
 class DetectionStep:
@@ -73,7 +72,7 @@ class DetectionStep:
     def losses(self, batch: Sequence[tuple[Tensor, Target]], step: int) -> dict[str, Tensor]:
         """The losses by name; their anchors and regions are sampled by the step, so that a restart changes none."""
         device = self.world.device
-        words = philox(self.config.seed, step, self.world.rank, 0, _SAMPLING_DOMAIN)
+        words = philox(self.config.seed, step, self.world.rank, 0, Domain.DETECTION_SAMPLING)
         torch.manual_seed(int(words[0]) << 32 | int(words[1]))
         images = [image.to(device, non_blocking=True) for image, _ in batch]
         targets = [{name: value.to(device, non_blocking=True) for name, value in t.items()} for _, t in batch]

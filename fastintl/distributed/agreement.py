@@ -10,7 +10,7 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-from fastintl.distributed import World
+from fastintl.distributed.world import World
 from loaders.errors import USER_ERROR_STATUS, UserError
 
 _PATIENCE = timedelta(days=1)  # with a rank that is at work; one that is gone is noticed at once
@@ -21,10 +21,13 @@ class Agreement:
 
     A call fails with a ``RuntimeError`` as soon as a rank is gone, also where the GPUs would wait for it in vain. For
     one that works on alone it waits for hours, where the GPUs' own collectives give up after ten minutes.
+
+    Attributes:
+        is_main: whether this is the first rank.
     """
 
     def __init__(self, world: World) -> None:
-        self._is_main = world.is_main
+        self.is_main = world.is_main
         self._group = dist.new_group(backend="gloo") if world.world_size > 1 else None
         if self._group is not None and hasattr(dist, "set_timeout"):  # older torch: half an hour
             dist.set_timeout(_PATIENCE, self._group)  # not before: hosts that find no way to each other shall say so
@@ -62,6 +65,6 @@ class Agreement:
             SystemExit: on the others, with the same status.
         """
         self.wait()  # torchrun ends all ranks once one has left
-        if self._is_main:
+        if self.is_main:
             raise UserError(sentence)
         sys.exit(USER_ERROR_STATUS)

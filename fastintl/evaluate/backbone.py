@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from fastintl.data import center_crop, host_threads
 from fastintl.distributed import World
 from fastintl.network.model import build_backbone
 from fastintl.weights.backbone import backbone_of
-from fastintl.weights.files import read_weights, sha256
+from fastintl.weights.files import read_weights
 from loaders import CenterCrop, Loader, MultiCrop, make_loader
+from loaders.files import file_digest
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ class EvaluatedBackbone:
 
     def describe(self) -> dict[str, Any]:
         """Everything that changes its features, as plain values."""
-        crop = self.crop
-        view = {"resize": crop.resize, "size": crop.size, "mean": list(crop.mean), "std": list(crop.std)}
-        return {**self.origin, **view}
+        view = asdict(self.crop) | {"mean": list(self.crop.mean), "std": list(self.crop.std)}
+        if self.crop.interpolation == "bilinear":  # which older versions always took and did not state
+            del view["interpolation"]
+        return self.origin | view
 
 
 def open_backbone(
@@ -65,7 +67,8 @@ def open_backbone(
     file = read_weights(weights)
     crop = center_crop(file.config) if file.config else CenterCrop()
     crop = replace(crop, resize=resize or crop.resize, size=size or crop.size)
-    return EvaluatedBackbone(backbone_of(file, arch, stem, target), crop, file.path, sha256(file.path), target)
+    digest = file_digest(file.path, "sha256")
+    return EvaluatedBackbone(backbone_of(file, arch, stem, target), crop, file.path, digest, target)
 
 
 def new_backbone(

@@ -6,10 +6,12 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 from fastintl.config.options import parse_yaml
+from fastintl.network.names import STEMS
 from loaders.errors import UserError
-from loaders.recipe import LEAST_AREA
+from loaders.recipe import LEAST_AREA, Interpolation
 
 
 def parse_with_recipe(parser: argparse.ArgumentParser, words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,7 +47,7 @@ def _options_of(recipe: str) -> list[str]:
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Which network is in the file of weights."""
     parser.add_argument("--arch", help="architecture (default: what the file says, else resnet50)")
-    parser.add_argument("--stem", help="imagenet, cifar or small (default: what the file says, else imagenet)")
+    parser.add_argument("--stem", help=f"{', '.join(STEMS)} (default: what the file says, else imagenet)")
     parser.add_argument("--target", action="store_true", help="take the EMA copy of the backbone")
 
 
@@ -88,6 +90,8 @@ def add_resumable_training(group: argparse._ArgumentGroup, default_out: str) -> 
     """How a classifier is trained on random crops, and where its state is kept."""
     text = f"least share of an image that a training crop takes (default: {LEAST_AREA})"
     group.add_argument("--crop-area", type=float, default=LEAST_AREA, metavar="SHARE", help=text)
+    text = "how it is resized (default: bilinear, as published)"
+    group.add_argument("--crop-interpolation", default="bilinear", choices=get_args(Interpolation), help=text)
     group.add_argument("--out", type=Path, help=f"folder of the state (default: {default_out} after the settings)")
     group.add_argument("--save-minutes", type=float, default=10, help="save this often within an epoch (default: 10)")
     group.add_argument("--eval-every", type=int, default=0, help="test every so many epochs (default: 0, at the end)")

@@ -1,39 +1,35 @@
-"""The loop of an evaluation that trains: epochs over a loader, saved whole and taken up exactly."""
+"""An evaluation that trains, such as a linear probe or a fine-tuning: a run of some epochs over a loader."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from fastintl.distributed import World
-from fastintl.distributed.agreement import Agreement
-from fastintl.runs.checkpoint import Checkpoints
 from fastintl.runs.folder import RunFolder
-from fastintl.runs.resuming import load_latest, take_folder
-from loaders import Batch, Loader, UserError
-from loaders.progress import Progress
+from fastintl.runs.loss_guard import LossGuard
+from fastintl.runs.run import Run
+from loaders import Batch, Loader
+
+_LOG_EVERY = 50  # steps between two readings of the loss, each of which waits for the device
 
 
 class Trainee(Protocol):
     """What is trained. Its state must be the same on every rank."""
 
     def train_step(self, batch: Batch, epoch: int) -> Tensor:
-        """One update on this rank's share of a batch; returns the loss, or one a head, on the device."""
+        """One update on this rank's share of a batch; returns the loss, or one a head (H,), on the device."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-class EpochLoop:
+class EpochLoop(Run):
     """Trains for some epochs; killed at any time and started again, it ends with the same weights.
-
-    The order and the crops of the loader are functions of the position, so the state is the trainee's and the step.
 
     Args:
         trainee: what is trained.
@@ -42,12 +38,14 @@ class EpochLoop:
         folder: where the checkpoints go; None keeps nothing.
         settings: everything that changes the result, plain values; a checkpoint of other settings is refused.
         save_minutes: save this often within an epoch too; 0 only after epochs.
-        title: of the progress, which the main rank shows on stderr; None shows none.
+        title: above the progress, which the main rank shows on stderr; None shows none.
 
     Raises:
         UserError: the folder holds a training with other settings, or a damaged checkpoint, is in use by another
             process, or is not the same for all ranks.
     """
+
+    cure = "give this run another --out"
 
     def __init__(
         self,
@@ -60,69 +58,61 @@ class EpochLoop:
         save_minutes: float = 10.0,
         title: str | None = None,
     ) -> None:
-        self.trainee, self.loader, self.world = trainee, loader, world
-        self.settings, self.save_minutes, self.title = dict(settings or {}), save_minutes, title
-        self.total_steps = epochs * len(loader)
-        self.checkpoints = self.lock = None
-        self.step, self.last_save = 0, time.monotonic()
-        if folder is not None:
-            self._resume(folder)
+        super().__init__(world, folder and RunFolder(folder, checkpoints=folder), save_minutes)
+        self.trainee, self.loader, self.settings = trainee, loader, dict(settings or {})
+        self.epoch_steps, self.last_step = len(loader), epochs * len(loader)
+        self.batch_size, self.log_every = loader.batch_size, _LOG_EVERY
+        self.guard = _HeadsGuard(self.agreement)
+        self.open(self.resume(), title)
 
     def fit(self, end_of_epoch: Callable[[int], None] = lambda epochs_done: None) -> None:
         """Trains to the end.
 
         Args:
-            end_of_epoch: called with the epochs done, before the state is saved.
+            end_of_epoch: called with the epochs done, after the state is saved.
 
         Raises:
             UserError: the loss (of every head) is no longer a number.
+            SystemExit: a signal asked for a stop; the state is saved.
         """
-        with self._progress() as progress:
-            while self.step < self.total_steps:
-                epoch, first_batch = divmod(self.step, len(self.loader))
-                self.loader.set_position(epoch, first_batch)
-                finite = None
-                with closing(iter(self.loader)) as batches:
-                    for batch in batches:
-                        loss = self.trainee.train_step(batch, epoch)
-                        finite = loss.isfinite() if finite is None else finite & loss.isfinite()
-                        self.step += 1
-                        if progress:
-                            progress.advance(1)
-                        if self._minutes_have_passed():
-                            self._save(finite)
-                end_of_epoch(epoch + 1)
-                self._save(finite)
+        self._end_of_epoch = end_of_epoch
+        self.train()
+        self.progress.close()
+        if self.save_points and self.world.is_main:
+            self.save_points.require(self.step)
 
-    def _progress(self):
-        if self.title is None or not self.world.is_main:
-            return nullcontext()
-        return Progress(self.title, "steps", self.total_steps, self.step)
+    def batches(self) -> Iterator[Batch]:
+        self.loader.set_position(*divmod(self.step, self.epoch_steps))
+        return iter(self.loader)
 
-    def _minutes_have_passed(self) -> bool:
-        inside_epoch = self.step % len(self.loader) != 0
-        return inside_epoch and 0 < self.save_minutes <= (time.monotonic() - self.last_save) / 60
+    def train_on(self, batch: Batch) -> Tensor:
+        return self.trainee.train_step(batch, self.step // self.epoch_steps)
 
-    def _save(self, finite: Tensor) -> None:
-        self.last_save = time.monotonic()
-        if not finite.any().item():
-            raise UserError(f"the loss is no longer a number after step {self.step}: lower the learning rate")
-        if self.checkpoints is not None and self.world.is_main:
-            state = {"step": self.step, "settings": self.settings, "trainee": self.trainee.state_dict()}
-            self.checkpoints.save(state, self.step)
+    def measured(self) -> dict[str, Any]:
+        """The loss of the head that has the lowest."""
+        losses = self.guard.read(self.step)[-1]
+        return {"loss": losses[losses.isfinite()].min().item()}
 
-    def _resume(self, folder: Path) -> None:
-        self.checkpoints, agreement = Checkpoints(folder), Agreement(self.world)
-        self.lock = take_folder(RunFolder(folder), self.world, agreement)  # until the end of the process
-        state = load_latest(self.checkpoints, agreement)
-        if state is None:
-            return
-        saved = state["settings"]
-        changed = sorted(key for key in saved | self.settings if saved.get(key) != self.settings.get(key))
-        if changed:
-            raise UserError(
-                f"{self.checkpoints.folder} holds a training with another {', '.join(changed)}: give this one another "
-                "--out, or remove the folder to start again"
-            )
+    def pause(self) -> None:
+        self.save()
+        wish = self.preemption.agreed_at_once() if self.folder else None
+        if wish and wish.stops and self.step < self.last_step:
+            self.stop(wish)
+        self._end_of_epoch(self.step // self.epoch_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"settings": self.settings, "trainee": self.trainee.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.trainee.load_state_dict(state["trainee"])
-        self.step = state["step"]
+
+    def changed(self, state: Mapping[str, Any]) -> list[str]:
+        saved = state["settings"]
+        return sorted(key for key in saved | self.settings if saved.get(key) != self.settings.get(key))
+
+
+class _HeadsGuard(LossGuard):
+    """A head whose learning rate is too high may diverge, as long as there is another."""
+
+    def are_good(self, rows: Tensor) -> Tensor:
+        return rows.isfinite().any(dim=1)

@@ -25,8 +25,8 @@ from fastintl.distributed import World
 from fastintl.evaluate.backbone import EvaluatedBackbone, Reading
 from fastintl.evaluate.results import versions
 from fastintl.runs.fingerprint import fingerprint
-from fastintl.runs.folder import write_text
 from loaders import Loader, UserError
+from loaders.files import write_text
 from loaders.order import Order
 from loaders.progress import Progress
 from loaders.sources import Images, open_images

@@ -1,8 +1,8 @@
 """Fine-tuning a backbone and a linear classifier on few labels, and training the same network from scratch.
 
-Follows Barlow Twins' evaluation script where INTL's paper states nothing: SGD with momentum 0.9 and a cosine by epoch
-without warm-up; classifier N(0, 0.01), bias 0. BatchNorm is synchronised, so that the number of ranks does not
-matter.
+As INTL's code: SGD with momentum 0.9, constant rates; classifier N(0, 0.01), bias 0. In Barlow Twins' code the rates
+follow a cosine by epoch. Both normalise by the batch of each GPU; here BatchNorm is synchronised, so that the number of
+ranks does not matter.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class FineTuneProtocol:
     lr_classifier: float = 0.2
     weight_decay: float = 0.0
     momentum: float = 0.9
-    schedule: ScheduleName = "cosine"
+    schedule: ScheduleName = "constant"
     frozen: bool = False
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loaders.errors import UserError
-from loaders.json_file import write_json
+from loaders.files import write_json
 
 _COLUMNS = ("date", "task", "accuracy", "backbone", "sha256", "data", "settings", "versions")
 

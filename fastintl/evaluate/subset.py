@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fastintl.distributed import World
+from loaders.download import download
 from loaders.errors import UserError
+from loaders.files import file_digest
 from loaders.order import permutation
 from loaders.sources import Images
 
@@ -27,7 +26,6 @@ PUBLIC_LISTS = {
         "6d09de11e7bdaf5b1f3b1f249b6183695f97310cdd20f0c03e7235b6b9392091",
     ),
 }
-_TIME_LIMIT_S = 60
 
 
 def labelled_samples(
@@ -115,21 +113,8 @@ def public_list(name: str, folder: Path) -> Path:
     """
     url, checksum = PUBLIC_LISTS[name]
     path = folder / f"{name}.txt"
-    try:
-        content = path.read_bytes() if path.exists() else _fetch(url)
-        if hashlib.sha256(content).hexdigest() != checksum:
-            where = path if path.exists() else url
-            raise UserError(f"{where} is not the list {name}, its SHA-256 differs from {checksum}: remove it")
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"the list {name} cannot be had ({error}): put {url} at {path} by other means") from error
+    if not path.exists():
+        download(url, path, checksum)
+    elif file_digest(path, "sha256") != checksum:
+        raise UserError(f"{path} is not the list {name}, its SHA-256 differs from {checksum}: remove it")
     return path
-
-
-def _fetch(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=_TIME_LIMIT_S) as answer:
-        return answer.read()

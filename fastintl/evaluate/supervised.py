@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from fastintl.evaluate.results import Result
 from fastintl.network.precision import autocast_dtype
 from fastintl.runs.fingerprint import fingerprint
 from loaders import Loader, UserError, random_crop_and_flip
-from loaders.recipe import LEAST_AREA
+from loaders.recipe import LEAST_AREA, Interpolation
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class SupervisedTraining:
         precision: number format of the backbone's forward pass, as ``autocast_dtype`` takes it.
         seed: what the order, the crops and the classifier's start are drawn from.
         crop_area: least share of an image that a training crop takes.
+        crop_interpolation: how a training crop is resized.
         out: folder of the state. None: ``runs/<task>-<digest>``, the same for the same settings and images.
         save_minutes: save this often within an epoch, too.
         eval_every: test every so many epochs; 0: at the end only.
@@ -50,6 +50,7 @@ class SupervisedTraining:
     precision: str = "auto"
     seed: int = 0
     crop_area: float = LEAST_AREA
+    crop_interpolation: Interpolation = "bilinear"
     out: Path | None = None
     save_minutes: float = 10.0
     eval_every: int = 0
@@ -84,25 +85,29 @@ class SupervisedTraining:
             What was trained, its accuracy (the same on every rank), the folder of the state, and the result.
         """
         dtype, crop = autocast_dtype(self.precision, world.device), backbone.crop
-        crops = random_crop_and_flip(crop.size, crop.mean, crop.std, self.crop_area)
+        crops = random_crop_and_flip(crop.size, crop.mean, crop.std, self.crop_area, self.crop_interpolation)
         options = {"dtype": dtype, "seed": self.seed}
         used = {"batch_size": protocol.batch_size, "samples": samples if len(samples) else None}
         train = self.reading.open_loader(self.train, crops, world, **used, **options)
         held_out = self.reading.open_loader(self.val, crop, world, **options)
         with closing(train), closing(held_out):
             trainee = build(count_classes(train.images, held_out.images), dtype)
-            settings = settings_of({**stated, **asdict(protocol), "crop_area": self.crop_area}, backbone, self.seed)
+            stated = {**stated, **asdict(protocol), "crop_area": self.crop_area}
+            if self.crop_interpolation != "bicubic":  # which older versions always took and did not state
+                stated["crop_interpolation"] = self.crop_interpolation
+            settings = settings_of(stated, backbone, self.seed)
             identity = identity_of(settings, train, samples)
             folder = self.out or run_folder(name, identity)
             loop = EpochLoop(trainee, train, protocol.epochs, world, folder, identity, self.save_minutes, "training")
             count = len(train.images)
-            _say(world, f"{len(samples) or count:,} of {count:,} labels, state in {folder}")
+            loop.note(f"{len(samples) or count:,} of {count:,} labels, state in {folder}")
 
             def end_of_epoch(done: int) -> None:
                 if self.eval_every and done % self.eval_every == 0 and done < protocol.epochs:
-                    _say(world, f"epoch {done}  top-1 {best(trainee.accuracy(held_out))['top1']:.2%}")
+                    loop.note(f"epoch {done}  top-1 {best(trainee.accuracy(held_out))['top1']:.2%}")
 
-            loop.fit(end_of_epoch)
+            with closing(loop):
+                loop.fit(end_of_epoch)
             accuracy = trainee.accuracy(held_out)
         data = {"train": self.train, "val": self.val}
         return trainee, accuracy, folder, Result(task, data, backbone.path, settings, best(accuracy))
@@ -123,8 +128,3 @@ def run_folder(task: str, identity: Mapping[str, Any]) -> Path:
     """The default folder of a training's state: the same for the same identity, so that it resumes."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return Path("runs") / f"{task}-{digest[:10]}"
-
-
-def _say(world: World, text: str) -> None:
-    if world.is_main:
-        print(text, file=sys.stderr, flush=True)

@@ -20,12 +20,10 @@ from fastintl.losses.cosine import unit_rows
 from fastintl.losses.matrix_function import InversePower, matrix_function
 from fastintl.losses.whitening import centre
 from loaders.errors import UserError
-from loaders.philox import philox
+from loaders.philox import Domain, philox
 from loaders.upload import upload
 
 Scope = Literal["rank", "global"]
-# The fourth counter word, beside those of loaders.order: these draws share no numbers with the crops'.
-_DOMAIN = 3 << 16
 _ZCA = InversePower(0.5)
 
 
@@ -166,7 +164,7 @@ def random_orders(position: Position | None, device: torch.device, *shapes: tupl
         seed = int(torch.randint(2**62, ()))
         position = Position(seed, step=0, epoch=0, rank=0)
     count = sum(int(np.prod(shape)) for shape in shapes)
-    words = philox(position.seed, np.arange((count + 1) // 2), position.step, position.rank, _DOMAIN)
+    words = philox(position.seed, np.arange((count + 1) // 2), position.step, position.rank, Domain.PARTITION)
     keys = (words[:, 0::2] << np.uint64(32) | words[:, 1::2]).ravel()  # 64 bits, so that none are equal
     orders, start = [], 0
     for shape in shapes:

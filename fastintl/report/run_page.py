@@ -15,8 +15,8 @@ from fastintl.report import page, panels
 from fastintl.report.numbers import compact, duration, memory, percent, short_percent
 from fastintl.report.panels import Panel
 from fastintl.report.record import RunRecord, flat_keys
-from fastintl.runs.folder import write_text
 from fastintl.runs.summary import PROBES
+from loaders.files import write_text
 
 _log = logging.getLogger("fastintl")
 

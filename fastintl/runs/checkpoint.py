@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from loaders.errors import UserError
+from loaders.files import replacing
 
 _KEEP_LAST = 2
 
@@ -71,69 +71,34 @@ class Checkpoints:
 
 
 def write_atomically(state: Any, path: Path, also: Path | None = None) -> None:
-    """``torch.save`` under a temporary name, flushed to disk, then renamed: a crash leaves the old file or the new.
+    """``torch.save``, whole or not at all: a crash leaves the old file or the new.
 
     Args:
-        also: a second name for the same file, in the same folder. It is there before ``path`` is, so that whoever
-            finds ``path`` finds both.
+        also: a second name for the same file. It is there before ``path`` is, so that whoever finds ``path`` finds
+            both.
 
     Raises:
         OSError: it cannot be written; the temporary file is gone again.
     """
-    temporary = _temporary(path)
     try:
-        _write_to_disk(state, temporary)
-        if also is not None:
-            _copy(temporary, also)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            with open(temporary, "wb") as file:
+                torch.save(state, file)
+            if also is not None:
+                with replacing(also) as second:
+                    _copy(temporary, second)
     except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
         # torch's own message covers up the system's.
         raise _system_error(error) or error from None
-    _flush_folder(path.parent)
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Removes what a killed process left half written in ``folder``."""
-    for path in folder.glob(".*.writing"):
-        path.unlink(missing_ok=True)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.writing")
-
-
-def _write_to_disk(state: Any, path: Path) -> None:
-    with open(path, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _copy(whole: Path, path: Path) -> None:
     """A second name for a whole file; a second copy on a file system without hard links."""
-    temporary = _temporary(path)
-    temporary.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
     try:
-        try:
-            os.link(whole, temporary)
-        except OSError:
-            shutil.copyfile(whole, temporary)
-        os.replace(temporary, path)
+        os.link(whole, path)
     except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def _flush_folder(path: Path) -> None:
-    """Writes a folder's new names to disk."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        shutil.copyfile(whole, path)
 
 
 def _system_error(error: BaseException | None) -> OSError | None:

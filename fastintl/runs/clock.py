@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from contextlib import suppress
 from typing import Any
 
 import torch
 
-_PLAIN_SECONDS = 10.0
+from loaders.progress import ProgressDisplay
 
 
 class Clock:
@@ -82,7 +80,7 @@ def gpu_memory(device: torch.device) -> dict[str, int]:
     return {"peak_gpu_memory": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
 
 
-class TrainingProgress:
+class TrainingProgress(ProgressDisplay):
     """A bar on a terminal, elsewhere a line now and then; on stderr.
 
     Args:
@@ -92,59 +90,23 @@ class TrainingProgress:
     """
 
     def __init__(self, total: int, step: int, shown: bool) -> None:
-        self._total, self._shown = total, shown
-        self._last_line = 0.0
-        self._bar = None
-        if shown and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.description}"),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, TextColumn("left"), console=Console(stderr=True))
-            self._bar.start()
-            self._task = self._bar.add_task("training", total=total, completed=step)
+        super().__init__(total, step, text="training", shown=shown)
+        self._last_line = float("-inf")  # the first update is told at once
 
     def update(self, step: int, epoch: int, metrics: dict[str, Any], seconds_left: float | None) -> None:
         """Shows the newest metrics of a log step; None where the time left is not known yet."""
-        if not self._shown:
-            return
         text = _sentence(epoch, metrics)
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=text)
-        elif now - self._last_line >= _PLAIN_SECONDS or step == self._total:
-            self._last_line = now
-            left = "" if seconds_left is None else f"  {seconds_left / 60:.1f} min left"
-            _print(f"step {step}/{self._total}  {text}{left}")
-
-    def note(self, text: str) -> None:
-        """Prints a line above the bar."""
-        if not self._shown:
-            return
-        if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
-        else:
-            _print(text)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        left = "" if seconds_left is None else f"  {seconds_left / 60:.1f} min left"
+        line = f"step {step}/{self.total}  {text}{left}"
+        self.show(step, text, line, at_once=step == self.total)
 
 
 def _sentence(epoch: int, metrics: dict[str, Any]) -> str:
-    parts = [f"epoch {epoch}", f"loss {metrics['loss']:.4f}", f"lr {metrics['lr']:.4f}"]
+    parts = [f"epoch {epoch}", f"loss {metrics['loss']:.4f}"]
+    if "lr" in metrics:
+        parts.append(f"lr {metrics['lr']:.4f}")
     if "images_per_second" in metrics:
         parts += [f"{metrics['images_per_second']:,.0f} images/s", f"data-wait {metrics['data_wait']:.0%}"]
     if "peak_gpu_memory" in metrics:
         parts.append(f"GPU {metrics['peak_gpu_memory'] / 2**30:.1f} GiB")
     return "  ".join(parts)
-
-
-def _print(text: str) -> None:
-    with suppress(OSError):  # stderr may be a log file on a disk that is full
-        print(text, file=sys.stderr, flush=True)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from loaders.sources import Images
 
-if TYPE_CHECKING:
-    from fastintl.detection.annotations import AnnotatedSet
+
+class Listed(Protocol):
+    """A list of images: their number, and a name and a label of each. A detector's labels are those of its objects."""
+
+    names: Sequence[str]
+    labels: Sequence[int]
+
+    def __len__(self) -> int: ...
 
 
 def fingerprint(images: Images, samples: Sequence[int] = ()) -> str:
@@ -26,8 +32,8 @@ def fingerprint(images: Images, samples: Sequence[int] = ()) -> str:
     return digest.hexdigest()
 
 
-def description(images: Images | AnnotatedSet) -> dict[str, Any]:
-    """What a checkpoint keeps of the images it was trained on: plain values. A detector's labels are its objects'.
+def description(images: Listed) -> dict[str, Any]:
+    """What a checkpoint keeps of the images it was trained on: plain values.
 
     An image's place in the list decides when it comes and how it is cropped, so the order counts. A folder and a
     file that ``tools/write_ffcv.py`` wrote from it have the same names and labels, unless it had to leave images out.

@@ -1,53 +1,29 @@
-"""The folder of a run, ``<out>/<name>/``, and the rule that a run resumes only under the settings it began with."""
+"""The folder of a run, ``<out>/<name>/``: what lies where in it."""
 
 from __future__ import annotations
 
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fastintl import config as configuration
 from fastintl.config import Config
 from loaders.errors import UserError
-
-# A run may move, use other decoders, be logged, saved or evaluated differently, or stop early, and is still the same.
-_MAY_DIFFER = (
-    "name",
-    "out",
-    "data.root",
-    "data.train",
-    "data.val",
-    "data.source",
-    "data.threads",
-    "data.hardware_share",
-    "data.max_bad",
-    "data.verify",
-    "train.max_steps",
-    "train.device",
-    "train.compile",
-    "train.cuda_graphs",
-    "train.save_minutes",
-    "train.save_every",
-    "train.keep_every",
-    "eval.",
-    "log.",
-)
+from loaders.files import write_text
 
 
 class RunFolder:
     """Names of a run's files.
 
     Args:
-        path: of the folder.
+        path: where the folder is.
+        checkpoints: where its checkpoints are; None is ``checkpoints/`` in it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, checkpoints: Path | None = None) -> None:
         self.path = path
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
-        self.checkpoints = self.path / "checkpoints"
+        self.checkpoints = checkpoints or self.path / "checkpoints"
         self.backbone = self.path / "backbone.pt"
         self.summary = self.path / "summary.json"
         self.quarantine = self.path / "quarantine.txt"
@@ -61,10 +37,11 @@ class RunFolder:
         """The folder of a run by its configuration."""
         return cls(Path(config.out) / config.name)
 
-    def create(self, config: Config, start: dict[str, Any]) -> None:
+    def create(self, config: str, start: dict[str, Any]) -> None:
         """Makes the folder, writes the resolved configuration, and adds a line to ``starts.jsonl``.
 
         Args:
+            config: as YAML.
             start: what to know of this start: from which step, where, with what.
 
         Raises:
@@ -72,7 +49,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.config, configuration.to_yaml(config))
+            write_text(self.config, config)
             with open(self.starts, "a") as file:
                 file.write(json.dumps(start) + "\n")
         except OSError as error:
@@ -82,40 +59,3 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_text(self.summary, json.dumps(summary, indent=2) + "\n")
-
-
-def refuse_other_settings(config: Config, saved: str, folder: Path) -> None:
-    """Compares with the configuration in a checkpoint.
-
-    Args:
-        saved: the checkpoint's configuration as YAML.
-
-    Raises:
-        UserError: they differ in something that changes the result; names the keys.
-    """
-    changed = [
-        key
-        for key in configuration.differences(config, configuration.from_yaml(saved))
-        if not key.startswith(_MAY_DIFFER)
-    ]
-    if changed:
-        raise UserError(
-            f"{folder} holds a run with another {', '.join(changed)}: give this run a name of its own (name=…), "
-            "or remove the folder to start again"
-        )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a whole file or nothing.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastintl.runs.folder import write_text
 from loaders.errors import UserError
+from loaders.files import write_text
 
 
 class MetricsFile:
@@ -32,9 +32,7 @@ class MetricsFile:
         try:
             write_text(path, "".join(f"{line}\n" for line in lines))
         except OSError as error:
-            raise UserError(
-                f"{path} cannot be written ({error.strerror}): make room, or set out= elsewhere"
-            ) from error
+            raise UserError(f"{path} cannot be written ({error.strerror}): make room, or set out= elsewhere") from error
 
     def write(self, **values: Any) -> None:
         """Appends a row, and before it the rows that could not be written earlier."""

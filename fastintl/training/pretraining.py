@@ -1,42 +1,40 @@
-"""The training of one run: set-up, the loop, and what happens at its log, save and evaluation points."""
+"""The pretraining of one run: set-up, and what happens at its log points, its pauses and its end."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from datetime import datetime, timezone
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastintl import config as configuration
 from fastintl import distributed
 from fastintl.config import Config
+from fastintl.config.options import differences
 from fastintl.data import multi_crop, public_files, training_loader, wrong_file
 from fastintl.distributed import World
-from fastintl.distributed.agreement import Agreement
 from fastintl.distributed.elastic import require_restartable
-from fastintl.distributed.preemption import Preemption
 from fastintl.evaluate.online import OnlineEvaluation
 from fastintl.network.precision import autocast_dtype
 from fastintl.report.crops import draw_crops
 from fastintl.report.run_page import refresh_report
-from fastintl.runs.checkpoint import Checkpoints
-from fastintl.runs.clock import Clock, TrainingProgress, gpu_memory
-from fastintl.runs.fingerprint import description, difference
-from fastintl.runs.folder import RunFolder, refuse_other_settings
-from fastintl.runs.metrics_file import MetricsFile
-from fastintl.runs.resuming import load_latest, take_folder
-from fastintl.runs.run_end import leave_results, stop_for_requeue
-from fastintl.runs.save_points import SavePoints
-from fastintl.runs.summary import accuracies
+from fastintl.runs import summary
+from fastintl.runs.checkpoint import write_atomically
+from fastintl.runs.fingerprint import description
+from fastintl.runs.folder import RunFolder
+from fastintl.runs.loss_guard import BrokenStep
+from fastintl.runs.run import Run
 from fastintl.runs.wandb_mirror import WandbMirror
-from fastintl.training.run_start import announcement, describe_start
 from fastintl.training.spectrum_watch import SpectrumWatch
 from fastintl.training.step import TrainingStep
-from fastintl.training.step_guard import BrokenStep, StepGuard, explain
-from loaders import Batch, UserError
+from fastintl.training.step_guard import StepGuard, explain
+from fastintl.training.step_memory import shortage
+from loaders import Batch
+from loaders.environment import describe_environment, free_bytes
 
 
 def pretrain(config: Config) -> None:
@@ -56,87 +54,53 @@ def _fit(config: Config, world: World) -> None:
         run.fit()
 
 
-class Pretraining:
+class Pretraining(Run):
     """One run on this rank. Its state is that of ``train_step`` (networks, optimiser, scaler) and ``step``."""
 
     def __init__(self, config: Config, world: World) -> None:
-        self.config, self.world = config, world
-        self.folder = RunFolder.of(config)
-        self.checkpoints = Checkpoints(self.folder.checkpoints, config.train.keep_every)
-        self.agreement = Agreement(world)
+        super().__init__(world, RunFolder.of(config), config.train.save_minutes, config.train.keep_every)
+        self.config = config
         self._verify_images()
         dtype = autocast_dtype(config.train.precision, world.device)
         self.loader = training_loader(config, world, self.folder.quarantine, dtype)
-        self.epoch_steps = len(self.loader)
         # On one rank: to read ImageNet's names from a .beton takes a second and 100 MB.
-        self.images = description(self.loader.images) if world.is_main else None
+        self._images = description(self.loader.images) if world.is_main else None
+        self.epoch_steps, self.batch_size = len(self.loader), config.train.batch_size
+        self.log_every = config.log.every
         self.train_step = TrainingStep(config, world, self.epoch_steps)
         self.model = self.train_step.model
         total_steps = self.train_step.total_steps
         self.last_step = min(total_steps, config.train.max_steps or total_steps)
-        self.guard = StepGuard(self.train_step, self.agreement, window=config.log.every)
-        self.preemption = Preemption(self.agreement)
-        self.clock = Clock()
-        self.step, self.wandb_id = 0, None
-        self.lock = take_folder(self.folder, world, self.agreement)
-        resumed = self._resume()
-        self.first_step = self.step + 1
+        self.guard = StepGuard(self.train_step, self.agreement)
+        self.wandb_id: str | None = None
+        resumed = self.resume()
         self.spectrum = SpectrumWatch(config.log, self.train_step.loss)
-
         self.evaluation = OnlineEvaluation(config, world, self.folder)
-        self.progress = TrainingProgress(self.last_step, self.step, shown=world.is_main)
         if world.is_main:
-            self.folder.create(config, describe_start(self))
-            self.metrics = MetricsFile(self.folder.metrics, self.step if resumed else -1, self._warn)
+            self.folder.create(configuration.to_yaml(config), self._start())
             self.mirror = WandbMirror(config, self.folder, self.wandb_id)
             self.wandb_id = self.mirror.run_id
-        saved = self.step if resumed else None
-        self.save_points = SavePoints(self.checkpoints, config.train.save_minutes, saved, self._warn)
+        self.open(resumed)
 
     def fit(self) -> None:
         """Trains to the end and leaves the results in the run folder."""
-        for line in announcement(self):
-            self.progress.note(line)
-        try:
-            self._train()
-        except BrokenStep as broken:
-            self.agreement.fail(explain(broken, self.train_step, self.loader, self.folder.nonfinite))
-        leave_results(self)
-
-    def _train(self) -> None:
+        for line in self._announcement():
+            self.note(line)
         if self.step == 0:
             self._before_training()
         elif self._evaluation_was_cut_off():
             self._evaluate()
-        with self.preemption:
-            while self.step < self.last_step:
-                with closing(self._rest_of_epoch()) as batches:
-                    for batch in batches:
-                        loss = self.train_step(batch.views, self.step)
-                        self.guard.see(loss)
-                        self.step += 1
-                        if self.step == self.first_step:
-                            self._tell_first_step(loss)
-                        if self.step % self.config.log.every == 0 or self.step == self.last_step:
-                            self._log()
-                        if self.step == self.last_step:
-                            break
-                        if self.preemption.agreed():
-                            stop_for_requeue(self)
-                        if self.save_points.due():
-                            self.save()
-                self._end_of_epoch()
+        self.train()
+        self._leave_results()
 
     def close(self) -> None:
-        self.progress.close()
         self.loader.close()
         self.evaluation.close()
         if self.world.is_main:
             self.mirror.close()
-        if self.lock:
-            self.lock.close()
+        super().close()
 
-    # Set-up
+    # Start
 
     def _verify_images(self) -> None:
         """Looks for damaged public files, on the first rank, and ends all ranks if there is one."""
@@ -145,32 +109,41 @@ class Pretraining:
         if self.agreement.largest(int(wrong is not None)):
             self.agreement.fail(wrong or "")
 
-    def _resume(self) -> bool:
-        """Takes up the newest checkpoint, on every rank; False if there is none."""
-        state = load_latest(self.checkpoints, self.agreement)
-        if state is None:
-            return False
-        refuse_other_settings(self.config, state["config"], self.folder.path)
-        if absent := self._state().keys() - state.keys():
-            raise UserError(
-                f"{self.folder.path} holds a checkpoint of an older version, without {', '.join(sorted(absent))}: "
-                "finish the run with that version, or give this run a name of its own (name=…)"
-            )
-        self._refuse_other_images(state["pictures"])
-        self.train_step.load_state_dict(state)
-        self.guard.skipped_steps = state["skipped_steps"]
-        self.clock.load_state_dict(state["clock"])
-        self.step, self.wandb_id = state["step"], state["wandb_id"]
-        return True
+    def _start(self) -> dict[str, Any]:
+        """A line of ``starts.jsonl``."""
+        return {
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "step": self.step,
+            "last_step": self.last_step,
+            "epoch_steps": self.epoch_steps,
+            "ranks": self.world.world_size,
+            "device": self.world.device.type,
+            "precision": self._precision(),
+            "source": self.loader.source,
+            "pictures": len(self.loader.images),
+            **describe_environment(),
+        }
 
-    def _refuse_other_images(self, saved: Mapping[str, Any]) -> None:
-        """Ends all ranks if the run began with other images than these, as far as ``difference`` can tell."""
-        other = difference(saved, self.images) if self.world.is_main else None
-        if self.agreement.largest(int(other is not None)):
-            self.agreement.fail(
-                f"{self.folder.path} holds a run on {other}: they are not the same dataset; give this run a name of "
-                "its own (name=…)"
-            )
+    def _announcement(self) -> Iterator[str]:
+        """The lines printed at the start."""
+        images, held_out = self.loader.images, "none, so nothing is evaluated"
+        if self.evaluation.queries is not None:
+            queries = self.evaluation.queries.images
+            held_out = f"{len(queries):,} in {queries.path}"
+        yield f"run         {self.folder.path}" + (f", resumed at step {self.step}" if self.step else "")
+        yield f"images      {len(images):,} in {images.path}, decoded by {self.loader.source}"
+        yield f"held out    {held_out}"
+        views = " ".join(str(size) for size in self.config.crops.sizes)
+        yield (
+            f"training    {self.config.model.arch}, views of {views} px, batch {self.batch_size} on "
+            f"{self.world.world_size} x {self.world.device.type} in {self._precision()}"
+        )
+        sentence = shortage(self.config, self.world, self.train_step.dtype, free_bytes(torch.device("cpu")))
+        if sentence:
+            yield f"memory      {sentence}"
+
+    def _precision(self) -> str:
+        return str(self.train_step.dtype).removeprefix("torch.")
 
     def _before_training(self) -> None:
         """Draws the crops and measures the baselines."""
@@ -178,7 +151,7 @@ class Pretraining:
             try:
                 draw_crops(self.loader, multi_crop(self.config.crops), self.folder.crops)
             except OSError as error:
-                self._warn(f"{self.folder.crops} could not be written ({error.strerror})")
+                self.warn(f"{self.folder.crops} could not be written ({error.strerror})")
         if self.config.eval.baselines and self.evaluation.queries is not None:
             baselines = {
                 "chance": lambda: self.evaluation.chance,
@@ -188,99 +161,109 @@ class Pretraining:
             scores = {}
             for name, measure in baselines.items():
                 scores[f"knn_top1_{name.replace(' ', '_')}"] = score = measure()
-                self.progress.note(f"baseline    {self.config.eval.k}-nn accuracy {score:.1%}: {name}")
-            self._write(epoch=0, **scores)
+                self.note(f"baseline    {self.config.eval.k}-nn accuracy {score:.1%}: {name}")
+            self.write(epoch=0, **scores)
 
-    # The points of the loop
+    # The parts of the loop
 
-    def _rest_of_epoch(self) -> Iterator[Batch]:
-        """The batches from here to the end of the epoch; the clock runs while they are trained on."""
+    def batches(self) -> Iterator[Batch]:
         self.loader.set_position(*divmod(self.step, self.epoch_steps))
-        with closing(iter(self.loader)) as batches, self.clock:
-            while True:
-                start = time.perf_counter()
-                batch = next(batches, None)
-                if batch is None:
-                    return
-                self.clock.count(self.config.train.batch_size, time.perf_counter() - start)
-                yield batch
+        return iter(self.loader)
 
-    def _epochs_done(self) -> float:
-        return self.step / self.epoch_steps
+    def train_on(self, batch: Batch) -> Tensor:
+        return self.train_step(batch.views, self.step)
 
-    def _tell_first_step(self, loss: Tensor) -> None:
+    def started(self, loss: Tensor) -> None:
         """Waits for the device once: what compiles and warms up counts apart."""
         loss.item()
         seconds = self.clock.first_step()
-        self._write(epoch=self._epochs_done(), first_step_seconds=seconds)
-        self.progress.note(f"first step  {seconds:.1f} s, with compilation and warm-up; images/s leave it out")
+        self.write(epoch=self.epochs, first_step_seconds=seconds)
+        self.note(f"first step  {seconds:.1f} s, with compilation and warm-up; images/s leave it out")
 
-    def _log(self) -> None:
-        """Reads what the guard saw (the one place that waits for the device again and again), and tells."""
-        seen = self.guard.check(self.step)
+    def measured(self) -> dict[str, Any]:
+        seen = self.guard.reading(self.step)
         metrics: dict[str, Any] = {"loss": seen.loss, "lr": self.train_step.lr}
-        metrics |= self.clock.read() | gpu_memory(self.world.device)
         if math.isfinite(seen.gradient_norm):  # it is not where fp16 overflowed, and JSON has no infinity
             metrics["gradient_norm"] = seen.gradient_norm
         if self.train_step.scaler.is_enabled():
             metrics |= {"skipped_steps": seen.skipped_steps, "loss_scale": seen.loss_scale}
         if self.world.is_main and self.spectrum.is_due(self.step, self.step == self.last_step):
             metrics |= self.spectrum.measure(self.train_step.embeddings[0], self.step)
-        self._write(epoch=self._epochs_done(), **metrics)
-        images_left = (self.last_step - self.step) * self.config.train.batch_size
-        rate = self.clock.images_per_second
-        self.progress.update(self.step, int(self._epochs_done()), metrics, rate and images_left / rate)
+        return metrics
 
-    def _write(self, **values: Any) -> None:
+    def write(self, **values: Any) -> None:
+        super().write(**values)
         if self.world.is_main:
-            self.metrics.write(step=self.step, **values)
             self.mirror.log(values, self.step)
 
-    def _end_of_epoch(self) -> None:
+    def pause(self) -> None:
         """Saves and evaluates where it is due: in this order, so that a long evaluation puts no step at risk."""
-        self.guard.check(self.step)
-        is_last, epoch = self.step == self.last_step, self._epochs_done()
-        evaluates = self.evaluation.is_due(epoch, is_last)
-        if is_last or evaluates or epoch % self.config.train.save_every == 0:
+        is_last = self.step == self.last_step
+        evaluates = self.evaluation.is_due(self.epochs, is_last)
+        if is_last or evaluates or self.epochs % self.config.train.save_every == 0:
             self.save()
-        if self.preemption.agreed_at_once() and (evaluates or not is_last):
-            stop_for_requeue(self)
+        self.guard.check(self.step)
+        wish = self.preemption.agreed_at_once()
+        if wish.stops and (evaluates or not is_last):
+            self.stop(wish)
         if evaluates:
             self._evaluate()
         if self.world.is_main:
             refresh_report(self.folder.path)
 
     def _evaluate(self) -> None:
-        scores, epoch = self.evaluation.scores(self.model.encoder.backbone), self._epochs_done()
+        scores = self.evaluation.scores(self.model.encoder.backbone)
         self.agreement.wait()  # for the first rank, which alone trains classifiers, perhaps for an hour
-        self._write(epoch=epoch, **scores)
-        self.progress.note(f"epoch {epoch:g}  {accuracies(scores, self.config.eval.k)}")
+        self.write(epoch=self.epochs, **scores)
+        self.note(f"epoch {self.epochs:g}  {summary.accuracies(scores, self.config.eval.k)}")
 
     def _evaluation_was_cut_off(self) -> bool:
         """Whether the state resumed from is due for an evaluation that the run before did not come to."""
-        if not self.evaluation.is_due(self._epochs_done(), self.step == self.last_step):
+        if not self.evaluation.is_due(self.epochs, self.step == self.last_step):
             return False
         missing = self.world.is_main and not any(
             row["step"] == self.step and "knn_top1" in row for row in self.metrics.rows()
         )
         return self.agreement.largest(int(missing)) > 0
 
-    def save(self) -> None:
-        """Writes the state, on the first rank; never a broken one over a good one."""
-        if self.world.is_main and not self.guard.is_held():
-            epoch, batch = divmod(self.step, self.epoch_steps)
-            self.save_points.save(self._state, self.step, epoch if batch == 0 else None)
+    # State and end
 
-    def _state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {
             **self.train_step.state_dict(),
-            "step": self.step,
-            "pictures": self.images,
-            "clock": self.clock.state_dict(),
+            "pictures": self._images,
             "skipped_steps": self.guard.skipped_steps,
             "wandb_id": self.wandb_id,
             "config": configuration.to_yaml(self.config),
         }
 
-    def _warn(self, sentence: str) -> None:
-        self.progress.note(f"warning: {sentence}")
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.train_step.load_state_dict(state)
+        self.guard.skipped_steps, self.wandb_id = state["skipped_steps"], state["wandb_id"]
+
+    def changed(self, state: Mapping[str, Any]) -> list[str]:
+        return differences(self.config, configuration.from_yaml(state["config"]), "result")
+
+    def images(self) -> dict[str, Any] | None:
+        return self._images
+
+    def explain(self, broken: BrokenStep) -> str:
+        return explain(broken, self.train_step, self.loader, self.folder.nonfinite)
+
+    def _leave_results(self) -> None:
+        """Leaves the backbone, the summary and the report in the run folder, and prints the table."""
+        self.progress.close()
+        if not self.world.is_main:
+            return
+        results = summary.summarise(self.metrics.rows(), self.config, self.step, self.clock)
+        problem = None
+        try:
+            write_atomically(self.model.encoder.backbone.state_dict(), self.folder.backbone)
+            self.folder.write_summary(results)
+        except OSError as error:
+            problem = self.results_lost(error)
+        refresh_report(self.folder.path)
+        summary.print_table(results, self.config, self.folder.path)
+        self.save_points.require(self.step)
+        if problem:
+            raise problem

@@ -6,7 +6,6 @@ Shapes: V views, N samples of the global batch, d channels.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,20 +17,13 @@ from torch import Tensor
 
 from fastintl.distributed.agreement import Agreement
 from fastintl.distributed.collectives import gather
-from fastintl.runs.folder import write_text
+from fastintl.runs.loss_guard import BrokenStep, LossGuard
 from fastintl.training.step import TrainingStep
 from loaders import Loader
+from loaders.files import write_text
 
 # Below it the unscaled gradients themselves pass fp16's largest number, 65504, and no scale would help.
 _SMALLEST_SCALE = 1.0
-
-
-class BrokenStep(Exception):
-    """A step, 0 .. total_steps - 1, whose loss or gradient is not finite."""
-
-    def __init__(self, number: int, loss: float, gradient_norm: float) -> None:
-        super().__init__(f"step {number + 1} gave a loss of {loss:g} and a gradient of norm {gradient_norm:g}")
-        self.number, self.loss, self.gradient_norm = number, loss, gradient_norm
 
 
 @dataclass(frozen=True)
@@ -46,8 +38,8 @@ class Reading:
     loss_scale: float
 
 
-class StepGuard:
-    """Watches loss and gradient of every step without waiting for the device, and holds the weights once one breaks.
+class StepGuard(LossGuard):
+    """Also watches the gradient of every step, and holds the weights on the device once a step breaks.
 
     From the first step whose loss or gradient is not finite, the optimiser's updates are left out (by ``found_inf``,
     the mark by which a gradient scaler tells fused optimisers to do so). So the weights stay those that this step
@@ -56,28 +48,29 @@ class StepGuard:
 
     Args:
         step: the training step; its optimiser must be a fused one.
-        agreement: of the ranks.
-        window: most steps between two checks.
+        agreement: among the ranks.
     """
 
-    def __init__(self, step: TrainingStep, agreement: Agreement, window: int) -> None:
+    def __init__(self, step: TrainingStep, agreement: Agreement) -> None:
+        super().__init__(agreement)
         device = step.world.device
-        self._step, self._agreement = step, agreement
+        self._step = step
         self._held = torch.zeros((), device=device)
         self._skipped = torch.zeros((), dtype=torch.int64, device=device)
         self._norm = torch.zeros((), device=device)
-        self._seen = torch.zeros(window, 2, device=device)
-        self._count = 0
         step.optimizer.register_step_pre_hook(self._before_update)
 
-    def see(self, loss: Tensor) -> None:
+    def see(self, losses: Tensor) -> None:
         """Takes a step's loss, a scalar on the device, after the step."""
-        torch.stack([loss.float(), self._norm], out=self._seen[self._count])
-        self._count += 1
-        self._held.copy_(torch.maximum(self._held, (~loss.isfinite()).float()))
+        super().see(torch.stack([losses.float(), self._norm]))
+        self._held.copy_(torch.maximum(self._held, (~losses.isfinite()).float()))
 
-    def check(self, step: int) -> Reading | None:
-        """What was seen since the last check; None if nothing. Waits for the device, and every rank must call it.
+    def are_good(self, rows: Tensor) -> Tensor:
+        """Whether loss and gradient norm are finite; under a gradient scaler, the loss."""
+        return super().are_good(rows[:, :1] if self._step.scaler.is_enabled() else rows)
+
+    def reading(self, step: int) -> Reading | None:
+        """What was seen since the last reading; None if nothing. Waits for the device, and every rank must call it.
 
         Args:
             step: how many steps are done.
@@ -86,18 +79,12 @@ class StepGuard:
             BrokenStep: on all ranks, the first step that broke on any of them.
             UserError: no scale keeps the gradients within fp16.
         """
-        if self._count == 0:
+        rows = self.read(step)
+        if rows is None:
             return None
-        losses, norms = self._seen[: self._count].T.tolist()
-        self._count = 0
-        judged = losses if self._step.scaler.is_enabled() else [sum(pair) for pair in zip(losses, norms, strict=True)]
-        broken = next((i for i, value in enumerate(judged) if not math.isfinite(value)), len(judged))
-        back = self._agreement.largest(len(judged) - broken)
-        if back:
-            raise BrokenStep(step - back, losses[-back], norms[-back])
-        reading = Reading(losses[-1], norms[-1], self.skipped_steps, self._step.scaler.get_scale())
+        reading = Reading(*rows[-1].tolist(), self.skipped_steps, self._step.scaler.get_scale())
         if self._step.scaler.is_enabled() and reading.loss_scale < _SMALLEST_SCALE:
-            self._agreement.fail(
+            self.agreement.fail(
                 f"the gradients overflow fp16 at step {step} whatever their scale ({reading.skipped_steps} steps were "
                 "skipped): begin again under another name (name=…) with train.precision=bf16 or fp32"
             )
@@ -139,8 +126,9 @@ def explain(broken: BrokenStep, step: TrainingStep, loader: Loader, path: Path) 
     Returns:
         A sentence for the user.
     """
-    record = {"loss": repr(broken.loss), "gradient_norm": repr(broken.gradient_norm)}
-    record = {"step": broken.number + 1, **record, **describe(step, loader, broken.number)}
+    loss, norm = broken.values
+    record = {"step": broken.number + 1, "loss": repr(loss), "gradient_norm": repr(norm)}
+    record |= describe(step, loader, broken.number)
     where = f"see {path} for its images and for statistics"
     if step.world.is_main:
         try:
@@ -149,8 +137,8 @@ def explain(broken: BrokenStep, step: TrainingStep, loader: Loader, path: Path) 
             where = f"{path} could not be written ({error.strerror})"
     precision = "" if step.dtype == torch.float32 else " or with train.precision=fp32"
     return (
-        f"{broken} and was kept from the weights; {where}; the checkpoints are from before it: begin again under "
-        f"another name (name=…) with a lower optim.lr{precision}"
+        f"{broken} and a gradient of norm {norm:g} and was kept from the weights; {where}; the "
+        f"checkpoints are from before it: begin again under another name (name=…) with a lower optim.lr{precision}"
     )
 
 

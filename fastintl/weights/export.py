@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 from torchvision.models.resnet import ResNet
 
 from loaders.errors import UserError
+from loaders.files import replacing
 
 
 def export(backbone: ResNet, path: Path) -> None:
@@ -31,11 +31,10 @@ def export(backbone: ResNet, path: Path) -> None:
     if path.suffix not in formats:
         raise UserError(f"{path} names no format: its suffix must be {', '.join(formats)}")
     write = formats[path.suffix](backbone)
-    temporary = path.with_name(f".{path.name}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            write(temporary)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fastintl.config import Config, from_yaml
 from fastintl.network.names import ARCHITECTURES
+from loaders.download import download
 from loaders.errors import UserError
 
 
@@ -85,15 +86,6 @@ def read_weights(path_or_url: str | Path) -> WeightFile:
     return WeightFile(path, tensors, arch if arch in ARCHITECTURES else None)
 
 
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _load(path: Path) -> Any:
     try:
         # Old checkpoints keep their command line in a Namespace, which is a bag of values and runs nothing.
@@ -142,12 +134,7 @@ def _fetch(url: str) -> Path:
     name = Path(urlparse(url).path).name
     # Many releases call their file checkpoint.pth.tar: the URL's hash keeps them apart.
     target = Path(torch.hub.get_dir()) / "checkpoints" / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name}"
-    if target.exists():
-        return target
     stated = re.search(r"-([0-9a-f]{8,})\.", name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(url, str(target), stated and stated[1])
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{url} cannot be fetched ({error}): fetch it by other means and give the file") from error
+    if not target.exists():
+        download(url, target, stated and stated[1])
     return target

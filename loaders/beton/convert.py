@@ -1,4 +1,4 @@
-"""Images to one ``.beton`` file: encoded in threads, written in order, continued after a kill."""
+"""Converts images to one ``.beton`` file: encoded in threads, written in order, continued after a kill."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ from loaders.progress import Progress
 FORMAT = 1  # raise it when the stored bytes of an image change
 COMMIT_SECONDS = 2.0
 _TASK = 8  # images a thread takes at once
-_LOOK_AHEAD = 3  # tasks a thread that may be done or under way
-# The place of the images failed, not one image: better to stop, and go on later, than to leave out the
-# rest.
+_LOOK_AHEAD = 3  # tasks for each thread that may be done or under way
+# The place of the images failed, not one image: better to stop, and go on later, than to leave out the rest.
 _STORAGE_FAILED = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE)
 
 
@@ -41,17 +40,16 @@ class Report:
     """What a conversion did.
 
     Attributes:
-        file: The ``.beton`` file.
-        images: Images in it.
-        bytes: Its size.
-        skipped: Images left out; ``quarantine`` lists them, with reasons.
-        quarantine: That list, "" if nothing was left out.
-        seconds: Time this call took.
-        images_per_second: Rate of this call, over the images it looked at.
-        resumed: Images, in the file or left out, that an earlier call had dealt with.
-        finished_before: The file was there, written from the same images and options, and was left as it
-            is.
-        empty_classes: Classes without an image in the file.
+        file: the ``.beton`` file.
+        images: images in it.
+        bytes: its size.
+        skipped: images left out; ``quarantine`` lists them, with reasons.
+        quarantine: that list, "" if nothing was left out.
+        seconds: time this call took.
+        images_per_second: rate of this call, over the images it looked at.
+        resumed: images, in the file or left out, that an earlier call had dealt with.
+        finished_before: the file was there, written from the same images and options, and was left as it is.
+        empty_classes: classes without an image in the file.
     """
 
     file: str
@@ -69,31 +67,30 @@ class Report:
 def convert(split: Split, target: str | os.PathLike, storage: Storage | None = None, threads: int = 0) -> Report:
     """Writes a split as a ``.beton`` file.
 
-    The file's bytes depend on the split and the storage alone, not on threads, and not on whether the
-    conversion was killed and started again in between. A finished file of the same images and storage is
-    left as it is.
+    The file's bytes depend on the split and the storage alone, not on threads, and not on whether the conversion was
+    killed and started again in between. A finished file of the same images and storage is left as it is.
 
     Args:
-        split: Images and labels.
-        target: The file to write; its folder is made.
-        storage: How images are stored; the defaults of ``Storage`` if None, with ``raw`` as the split has
-            it.
-        threads: Encoding threads; 0 takes one a usable core.
+        split: images and labels.
+        target: the file to write; its folder is made.
+        storage: how images are stored; the defaults of ``Storage`` if None, with ``raw`` as the split has it.
+        threads: encoding threads; 0 takes one for each core that may be used.
 
     Raises:
-        UserError: No readable image, no room or right to write, or a finished file of something else in the
-            way.
+        UserError: no readable image, no room or right to write, or a finished file of something else in the way.
     """
     start = time.monotonic()
     if threads < 0:
-        raise UserError(f"--threads {threads} is negative; 0 takes one a usable core")
+        raise UserError(f"--threads {threads} is negative; 0 takes one for each core that may be used")
     target = Path(target)
     storage = Storage(raw=split.raw) if storage is None else storage
     source = _digest(split.fingerprint, repr(storage), FORMAT)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
-            return _report_finished(target, source, len(split), start)
+            _check_same(target, source)
+            remove_leftovers(target)
+            return _report(split, target, time.monotonic() - start, 0.0, len(split), before=True)
         journal = ConversionJournal(target, _digest(source, *_encoder()), len(split))
         try:
             return _convert(split, journal, storage, threads or len(os.sched_getaffinity(0)), source)
@@ -114,29 +111,15 @@ def _convert(split: Split, journal: ConversionJournal, storage: Storage, threads
         print(f"{journal.partial} holds {found} of {len(split)} images; going on", file=sys.stderr)
     with Progress(journal.target.name, "images", len(split), found) as progress:
         _store_images(split, journal, storage, threads, progress)
-    kept = writer.rows["mode"] != SKIPPED
-    if not kept.any():
+    if (writer.rows["mode"] == SKIPPED).all():
         journal.abandon()
         raise UserError(f"none of the {len(split)} images can be read; {journal.quarantine} says why")
     writer.finish(split.labels, split.names, split.classes, source)
     journal.publish()
-    return Report(
-        file=str(journal.target),
-        images=int(kept.sum()),
-        bytes=journal.target.stat().st_size,
-        skipped=int((~kept).sum()),
-        quarantine="" if kept.all() else str(journal.quarantine),
-        seconds=progress.seconds,
-        images_per_second=progress.rate,
-        resumed=found,
-        finished_before=False,
-        empty_classes=_empty_classes(split.classes, split.labels[kept]),
-    )
+    return _report(split, journal.target, progress.seconds, progress.rate, found)
 
 
-def _store_images(
-    split: Split, journal: ConversionJournal, storage: Storage, threads: int, progress: Progress
-) -> None:
+def _store_images(split: Split, journal: ConversionJournal, storage: Storage, threads: int, progress: Progress) -> None:
     committed = time.monotonic()
     try:
         for image in _encoded(split, storage, journal.writer.count, threads):
@@ -152,30 +135,32 @@ def _store_images(
         journal.commit()
 
 
-def _report_finished(target: Path, source: str, images: int, start: float) -> Report:
-    """The report of a file that is there already, if it is the one that would be written."""
+def _check_same(target: Path, source: str) -> None:
+    """Refuses a finished file that is not the one that would be written."""
     try:
-        file = BetonFile(target)
-        same = file.source == source
+        same = BetonFile(target).source == source
     except UserError:
         same = False
     if not same:
         raise UserError(
             f"{target} exists and was written from other images or options; remove it or give another --out"
         )
-    remove_leftovers(target)
-    quarantine = quarantine_path(target)
+
+
+def _report(split: Split, target: Path, seconds: float, rate: float, resumed: int, before: bool = False) -> Report:
+    file, quarantine = BetonFile(target), quarantine_path(target)
+    counts = np.bincount(file.labels[file.labels >= 0], minlength=len(split.classes))
     return Report(
         file=str(target),
         images=len(file),
         bytes=target.stat().st_size,
-        skipped=images - len(file),
+        skipped=len(split) - len(file),
         quarantine=str(quarantine) if quarantine.exists() else "",
-        seconds=time.monotonic() - start,
-        images_per_second=0.0,
-        resumed=images,
-        finished_before=True,
-        empty_classes=_empty_classes(file.classes, file.labels),
+        seconds=seconds,
+        images_per_second=rate,
+        resumed=resumed,
+        finished_before=before,
+        empty_classes=[name for name, count in zip(split.classes, counts, strict=True) if not count],
     )
 
 
@@ -207,22 +192,21 @@ def _encode_one(split: Split, storage: Storage, index: int) -> StoredImage | str
     except BadImage as error:
         return str(error)
     except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise UserError(
+                f"{split.names[index]} was there when the images were listed and is gone; start again"
+            ) from error
         if error.errno in _STORAGE_FAILED:
             raise UserError(
                 f"{split.names[index]} cannot be read: {error.strerror}; nothing that was done is lost, "
                 "start the same command again"
             ) from error
-        return f"cannot be read: {error.strerror}"
+        return f"cannot be read: {error.strerror or error}"
 
 
 def _encoder() -> tuple[str, ...]:
     """What the bytes of a newly encoded image depend on beside pixels and options."""
     return PIL.__version__, str(features.version("jpg")), str(features.version("libjpeg_turbo"))
-
-
-def _empty_classes(classes: list[str], labels: np.ndarray) -> list[str]:
-    counts = np.bincount(labels[labels >= 0], minlength=len(classes))
-    return [name for name, count in zip(classes, counts, strict=False) if not count]
 
 
 def _digest(*parts: object) -> str:

@@ -1,4 +1,4 @@
-"""One image, as found, to the bytes that are stored of it."""
+"""Turns an image as it was found into the bytes that are stored in a ``.beton`` file."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Storage:
     """How images are stored.
 
     Attributes:
-        longest_side: Images with a longer side, in pixels, are shrunk to it; 0 never shrinks.
+        longest_side: images with a longer side, in pixels, are shrunk to it; 0 never shrinks.
         quality: JPEG quality (1 to 100) of images that are encoded anew.
-        raw: Store RGB pixels instead of JPEG.
+        raw: store RGB pixels instead of JPEG.
     """
 
     longest_side: int = 500
@@ -47,12 +47,12 @@ class StoredImage:
 def encode_image(data: bytes | np.ndarray, storage: Storage) -> StoredImage:
     """Turns an image file's bytes, or uint8 pixels ``(H, W, 3)``, into what is stored.
 
-    An RGB or grayscale JPEG that is small enough keeps its bytes, once it has been seen to decode. Everything
-    else becomes RGB as torchvision's ``ImageFolder`` does it (alpha dropped, EXIF orientation ignored, first
-    frame), but 16-bit grey is scaled instead of clipped.
+    An RGB or grayscale JPEG that is small enough keeps its bytes, once it has been seen to decode. Everything else
+    becomes RGB as torchvision's ``ImageFolder`` does it (alpha dropped, EXIF orientation ignored, first frame), but
+    16-bit grey is scaled instead of clipped.
 
     Raises:
-        BadImage: It cannot be decoded, or is too large to store.
+        BadImage: it cannot be decoded, or is too large to store.
     """
     if isinstance(data, np.ndarray):
         image = Image.fromarray(data)
@@ -61,8 +61,8 @@ def encode_image(data: bytes | np.ndarray, storage: Storage) -> StoredImage:
         size = _final_size(image, storage)
         keep = size == image.size and not storage.raw and image.format == "JPEG" and image.mode in ("RGB", "L")
         try:
-            # libjpeg may decode at a half, quarter or eighth while that still is twice the final size; the
-            # box is the part of the result that the whole image takes.
+            # libjpeg may decode at a half, quarter or eighth while that still is twice the final size; the box is the
+            # part of the result that the whole image takes.
             draft = None if size == image.size else image.draft(None, (2 * size[0], 2 * size[1]))
             image.load()
             if keep:

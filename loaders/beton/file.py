@@ -1,12 +1,11 @@
-"""FFCV's ``.beton`` format, read with NumPy alone; ``beton_writer`` writes it.
+"""FFCV's ``.beton`` format, read with NumPy alone; ``writer.py`` writes it.
 
-A file is, in this order: a header, one descriptor a field, one row of metadata an image, the images' bytes
-(each within one page, so that FFCV can also read page by page), a block of names that FFCV does not look at,
-and the allocation table (address and size of every image), which runs to the end of the file.
+A file is, in this order: a header, a descriptor of each field, a row of metadata for each image, the images' bytes
+(each within one page, so that FFCV can also read page by page), a block of names that FFCV does not look at, and the
+allocation table (address and size of every image), which runs to the end of the file.
 
-The block of names is found through the image field's 1024 argument bytes, which FFCV leaves unused for
-images. The layout follows FFCV 1.0.2 (``ffcv/types.py``, ``ffcv/writer.py``; Leclerc et al., arXiv
-2306.12517).
+The block of names is found through the image field's 1024 argument bytes, which FFCV leaves unused for images. The
+layout follows FFCV 1.0.2 (``ffcv/types.py``, ``ffcv/writer.py``; Leclerc et al., arXiv 2306.12517).
 """
 
 from __future__ import annotations
@@ -44,15 +43,15 @@ class BetonFile:
     """A ``.beton`` file with an ``image`` and a ``label`` field, memory-mapped.
 
     Attributes:
-        path: The file.
-        heights, widths: Image sizes in pixels, int32 ``(n,)``.
-        labels: Class indices, int64 ``(n,)``; -1 for an unlabelled image.
-        modes: How an image is stored, uint8 ``(n,)``: 0 is a JPEG stream, 1 is raw RGB pixels.
-        pointers, sizes: Where the stored bytes lie and how many they are, int64 ``(n,)``.
-        source: Fingerprint of the images and options the file was written from, "" if unknown.
+        path: the file.
+        heights, widths: image sizes in pixels, int32 ``(n,)``.
+        labels: class indices, int64 ``(n,)``; -1 for an unlabelled image.
+        modes: how an image is stored, uint8 ``(n,)``: 0 is a JPEG stream, 1 is raw RGB pixels.
+        pointers, sizes: where the stored bytes lie and how many they are, int64 ``(n,)``.
+        source: fingerprint of the images and options the file was written from, "" if unknown.
 
     Raises:
-        UserError: The file is missing, not a ``.beton`` file, truncated, or lacks one of the two fields.
+        UserError: the file is missing, not a ``.beton`` file, truncated, or lacks one of the two fields.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:

@@ -1,13 +1,13 @@
 """The unfinished file of a conversion and the journal beside it, by which a killed conversion goes on.
 
-``X.beton.partial`` holds the images stored so far, ``X.beton.journal`` a key (a fingerprint of images,
-options and encoder) and one fixed-size record an image, ``X.quarantine.txt`` one line an image left out. A
-record is written only after what it speaks of has reached the disk, so every whole record can be trusted.
+``X.beton.partial`` holds the images stored so far, ``X.beton.journal`` a key (a fingerprint of images, options and
+encoder) and one fixed-size record for each image, ``X.quarantine.txt`` one line for each image left out. A record is
+written only after what it speaks of has reached the disk, so every whole record can be trusted. ``X.beton.lock`` keeps
+a second conversion away.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import numpy as np
 
 from loaders.beton.writer import RECORD, SKIPPED, BetonWriter, write_at
 from loaders.errors import UserError
+from loaders.files import publish
+from loaders.lock import Held, Lock
 
 _KEY_SIZE = 64
 
@@ -23,26 +25,29 @@ class ConversionJournal:
     """The files of one conversion while it is under way.
 
     Args:
-        target: The ``.beton`` file to be written.
-        key: Fingerprint, 64 ASCII characters, of everything the stored bytes depend on.
-        count: Images in the dataset.
+        target: the ``.beton`` file to be written.
+        key: fingerprint, 64 ASCII characters, of everything the stored bytes depend on.
+        count: images in the dataset.
 
     Attributes:
-        writer: Where images go; it already holds those of an earlier, killed conversion with the same key.
-        other_key: The files found were those of another conversion, and this one starts over.
+        writer: where images go; it already holds those of an earlier, killed conversion with the same key.
+        other_key: the files found were those of another conversion, and this one starts over.
 
     Raises:
-        UserError: Another process is writing the same file.
-        OSError: The files cannot be made.
+        UserError: another process is writing the same file.
+        OSError: the files cannot be made.
     """
 
     def __init__(self, target: Path, key: str, count: int) -> None:
         self.target = target
-        self.partial = target.with_name(target.name + ".partial")
+        self.partial = _beside(target, ".partial")
         self.quarantine = quarantine_path(target)
+        try:
+            self._lock = Lock(_beside(target, ".lock"))
+        except Held as holder:
+            raise UserError(f"another process is writing {target} ({holder}); wait for it or stop it") from None
         self._partial = os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o666)
-        self._lock()
-        self._journal = os.open(_journal_path(target), os.O_RDWR | os.O_CREAT, 0o666)
+        self._journal = os.open(_beside(target, ".journal"), os.O_RDWR | os.O_CREAT, 0o666)
         self._list = os.open(self.quarantine, os.O_RDWR | os.O_CREAT, 0o666)
         self.writer = BetonWriter(self._partial, count)
         self._reasons: list[str] = []
@@ -69,12 +74,8 @@ class ConversionJournal:
 
     def publish(self) -> None:
         """Gives the finished file its name, in one step, and removes the journal."""
-        os.fsync(self._partial)
-        os.replace(self.partial, self.target)
+        publish(self.partial, self.target)
         remove_leftovers(self.target)
-        folder = os.open(self.target.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
 
     def abandon(self) -> None:
         """Removes the unfinished file, of which nothing is worth keeping; the quarantine list stays."""
@@ -84,14 +85,7 @@ class ConversionJournal:
     def close(self) -> None:
         for descriptor in (self._partial, self._journal, self._list):
             os.close(descriptor)
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._partial, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process is writing {self.target}; wait for it or stop it") from error
-        except OSError:
-            pass  # some network file systems have no locks
+        self._lock.close()
 
     def _resume(self, key: str) -> None:
         header = os.pread(self._journal, _KEY_SIZE, 0)
@@ -124,8 +118,9 @@ class ConversionJournal:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Removes what a finished conversion needs no more: its journal, and an empty quarantine list."""
-    _journal_path(target).unlink(missing_ok=True)
+    """Removes what a finished conversion needs no more: its journal, its lock and an empty quarantine list."""
+    for suffix in (".journal", ".lock"):
+        _beside(target, suffix).unlink(missing_ok=True)
     quarantine = quarantine_path(target)
     if quarantine.exists() and not quarantine.stat().st_size:
         quarantine.unlink()
@@ -136,5 +131,5 @@ def quarantine_path(target: Path) -> Path:
     return target.with_suffix(".quarantine.txt")
 
 
-def _journal_path(target: Path) -> Path:
-    return target.with_name(target.name + ".journal")
+def _beside(target: Path, suffix: str) -> Path:
+    return target.with_name(target.name + suffix)

@@ -1,4 +1,4 @@
-"""Writes FFCV's ``.beton`` format with NumPy alone; the layout is explained in ``beton_file``."""
+"""Writes FFCV's ``.beton`` format with NumPy alone; the layout is explained in ``file.py``."""
 
 from __future__ import annotations
 
@@ -21,18 +21,16 @@ RECORD = np.dtype(
 class BetonWriter:
     """Lays images out in a ``.beton`` file, in the order they are added.
 
-    The bytes of the file are a function of what was added and nothing else. Room for the metadata of
-    ``capacity`` images is kept at the front, so images can be skipped on the way. The header is the last
-    thing written.
+    The bytes of the file are a function of what was added and nothing else. Room for the metadata of ``capacity``
+    images is kept at the front, so images can be skipped on the way. The header is the last thing written.
 
     Args:
-        descriptor: An open, writable file descriptor; it stays the caller's.
-        capacity: The most images that will be added.
+        descriptor: an open, writable file descriptor; it stays the caller's.
+        capacity: the most images that will be added.
 
     Attributes:
-        rows: What is known of each image so far, ``RECORD`` ``(count,)``; a left out one has the mode
-            ``SKIPPED``.
-        end: File position after the last image.
+        rows: what is known of each image so far, ``RECORD`` ``(count,)``; a left out one has the mode ``SKIPPED``.
+        end: file position after the last image.
     """
 
     def __init__(self, descriptor: int, capacity: int) -> None:
@@ -60,11 +58,11 @@ class BetonWriter:
         """Writes one image's stored bytes.
 
         Raises:
-            OSError: The file cannot be written; nothing is counted as added.
+            OSError: the file cannot be written; nothing is counted as added.
         """
         view = memoryview(data).cast("B")
-        # Pages are counted from the start of the file and sizes are powers of two, so a page that grows for
-        # one big image leaves every earlier image within one page.
+        # Pages are counted from the start of the file and sizes are powers of two, so a page that grows for one big
+        # image leaves every earlier image within one page.
         page_size = max(self._page_size, _page_for(len(view)))
         start = self.end
         if start // page_size != (start + len(view) - 1) // page_size:
@@ -83,21 +81,17 @@ class BetonWriter:
         """Writes everything but the images.
 
         Args:
-            labels: Class index of every image added or skipped, int64 ``(count,)``.
-            names: File name of every image added or skipped.
-            classes: Class names by label.
-            source: Fingerprint of what the file was written from, at most 64 ASCII characters.
+            labels: class index of every image added or skipped, int64 ``(count,)``.
+            names: file name of every image added or skipped.
+            classes: class names by label.
+            source: fingerprint of what the file was written from, at most 64 ASCII characters.
         """
         kept = np.flatnonzero(self.rows["mode"] != SKIPPED)
         rows = self.rows[kept]
         texts = json.dumps({"classes": list(classes), "names": [names[i] for i in kept]}).encode()
         block = zlib.compress(texts, 6)
         table = np.zeros(len(kept), ALLOCATION)
-        table["image"], table["pointer"], table["size"] = (
-            np.arange(len(kept)),
-            rows["pointer"],
-            rows["size"],
-        )
+        table["image"], table["pointer"], table["size"] = (np.arange(len(kept)), rows["pointer"], rows["size"])
         metadata = np.zeros(len(kept), ROW)
         for key in IMAGE.names:
             metadata["image"][key] = rows[key]

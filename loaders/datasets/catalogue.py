@@ -1,4 +1,4 @@
-"""Datasets by name.
+"""Datasets by name, and one split of one of them by a word, ``cifar10:train@/data/cifar10``.
 
 A dataset is a dictionary of splits: ``train``, ``val`` and, for STL-10, ``train_labelled``.
 """
@@ -6,7 +6,9 @@ A dataset is a dictionary of splits: ``train``, ``val`` and, for STL-10, ``train
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from loaders.datasets.cifar import cifar10_splits, cifar100_splits
@@ -28,6 +30,7 @@ _FROM_ROOT: dict[str, Callable[[Path], dict[str, Split]]] = {
 }
 NAMES = (*_FROM_ROOT, "folder", "demo")
 WITH_UNLABELLED = ("stl10",)  # their train_labelled is the part of train that has labels
+_REFERENCE = re.compile(r"(?P<name>[\w-]+):(?P<split>\w+)(?:@(?P<root>.+))?")
 
 
 def default_root(name: str) -> Path:
@@ -40,13 +43,13 @@ def open_dataset(name: str, root: Path | None = None, *, val_share: float = 0.1,
     """Lists a dataset's images and labels.
 
     Args:
-        name: One of ``NAMES``.
-        root: Where it lies; ``default_root(name)`` if None; ``demo`` has none.
-        val_share: Share of the images of ``folder`` to hold out where it has no ``val/``.
-        seed: Of the images that ``demo`` draws.
+        name: one of ``NAMES``.
+        root: the folder that holds it; ``default_root(name)`` if None; ``demo`` has none.
+        val_share: share of the images of ``folder`` to hold out where it has no ``val/``.
+        seed: seed of the images that ``demo`` draws.
 
     Raises:
-        UserError: An unknown name, or a root that lacks a folder or file of the layout.
+        UserError: an unknown name, or a root that lacks a folder or file of the layout.
     """
     root = default_root(name) if root is None else Path(root)
     if name not in NAMES:
@@ -59,3 +62,40 @@ def open_dataset(name: str, root: Path | None = None, *, val_share: float = 0.1,
         raise UserError(f"{error.filename or root} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"a text file of {name} in {root} is not text: {error}") from error
+
+
+@dataclass(frozen=True)
+class Reference:
+    """``name:split@root``, or ``name:split`` for the dataset's default root.
+
+    Attributes:
+        name: one of ``NAMES``.
+        split: ``train``, ``val`` or, for STL-10, ``train_labelled``.
+        root: the folder that holds the public files.
+    """
+
+    name: str
+    split: str
+    root: Path
+
+    @classmethod
+    def parse(cls, text: str) -> Reference | None:
+        """What a word refers to; None if it is not of the form, or of no known dataset."""
+        found = _REFERENCE.fullmatch(text)
+        if found is None or found["name"] not in NAMES:
+            return None
+        return cls(found["name"], found["split"], Path(found["root"] or default_root(found["name"])))
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.split}@{self.root}"
+
+    def open(self) -> Split:
+        """Lists the split's images.
+
+        Raises:
+            UserError: no such split, or the files are not there.
+        """
+        splits = open_dataset(self.name, self.root)
+        if self.split not in splits:
+            raise UserError(f"{self.name} has no split {self.split}; it has {', '.join(splits)}")
+        return splits[self.split]

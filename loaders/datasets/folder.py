@@ -20,11 +20,11 @@ LAYOUT = (
 
 
 def folder_splits(root: Path, val_share: float) -> dict[str, Split]:
-    """Any tree ``class/…/image``: two trees where there are ``train/`` and ``val/`` (or ``test/``), else
-    one cut in two.
+    """Any tree ``class/…/image``: two trees where there are ``train/`` and ``val/`` (or ``test/``), else one cut in
+    two.
 
     Raises:
-        UserError: The root is missing, holds no class folder or no file, or the two trees' classes disagree.
+        UserError: the root is missing, holds no class folder or no file, or the two trees' classes disagree.
     """
     need(root, "folder", LAYOUT)
     held_out = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
@@ -39,18 +39,17 @@ def folder_splits(root: Path, val_share: float) -> dict[str, Split]:
 
 
 def class_tree(root: Path, classes: Sequence[str] | None = None, strict: bool = True) -> Split:
-    """The tree ``root/class/…/image``; the label is the class's position in the sorted list of class
-    folders.
+    """The tree ``root/class/…/image``; the label is the class's position in the sorted list of class folders.
 
     Every file that is not hidden counts as an image here; the converter looks inside.
 
     Args:
-        root: The folder that holds the class folders.
-        classes: Class names by index instead of the sorted list of folders.
-        strict: Whether a folder that is not in ``classes`` is an error rather than left out.
+        root: the folder that holds the class folders.
+        classes: class names by index instead of the sorted list of folders.
+        strict: whether a folder that is not in ``classes`` is an error rather than left out.
 
     Raises:
-        UserError: No class folder, no file in any of them, or one that is not in ``classes``.
+        UserError: no class folder, no file in any of them, or one that is not in ``classes``.
     """
     found = class_folders(root)
     if not found:
@@ -85,7 +84,7 @@ def cut(split: Split, val_share: float) -> dict[str, Split]:
     Both parts get at least one image (the one nearest to the border) and keep the list of classes.
 
     Raises:
-        UserError: The share is not between 0 and 1, or there is only one image.
+        UserError: the share is not between 0 and 1, or there is only one image.
     """
     if not 0 < val_share < 1:
         raise UserError(f"--val-share {val_share} is not between 0 and 1")
@@ -113,10 +112,10 @@ class FileReader:
         path = self.root / self.names[index]
         try:
             return path.read_bytes()
-        except FileNotFoundError as error:
+        except FileNotFoundError:
             if path.is_symlink():
-                raise OSError(error.errno, "a link to a file that does not exist") from error
-            raise UserError(f"{path} was there when the images were listed and is gone; start again") from error
+                raise OSError("a link to a file that does not exist") from None
+            raise
 
 
 def _files(folder: Path, prefix: str) -> Iterator[str]:

@@ -17,13 +17,13 @@ class Split:
     """One part (training, held-out) of a dataset, nothing of it read yet.
 
     Attributes:
-        names: Name of every image, relative to the dataset's root, in the order of the dataset.
-        labels: Class index of every image, int64 ``(n,)``; -1 for an unlabelled one.
-        classes: Class names by index; a class may have no image.
-        load: Gives image ``i``, as the bytes of an image file or as uint8 RGB pixels ``(H, W, 3)``; called
-            from several threads; raises ``OSError`` where the file cannot be read.
-        source: Changes when the images do; part of the fingerprint by which a conversion is continued.
-        raw: The source is lossless and small, so pixels are stored unless the user asks otherwise.
+        names: name of every image, relative to the dataset's root, in the order of the dataset.
+        labels: class index of every image, int64 ``(n,)``; -1 for an unlabelled one.
+        classes: class names by index; a class may have no image.
+        load: gives image ``i``, as the bytes of an image file or as uint8 RGB pixels ``(H, W, 3)``; called from several
+            threads; raises ``OSError`` where the file cannot be read.
+        source: changes when the images do; part of the fingerprint by which a conversion is continued.
+        raw: the source is lossless and small, so pixels are stored unless the user asks otherwise.
     """
 
     names: Sequence[str]
@@ -55,12 +55,12 @@ def need(path: Path, kind: str, layout: str) -> Path:
     """Returns ``path`` if it is there.
 
     Args:
-        path: A folder or file of the dataset.
+        path: a folder or file of the dataset.
         kind: ``folder`` or ``file``.
-        layout: What the dataset's root must hold, for the sentence.
+        layout: what the dataset's root must hold, for the sentence.
 
     Raises:
-        UserError: It is missing.
+        UserError: it is missing.
     """
     if not (path.is_dir() if kind == "folder" else path.is_file()):
         raise UserError(f"there is no {kind} {path.absolute()}; {layout} (--root or data.root names the place)")

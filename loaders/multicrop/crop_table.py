@@ -73,7 +73,7 @@ def taps(strips: np.ndarray, y: Windows, x: Windows, reach: int) -> tuple[np.nda
 
     Args:
         strips: see ``strip_table``.
-        reach: of the filter, in pixels to either side when it enlarges.
+        reach: pixels to either side that the filter reads when it enlarges.
 
     Returns:
         int32 (B, S, TAP_COLUMNS), and the weights that all of them take.

@@ -10,7 +10,7 @@ from itertools import permutations
 
 import numpy as np
 
-from loaders.philox import philox, uniform
+from loaders.philox import Domain, philox, uniform
 from loaders.recipe import CropSpec, MultiCrop
 
 # Columns of the table.
@@ -44,7 +44,8 @@ def draw(
         float32 table of shape (B, V, COLUMNS). Boxes are whole numbers.
     """
     views, ids = recipe.views, np.asarray(ids)
-    words = philox(seed, ids[:, None, None], epoch, np.arange(len(views))[:, None], np.arange(_BLOCKS))
+    blocks = Domain.CROPS + np.arange(_BLOCKS)
+    words = philox(seed, ids[:, None, None], epoch, np.arange(len(views))[:, None], blocks)
     numbers = uniform(words).reshape(len(ids), len(views), -1)
     table = np.empty((len(ids), len(views), COLUMNS), dtype=np.float32)
     sizes = np.asarray(heights)[:, None], np.asarray(widths)[:, None]

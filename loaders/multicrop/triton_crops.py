@@ -46,9 +46,9 @@ class TritonCrops:
     Args:
         sizes: sides of the V views.
         mode: ``"bicubic"`` or ``"bilinear"``.
-        mean, std: of the normalisation.
-        device: of the pixels and the views.
-        dtype: of the views.
+        mean, std: mean and standard deviation of each channel, for the normalisation.
+        device: where the pixels lie and the views are made.
+        dtype: number format of the views.
 
     Raises:
         UserError: Triton will find no C compiler.

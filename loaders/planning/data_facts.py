@@ -10,7 +10,7 @@ from loaders.beton.file import JPEG
 from loaders.errors import UserError
 from loaders.image_reading import BadImage, open_image
 from loaders.sources import Images
-from loaders.sources.beton_images import BetonImages
+from loaders.sources.images import BetonImages
 
 _SAMPLE = 400  # images of a folder that are looked at
 
@@ -20,15 +20,14 @@ class DataFacts:
     """Facts of a dataset; of a folder they are estimates from a random sample of its files.
 
     Attributes:
-        images, classes: how many; classes that no image has count.
-        sampled: images looked at; 0: all of them.
-        unreadable: of those, how many are no images.
+        images, classes: how many there are; classes that no image has count.
+        sampled: how many images were looked at; 0 stands for all.
+        unreadable: how many of the files looked at are no images.
         stored: bytes on disk.
         jpegs: share of the images that are JPEG streams, 0 to 1.
         mean_size, largest_size: mean and largest (height, width) in pixels, each on its own.
         decoded: bytes of all images as RGB pixels.
-        image_mean, image_deviation, image_most: mean, standard deviation and largest of the bytes of one
-            decoded image.
+        image_mean, image_deviation, image_most: mean, standard deviation and maximum of a decoded image's bytes.
     """
 
     images: int

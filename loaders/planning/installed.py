@@ -7,11 +7,12 @@ import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
+from loaders.environment import package_version
 from loaders.multicrop.device import choose_implementation
 from loaders.sources.choice import import_ffcv_source
 
@@ -27,8 +28,8 @@ class Status:
     """Whether a source or package can be used here.
 
     Attributes:
-        name: of the source or package.
-        usable: it loads.
+        name: name of the source or package.
+        usable: whether it loads.
         about: its version, or why it cannot be used.
         cure: the command or words that help; empty where nothing is wrong.
     """
@@ -74,7 +75,7 @@ def dali_build(cuda: str | None) -> str:
 
 
 def _ffcv() -> Status:
-    version = _version("ffcv")
+    version = package_version("ffcv")
     try:
         import_ffcv_source()
         return Status("ffcv", True, f"FFCV {version}")
@@ -94,12 +95,12 @@ def _ffcv() -> Status:
 
 def _dali() -> Status:
     wanted = dali_build(torch.version.cuda)
-    found = next((build for build in _DALI_BUILDS.values() if _version(build)), None)
+    found = next((build for build in _DALI_BUILDS.values() if package_version(build)), None)
     fits = f"PyTorch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "any build will do on the CPU"
     try:
         import_module("loaders.sources.dali")
         other = "" if not torch.version.cuda or found in (None, wanted) else f"; {fits}: {wanted} fits better"
-        return Status("dali", True, f"DALI {_version(found)}, {found}{other}" if found else "DALI")
+        return Status("dali", True, f"DALI {package_version(found)}, {found}{other}" if found else "DALI")
     except ImportError as error:
         broken = f"{found} is installed but does not load ({error})"
         reason = broken if found else "DALI is not installed"
@@ -112,7 +113,7 @@ def _dali() -> Status:
 def _folder() -> Status:
     try:
         import_module("loaders.sources.folder")
-        return Status("folder", True, f"simplejpeg {_version('simplejpeg')}, Pillow {_version('pillow')}")
+        return Status("folder", True, f"simplejpeg {package_version('simplejpeg')}, Pillow {package_version('pillow')}")
     except ImportError as error:
         return Status("folder", False, f"a package is missing ({error})", "pip install -c constraints.txt -e .")
 
@@ -125,17 +126,10 @@ def _about_triton() -> str:
 
 
 def _optional(name: str, package: str, about: str) -> Status:
-    version = _version(package)
+    version = package_version(package)
     if version:
         return Status(name, True, f"{version}; {about}")
     return Status(name, False, f"not installed; {about}", f"pip install -c constraints.txt {package}")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _pkg_config_knows(library: str) -> bool:

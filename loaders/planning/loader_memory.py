@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from loaders.planning.data_facts import DataFacts
 from loaders.recipe import MultiCrop
 
-# Batches of views alive at a time: two wait in the loader's queue, one is in hand, one is being made.
+# Batches of views alive at a time: three are ahead in the loader, done or being made, and one is in hand.
 _VIEW_BATCHES = 4
 # FFCV's slots, allocated for as many batches: two wait, one is in hand, one is being decoded.
 _SLOT_BATCHES = 4
@@ -29,9 +29,9 @@ class LoaderMemory:
     """Bytes that a rank's loader does not exceed on the host.
 
     Attributes:
-        pixels: decoded images.
-        views: finished crops; none where a GPU cuts them.
-        work: what decoders and threads need besides.
+        pixels: for decoded images.
+        views: for finished crops; 0 where a GPU cuts them.
+        work: for what decoders and threads need besides.
         kept: freed memory that the C library holds back.
     """
 
@@ -51,10 +51,10 @@ def loader_memory(
     """Bounds the host memory of one rank's training loader.
 
     Args:
-        source: one of ``loaders.sources.choice``, not ``"auto"``.
-        images: in a batch of this rank.
-        threads: of this rank.
-        on_gpu: the crops are cut there.
+        source: one of ``loaders.sources.choice.SOURCES``, not ``"auto"``.
+        images: images in a batch of this rank.
+        threads: host threads of this rank.
+        on_gpu: whether the crops are cut on a GPU.
     """
     views = [] if on_gpu else [images * spec.size**2 * 3 * 4 for spec in recipe.views]
     return LoaderMemory(

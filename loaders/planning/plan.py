@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from loaders.environment import Machine
 from loaders.errors import UserError
 from loaders.planning.data_facts import DataFacts, data_facts
 from loaders.planning.loader_memory import LoaderMemory, loader_memory
-from loaders.planning.machine import Machine
 from loaders.planning.rates import crop_rate, decode_rate
-from loaders.quarantine import Quarantine
 from loaders.recipe import MultiCrop
 from loaders.sources import open_images
-from loaders.sources.beton_images import BetonImages
+from loaders.sources.images import BetonImages
 from loaders.sources.memory import SHARE
+from loaders.sources.quarantine import Quarantine
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class SourcePlan:
     """What one source would do.
 
     Attributes:
-        source: its name.
-        memory: of a rank's loader, bytes.
-        memory_all: of all ranks together.
-        decode_per_core: images decoded on the CPU in a second of one core's time, measured; None: nothing to decode.
-        feeds_gpu_crops: estimate of the images a second that all cores feed where GPUs cut the crops; None where
-            the host does not decode for them: from memory there is nothing to decode, DALI and the folder source
-            leave it to the GPU.
+        source: the source's name.
+        memory: bytes that one rank's loader takes on the host.
+        memory_all: bytes that the loaders of all ranks take together.
+        decode_per_core: images that one core decodes in a second of its time, measured; None where none are decoded.
+        feeds_gpu_crops: images per second that all cores feed where GPUs cut the crops, an estimate; None where the
+            host does not decode for them: from memory there is nothing to decode, DALI and the folder source leave it
+            to the GPU.
         feeds_cpu_crops: the same where the CPU cuts the crops, too.
     """
 
@@ -48,11 +48,11 @@ class Plan:
         path: the dataset.
         facts: what it holds.
         ranks: processes on this machine.
-        images: of a batch in one rank.
-        threads: of one rank.
-        on_gpu: the crops are cut on a GPU.
-        fits_page_cache: the stored bytes fit the free memory beside the loaders' buffers, whatever the source.
-        fits_memory: the memory source would take it, in every rank.
+        images: images in one rank's share of a batch.
+        threads: host threads of one rank.
+        on_gpu: whether the crops are cut on a GPU.
+        fits_page_cache: whether the stored bytes fit the free memory beside the loaders' buffers, whatever the source.
+        fits_memory: whether the memory source would take the dataset, in every rank.
         crops_per_core: decoded images whose views one core cuts in a second, measured.
         undecodable: images that could not be decoded while this was measured.
         sources: the sources that run here and read this dataset.
@@ -72,13 +72,13 @@ class Plan:
 
 
 def make_plan(data: Path, recipe: MultiCrop, batch_size: int, ranks: int, machine: Machine, usable: list[str]) -> Plan:
-    """Looks at a dataset and measures, which takes one or two seconds a source.
+    """Looks at a dataset and measures, which takes one or two seconds for each source.
 
     Args:
         data: a ``.beton`` file or a folder ``class/image``.
-        batch_size: images a step, of all ranks together.
-        ranks: on this machine; they share its cores and its memory.
-        usable: the sources that run here.
+        batch_size: images in a batch, over all ranks.
+        ranks: processes on this machine; they share its cores and its memory.
+        usable: names of the sources that run here.
 
     Raises:
         UserError: bad data, or a batch that the ranks cannot share.

@@ -10,12 +10,11 @@ import torch
 
 from loaders.multicrop.cpu import CpuMultiCrop
 from loaders.planning.data_facts import DataFacts
-from loaders.quarantine import Quarantine
 from loaders.recipe import MultiCrop
 from loaders.sources import Images
-from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.choice import open_source
 from loaders.sources.decoded import packed
+from loaders.sources.quarantine import Quarantine, decode_or_substitute
 
 _IMAGES = 256  # decoded at most
 _BATCH = 16

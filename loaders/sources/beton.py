@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+import llvmlite.binding
 import numba
 import numba.typed
 import numpy as np
 import torch
+from numba import njit, prange, types
 from numba.extending import is_jitted
 
-from loaders.quarantine import Quarantine
-from loaders.sources.bad_images import decode_or_substitute
-from loaders.sources.beton_decode import decode, decode_in_threads, read, use_library
-from loaders.sources.beton_images import BetonImages
+from loaders.beton.file import JPEG
+from loaders.numba_options import compiled
 from loaders.sources.decoded import DecodedBatch, interleaved
+from loaders.sources.images import BetonImages
+from loaders.sources.quarantine import Quarantine, decode_or_substitute
 
 # FFCV puts two constants into a numba dict, which no compiled code reads; to fill it numba compiles for seconds, at
 # every import anew. A plain dict will do.
@@ -52,12 +54,67 @@ def _set_numba_threads(cls: type[Compiler], threads: int) -> None:
 # speed and, through the order of summation, the numbers of a training step on the CPU.
 Compiler.set_num_threads = classmethod(_set_numba_threads)
 
-# FFCV compiles an operation, and what reads the file, for each loader anew. Ours is compiled already, and any other
-# operation's reader when it is first called.
+# FFCV compiles its loops, and what reads the file, for every loader and in every process anew, half a second each. Ours
+# below are compiled once and kept in numba's cache; any other operation's reader is compiled when it is called.
 _compile = Compiler.compile
 Compiler.compile = lambda code, signature=None: code if is_jitted(code) else _compile(code, signature)
 OSCacheManager.compile_reader = lambda manager: read
-use_library(lib._name)
+
+# FFCV's decoder, called by name, not through ctypes: numba does not cache code that holds a library's addresses.
+llvmlite.binding.load_library_permanently(lib._name)
+_pointer, _side, _flag = types.uintp, types.uint32, types.boolean
+_imdecode = types.ExternalFunction(
+    "imdecode", types.int32(_pointer, types.uint64, _side, _side, _pointer, *[_side] * 6, _flag, _flag)
+)
+
+
+@compiled
+def read(address, storage_state):
+    """An image's bytes, as FFCV's ``OSCacheManager.compile_reader`` gives them: (file, addresses, sizes)."""
+    file, addresses, sizes = storage_state
+    return file[address : address + sizes[np.searchsorted(addresses, address)]]
+
+
+@compiled
+def _decode(image, storage_state, slot):
+    """Decodes one image into the start of its slot; returns whether libjpeg-turbo had something to say."""
+    data = read(image["data_ptr"], storage_state)
+    if image["mode"] != JPEG:
+        for i in range(len(data)):  # to assign a slice takes numba a second and a half to compile
+            slot[i] = data[i]
+        return False
+    height, width = np.uint32(image["height"]), np.uint32(image["width"])
+    whole = height, width, np.uint32(0), np.uint32(0), np.uint32(1), np.uint32(1), False, False
+    return _imdecode(data.ctypes.data, len(data), height, width, slot.ctypes.data, *whole) != 0
+
+
+@compiled
+def decode(samples, memory, metadata, storage_state):
+    """Decodes the images ``samples`` (B,), one after the other: an operation of FFCV.
+
+    Args:
+        samples: positions in ``metadata``.
+        memory: (slots, failed), written: uint8 (B, n), rows that begin with an image's pixels, and bool (B,), whether
+            libjpeg-turbo had something to say.
+        metadata: the table of FFCV's ``RGBImageField``.
+        storage_state: see ``read``.
+
+    Returns:
+        ``memory``.
+    """
+    slots, failed = memory
+    for i in range(len(samples)):
+        failed[i] = _decode(metadata[samples[i]], storage_state, slots[i])
+    return slots, failed
+
+
+@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+def decode_in_threads(samples, memory, metadata, storage_state):
+    """The same by numba's threads."""
+    slots, failed = memory
+    for i in prange(len(samples)):
+        failed[i] = _decode(metadata[samples[i]], storage_state, slots[i])
+    return slots, failed  # by their names: numba would take writing to an array that is not read again for dead code
 
 
 class DecodeOnce(SimpleRGBImageDecoder):

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
 from loaders.beton.file import JPEG
 from loaders.errors import UserError
-from loaders.quarantine import Quarantine
 from loaders.sources import HARDWARE_SHARE, Images, Source
-from loaders.sources.beton_images import BetonImages
 from loaders.sources.folder import FolderSource
+from loaders.sources.images import BetonImages
+from loaders.sources.quarantine import Quarantine
 
 _CPU = torch.device("cpu")
+SOURCES = ("auto", "ffcv", "dali", "memory", "folder")
 _MEMORY_LIMIT = 2 << 30  # bytes of pixels up to which "auto" keeps a dataset on the GPU
-
-
-@dataclass(frozen=True)
-class _How:
-    """What an opener is told beside the images; see ``open_source``."""
-
-    threads: int
-    quarantine: Quarantine
-    device: torch.device
-    hardware_share: float
 
 
 class NotInstalled(UserError):
@@ -47,7 +37,7 @@ def open_source(
             ``device`` is one), ``"memory"`` (decoded once and kept on ``device``), ``"folder"`` (threads; nvJPEG
             where ``device`` is a GPU) or ``"auto"``: the fastest of those that can run.
         device: where the crops will be cut.
-        hardware_share: of the images that DALI decodes on a GPU, for its JPEG decoder, where it has one.
+        hardware_share: share of the images for the JPEG decoder that some GPUs have, when DALI decodes on the GPU.
 
     Returns:
         The source and a few words that say which one it is and why.
@@ -57,16 +47,44 @@ def open_source(
     """
     if source not in SOURCES:
         raise UserError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}")
-    how = _How(threads, quarantine, device, hardware_share)
-    if source != "auto":
-        return _OPENERS[source](images, how), _words(source, device)
-    missing = ""
-    for candidate in _fastest_first(images, device):
+    missing, candidates = "", _fastest_first(images, device) if source == "auto" else [source]
+    for name in candidates:
         try:
-            return _OPENERS[candidate](images, how), _words(candidate, device) + missing
+            return _open(images, name, threads, quarantine, device, hardware_share), _words(name, device) + missing
         except NotInstalled as error:
+            if name == source:
+                raise
             missing = missing or f", since {error}"
     raise AssertionError("the folder source is always installed")
+
+
+def _open(
+    images: Images, source: str, threads: int, quarantine: Quarantine, device: torch.device, hardware_share: float
+) -> Source:
+    if source == "ffcv":
+        if not isinstance(images, BetonImages):
+            raise UserError(f"FFCV reads .beton files, and {images.path} is none: convert it with tools/write_ffcv.py")
+        try:
+            return import_ffcv_source()(images, threads, quarantine)
+        except ImportError as error:
+            cure = "run make setup, or see the README's installation notes"
+            raise NotInstalled(f"FFCV does not load ({error}): {cure}") from error
+    if source == "dali":
+        try:
+            from loaders.sources.dali import DaliSource
+        except ImportError as error:
+            cure = "pip install -c constraints.txt -e '.[dali-cuda13]', or dali-cuda12 beside a PyTorch for CUDA 12"
+            raise NotInstalled(f"DALI does not load ({error}): {cure}") from error
+        return DaliSource(images, threads, quarantine, device, hardware_share)
+    if source == "memory":
+        from loaders.sources.memory import MemorySource
+
+        return MemorySource(images, threads, quarantine, device)
+    if device.type == "cuda":
+        from loaders.sources.nvjpeg import NvjpegSource
+
+        return NvjpegSource(images, threads, quarantine, device)
+    return FolderSource(images, threads, quarantine)
 
 
 def _words(source: str, device: torch.device) -> str:
@@ -87,19 +105,6 @@ def _fastest_first(images: Images, device: torch.device) -> list[str]:
     return [*order, "folder"]
 
 
-def _open_ffcv(images: Images, how: _How) -> Source:
-    if not isinstance(images, BetonImages):
-        raise UserError(
-            f"FFCV reads .beton files, and {images.path} is none: convert it with tools/write_ffcv.py"
-        )
-    try:
-        source = import_ffcv_source()
-    except ImportError as error:
-        cure = "run make setup, or see the README's installation notes"
-        raise NotInstalled(f"FFCV does not load ({error}): {cure}") from error
-    return source(images, how.threads, how.quarantine)
-
-
 def import_ffcv_source() -> Callable[[Images, int, Quarantine], Source]:
     """``BetonSource``; raises ``ImportError`` where FFCV does not load."""
     threads = torch.get_num_threads()
@@ -108,35 +113,3 @@ def import_ffcv_source() -> Callable[[Images, int, Quarantine], Source]:
     finally:
         torch.set_num_threads(threads)  # importing FFCV sets it to 1
     return BetonSource
-
-
-def _open_dali(images: Images, how: _How) -> Source:
-    try:
-        from loaders.sources.dali import DaliSource
-    except ImportError as error:
-        cure = "pip install -c constraints.txt -e '.[dali-cuda13]', or dali-cuda12 beside a CUDA 12 build of PyTorch"
-        raise NotInstalled(f"DALI does not load ({error}): {cure}") from error
-    return DaliSource(images, how.threads, how.quarantine, how.device, how.hardware_share)
-
-
-def _open_memory(images: Images, how: _How) -> Source:
-    from loaders.sources.memory import MemorySource
-
-    return MemorySource(images, how.threads, how.quarantine, how.device)
-
-
-def _open_folder(images: Images, how: _How) -> Source:
-    if how.device.type == "cuda":
-        from loaders.sources.nvjpeg import NvjpegSource
-
-        return NvjpegSource(images, how.threads, how.quarantine, how.device)
-    return FolderSource(images, how.threads, how.quarantine)
-
-
-_OPENERS: dict[str, Callable[[Images, _How], Source]] = {
-    "ffcv": _open_ffcv,
-    "dali": _open_dali,
-    "memory": _open_memory,
-    "folder": _open_folder,
-}
-SOURCES = ("auto", *_OPENERS)

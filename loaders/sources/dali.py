@@ -16,11 +16,10 @@ from nvidia.dali import Pipeline, fn, types
 from nvidia.dali.backend import TensorListCPU, TensorListGPU
 
 from loaders.errors import UserError
-from loaders.quarantine import Quarantine
 from loaders.sources import HARDWARE_SHARE, Images
-from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.decoded import DecodedBatch, interleaved
 from loaders.sources.jpeg_header import plain_jpeg
+from loaders.sources.quarantine import Quarantine, decode_or_substitute
 
 _BATCHES_AHEAD = 2
 _INPUT = "encoded"
@@ -47,8 +46,8 @@ class DaliSource:
         images: the dataset.
         threads: DALI's threads.
         quarantine: where bad images go.
-        device: where the pixels are wanted.
-        hardware_share: of the images, for the JPEG decoder that A100 and H100 have beside their cores.
+        device: where the decoded pixels are wanted.
+        hardware_share: share of the images for the JPEG decoder that A100 and H100 have beside their cores.
     """
 
     def __init__(

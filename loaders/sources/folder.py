@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -10,11 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import numpy as np
 import torch
 
-from loaders.quarantine import Quarantine
 from loaders.sources import Images
-from loaders.sources.arena import Arena
-from loaders.sources.bad_images import decode_or_substitute
-from loaders.sources.decoded import DecodedBatch
+from loaders.sources.decoded import DecodedBatch, interleaved, packed
+from loaders.sources.quarantine import Quarantine, decode_or_substitute
+
+_ROOM = 1.25  # times the largest batch so far: batches differ in size
 
 
 class FolderSource:
@@ -58,3 +59,39 @@ class FolderSource:
         samples, images = zip(*(future.result() for future in futures), strict=True)
         ids = np.array(samples, dtype=np.int64)
         return arena.collect(list(images), self._images.labels[ids], ids)
+
+
+class Arena:
+    """One buffer that the decoder threads fill with the images of a batch, side by side; the next batch uses it again.
+
+    An image in memory of its own costs its decoder fresh pages, and a copy into the batch afterwards: together a
+    tenth of the decoding, and threads wait for each other while the system hands out the pages.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+        self._lock = threading.Lock()
+
+    def allocate(self, size: int) -> np.ndarray:
+        """Room for ``size`` bytes, (size,) uint8; elsewhere where the buffer is full. Threads may call it at once."""
+        with self._lock:
+            start, self._used = self._used, self._used + size
+        fits = start + size <= len(self._buffer)
+        return self._buffer[start : start + size].numpy() if fits else np.empty(size, dtype=np.uint8)
+
+    def collect(self, images: list[torch.Tensor], labels: np.ndarray, ids: np.ndarray) -> DecodedBatch:
+        """The batch of the (H, W, 3) images that were allocated here; what is allocated next overwrites it."""
+        full = self._used > len(self._buffer)
+        self.clear()
+        if full:
+            needed = sum(image.numel() for image in images)
+            self._buffer = torch.empty(max(int(needed * _ROOM), len(self._buffer)), dtype=torch.uint8)
+            return packed(images, labels, ids, self._buffer)
+        heights, widths = (np.array([image.shape[axis] for image in images], dtype=np.int64) for axis in (0, 1))
+        offsets = np.array([image.data_ptr() for image in images], dtype=np.int64) - self._buffer.data_ptr()
+        return DecodedBatch(self._buffer, offsets, interleaved(widths), heights, widths, labels, ids)
+
+    def clear(self) -> None:
+        """Forgets what was allocated."""
+        self._used = 0

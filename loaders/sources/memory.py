@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
+from loaders.environment import free_bytes
 from loaders.errors import UserError
-from loaders.free_memory import free_bytes
-from loaders.quarantine import Quarantine
 from loaders.sources import Images
-from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.decoded import DecodedBatch, interleaved
+from loaders.sources.quarantine import Quarantine, decode_or_substitute
 
 # A dataset may take this share of the free memory. While it is put together its pixels are there twice.
 SHARE = 0.45

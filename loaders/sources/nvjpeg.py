@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from loaders.quarantine import Quarantine
 from loaders.sources import Images
-from loaders.sources.bad_images import decode_or_substitute
 from loaders.sources.decoded import DecodedBatch
 from loaders.sources.jpeg_header import plain_jpeg
+from loaders.sources.quarantine import Quarantine, decode_or_substitute
 
 # (id, an encoded JPEG (bytes,) or decoded pixels (3, H, W), both uint8 on the host)
 _Read = tuple[int, torch.Tensor]

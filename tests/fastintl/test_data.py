@@ -7,7 +7,7 @@ import pytest
 
 from fastintl import config
 from fastintl.data import find, public_files
-from loaders.datasets.imagenet100_wnids import IMAGENET100_WNIDS
+from loaders.datasets.imagenet import IMAGENET100_WNIDS
 from loaders.errors import UserError
 from tests.helpers import training
 from tests.helpers.images import write_image

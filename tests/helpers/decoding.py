@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from loaders.quarantine import Quarantine
 from loaders.sources import open_images
 from loaders.sources.choice import open_source
+from loaders.sources.quarantine import Quarantine
 
 IDS = [np.array([3, 1, 59, 7]), np.array([0, 2, 4, 6]), np.array([58, 9])]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torchvision.models import resnet50
 
-from loaders.datasets.imagenet100_wnids import IMAGENET100_WNIDS
+from loaders.datasets.imagenet import IMAGENET100_WNIDS
 from tests.detection_sets import write_coco, write_voc
 from tests.helpers.documents import ROOT
 from tests.helpers.images import write_image

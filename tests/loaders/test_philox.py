@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from loaders.philox import philox, uniform
+from loaders.order import neighbour, permutation
+from loaders.philox import Domain, philox, uniform
 
 # Known answers of Random123's philox4x32-10: counter, key, result.
 KNOWN = [
@@ -29,3 +30,10 @@ def test_arrays_broadcast_to_the_scalar_results():
 def test_uniform_covers_the_unit_interval_without_one():
     numbers = uniform(np.array([0, 1 << 31, (1 << 32) - 1], dtype=np.uint64))
     assert numbers[0] == 0 and numbers[1] == 0.5 and 0.999 < numbers[2] < 1
+
+
+def test_a_run_of_an_older_version_draws_the_same_when_it_goes_on():
+    assert len(set(Domain)) == len(Domain.__members__) and Domain.CROPS == 0
+    assert [domain >> 16 for domain in Domain] == list(range(6)) and not any(domain & 0xFFFF for domain in Domain)
+    assert permutation(8, 5, 3).tolist() == [7, 5, 0, 6, 2, 4, 3, 1]
+    assert [neighbour(1000, 5, 7, attempt) for attempt in range(3)] == [608, 419, 669]

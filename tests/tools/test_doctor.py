@@ -42,8 +42,8 @@ def take_away(monkeypatch, package: str) -> None:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, modules, None)
     monkeypatch.delitem(sys.modules, ours, raising=False)
-    version = installed._version
-    monkeypatch.setattr(installed, "_version", lambda name: None if name in names else version(name))
+    version = installed.package_version
+    monkeypatch.setattr(installed, "package_version", lambda name: None if name in names else version(name))
 
 
 def test_the_numbers_of_a_beton_agree_with_each_other(image_beton, tmp_path, capsys):

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from loaders.loader import make_loader
-from loaders.quarantine import Quarantine
 from loaders.sources import open_images
 from loaders.sources.choice import open_source
+from loaders.sources.quarantine import Quarantine
 from tools.benchmark.workload import Workload
 
 _PASS = 20_000  # images

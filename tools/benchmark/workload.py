@@ -11,7 +11,7 @@ import numpy as np
 from loaders.beton.file import JPEG
 from loaders.recipe import MultiCrop
 from loaders.sources import open_images
-from loaders.sources.beton_images import BetonImages
+from loaders.sources.images import BetonImages
 
 
 @dataclass(frozen=True)

@@ -56,10 +56,10 @@ class FrozenProbe(HeadTraining):
         self.world, self.dtype = world, dtype
 
     def train_step(self, batch: Batch, epoch: int) -> Tensor:
-        """One update of every head; the losses (H,) of this rank's share."""
-        labels = batch.labels.to(self.world.device, non_blocking=True)
-        features = self._features(batch.views[0].to(self.world.device, non_blocking=True))
-        return self.step(features, labels, epoch, len(labels) * self.world.world_size)
+        """One update of every head; their mean losses (H,) on this rank's share."""
+        views, labels = (x.to(self.world.device, non_blocking=True) for x in (batch.views[0], batch.labels))
+        ranks = self.world.world_size
+        return ranks * self.step(self._features(views), labels, epoch, len(labels) * ranks)
 
     def accuracy(self, held_out: Loader) -> dict[str, list[float]]:
         """``{"top1": [one a head], "top5": …}`` on a centre-crop loader; the same on every rank."""

@@ -113,7 +113,7 @@ def test_killed_or_stopped_it_ends_with_identical_weights(few_shapes, backbone, 
     for change in ("optim.lr=0.5", "seed=1"):
         with pytest.raises(SystemExit):
             tool.main([*arguments("whole"), change])
-        assert f"holds a training with another {change.split('=')[0]}" in capsys.readouterr().err
+        assert f"holds a run with another {change.split('=')[0]}" in capsys.readouterr().err
     relabelled = shutil.copytree(few_shapes / "coco", tmp_path / "relabelled")
     path = relabelled / "annotations" / "instances_train2017.json"
     content = json.loads(path.read_text())
@@ -122,7 +122,7 @@ def test_killed_or_stopped_it_ends_with_identical_weights(few_shapes, backbone, 
     path.write_text(json.dumps(content))
     with pytest.raises(SystemExit):
         tool.main([*arguments("whole"), f"data.root={relabelled}"])
-    assert "holds a training on images with other labels" in capsys.readouterr().err
+    assert "holds a run on images with other labels" in capsys.readouterr().err
 
 
 def signalled_in(call, step: int):

@@ -62,7 +62,7 @@ def kept_in(folder: Path) -> dict:
 
 def test_a_linear_probe_has_the_identity_and_the_folder_of_the_first_version(images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    training = SupervisedTraining(images / "train", images / "val", READING, seed=3)
+    training = SupervisedTraining(images / "train", images / "val", READING, seed=3, crop_interpolation="bicubic")
     result = probe_on_crops(evaluated(), "imagenet", replace(IMAGENET, epochs=1, batch_size=20), training, ALONE)
     assert kept_in(tmp_path / "runs/linear-70205c651a") == LINEAR | TRAINED
     shown = result.as_json()
@@ -72,8 +72,8 @@ def test_a_linear_probe_has_the_identity_and_the_folder_of_the_first_version(ima
 
 def test_a_fine_tuning_has_the_identity_and_the_folder_of_the_first_version(images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    training = SupervisedTraining(images / "train", images / "val", READING, seed=3)
-    protocol = FineTuneProtocol(epochs=1, batch_size=20)
+    training = SupervisedTraining(images / "train", images / "val", READING, seed=3, crop_interpolation="bicubic")
+    protocol = FineTuneProtocol(epochs=1, batch_size=20, schedule="cosine")
     for trained, folder in ((True, "runs/finetune-0af318c018"), (False, "runs/finetune-bdfb7d014b")):
         finetune(evaluated(trained), protocol, training, 50, None, ALONE)
         start = TRAINED if trained else {"from_scratch": True, "arch": "resnet8", "stem": "small", **VIEW}
@@ -88,3 +88,11 @@ def test_kept_features_have_the_folder_of_the_first_version(images, tmp_path):
     known = {key: stored.meta[key] for key in stored.meta if key not in ("backbone", "data", "versions")}
     digest = "d5f59b12be7de1b2405a2787bf1989a0ef509d713817d5b73a29f4503ca1f051"
     assert known == {**TRAINED, "flip_average": True, "count": 15, "pictures_sha256": digest}
+
+
+def test_what_the_first_version_did_not_have_is_in_the_identity(images, tmp_path):
+    training = SupervisedTraining(images / "train", images / "val", READING, seed=3, out=tmp_path)
+    wide = replace(evaluated(), crop=CenterCrop(24, 20, interpolation="bicubic"))
+    probe_on_crops(wide, "imagenet", replace(IMAGENET, epochs=1, batch_size=20), training, ALONE)
+    other = {"crop_interpolation": "bilinear", "interpolation": "bicubic"}
+    assert kept_in(tmp_path) == LINEAR | TRAINED | other

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from fastintl.runs.checkpoint import Checkpoints, remove_temporaries
-from fastintl.runs.folder import write_text
+from fastintl.runs.checkpoint import Checkpoints
 from fastintl.runs.lock import lock_run
 from fastintl.runs.metrics_file import MetricsFile, read_metrics
 from fastintl.runs.save_points import SavePoints
 from loaders.errors import UserError
+from loaders.files import remove_temporaries, write_text
 from tests.helpers.training import ROOT, command, environment
 
 

@@ -9,8 +9,9 @@ import torch
 from fastintl import config as configuration
 from fastintl.distributed import World
 from fastintl.distributed.agreement import Agreement
+from fastintl.runs.loss_guard import BrokenStep
 from fastintl.training.step import TrainingStep
-from fastintl.training.step_guard import BrokenStep, StepGuard, statistics
+from fastintl.training.step_guard import StepGuard, statistics
 from loaders import UserError
 from loaders.order import permutation
 from tests.helpers import training
@@ -23,9 +24,9 @@ def small_config(**changes) -> configuration.Config:
     return configuration.load(None, [f"{key}={value}" for key, value in keys.items()])
 
 
-def build(window: int, **changes) -> tuple[TrainingStep, StepGuard]:
+def build(**changes) -> tuple[TrainingStep, StepGuard]:
     step = TrainingStep(small_config(**changes), ALONE, epoch_steps=6)
-    return step, StepGuard(step, Agreement(ALONE), window)
+    return step, StepGuard(step, Agreement(ALONE))
 
 
 def views(seed: int) -> list[torch.Tensor]:
@@ -46,7 +47,7 @@ def state_of(step: TrainingStep) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "lars"])
 def test_weights_and_momenta_stay_those_that_the_broken_step_began_with(optimizer):
-    step, guard = build(window=6, optim__name=optimizer, optim__lr=1e-3)
+    step, guard = build(optim__name=optimizer, optim__lr=1e-3)
     for number in range(3):
         guard.see(step(views(number), number))
     before, kept = weights(step), state_of(step)
@@ -62,7 +63,7 @@ def test_weights_and_momenta_stay_those_that_the_broken_step_began_with(optimize
 
 
 def test_without_a_broken_step_the_guard_changes_nothing():
-    step, guard = build(window=3)
+    step, guard = build()
     plain = TrainingStep(small_config(), ALONE, epoch_steps=6)
     for number in range(3):
         loss = step(views(number), number)
@@ -70,15 +71,15 @@ def test_without_a_broken_step_the_guard_changes_nothing():
         assert torch.equal(loss, plain(views(number), number))
     assert torch.equal(weights(step), weights(plain))
     gradients = torch.cat([p.grad.flatten() for p in step.model.encoder.parameters()]).double()
-    reading = guard.check(3)
-    assert reading.loss == loss.item() and not guard.is_held() and guard.check(3) is None
+    reading = guard.reading(3)
+    assert reading.loss == loss.item() and not guard.is_held() and guard.reading(3) is None
     assert reading.gradient_norm == pytest.approx(gradients.norm().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "lars"])
 def test_steps_that_a_gradient_scaler_skips_are_counted_and_not_fatal(optimizer):
     # A loss far above 2, so that it overflows float32 as well.
-    step, guard = build(window=12, loss__trade_off=10.0, optim__name=optimizer)
+    step, guard = build(loss__trade_off=10.0, optim__name=optimizer)
     step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     skipped = 0
     for number in range(12):
@@ -88,24 +89,24 @@ def test_steps_that_a_gradient_scaler_skips_are_counted_and_not_fatal(optimizer)
         unchanged = torch.equal(weights(step), before)
         assert unchanged == (step.scaler.get_scale() < scale)  # the scaler's own sign of an overflow
         skipped += unchanged
-    assert guard.check(12).skipped_steps == guard.skipped_steps == skipped
+    assert guard.reading(12).skipped_steps == guard.skipped_steps == skipped
     assert 0 < skipped < 12
     assert weights(step).isfinite().all()
     assert all(value.isfinite().all() for value in state_of(step).values())
 
 
 def test_gradients_that_no_scale_helps_stop_the_run():
-    step, guard = build(window=1)
+    step, guard = build()
     step.scaler = torch.amp.GradScaler("cpu", init_scale=0.5)
     guard.see(step(views(0), 0))
     with pytest.raises(UserError, match="whatever their scale.*train.precision=bf16"):
-        guard.check(1)
+        guard.reading(1)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "lars"])
 def test_the_first_update_after_a_skipped_one_is_that_of_new_momenta(optimizer):
     """torch's fused SGD alone would go on from uninitialised memory."""
-    (skipping, guard), (plain, _) = (build(window=2, optim__name=optimizer) for _ in range(2))
+    (skipping, guard), (plain, _) = (build(optim__name=optimizer) for _ in range(2))
     guard._held.fill_(1)
     skipping(views(0), 0)
     guard._held.zero_()

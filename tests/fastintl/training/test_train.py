@@ -203,7 +203,7 @@ def test_a_checkpoint_of_an_older_version_is_named(finished, images, tmp_path):
     state = torch.load(path, weights_only=True)
     del state["pictures"]
     torch.save(state, path)
-    refused(train(tmp_path, images), "older version, without images", "name=")
+    refused(train(tmp_path, images), "older version, without pictures", "name=")
 
 
 def test_a_truncated_checkpoint_is_named(images, tmp_path):

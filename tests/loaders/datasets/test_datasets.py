@@ -13,7 +13,7 @@ from loaders.beton.convert import convert
 from loaders.beton.file import BetonFile
 from loaders.datasets.catalogue import NAMES, default_root, open_dataset
 from loaders.datasets.folder import class_tree
-from loaders.datasets.imagenet100_wnids import IMAGENET100_WNIDS
+from loaders.datasets.imagenet import IMAGENET100_WNIDS
 from loaders.errors import UserError
 from tests.helpers.public_layouts import write_tiny_imagenet
 

@@ -40,6 +40,14 @@ def test_images_are_a_function_of_seed_part_and_index():
     assert demo_splits(0)["train"].fingerprint != demo_splits(1)["train"].fingerprint
 
 
+def test_files_written_by_older_versions_are_of_the_same_images():
+    split = demo_splits(0)["train"]
+    assert split.fingerprint == "d0a44d9b71888e2c21b2b3d2afd2507a82d9dec7580b5c996c29ce4254c2396a"
+    means = [split.load(i).mean((0, 1)) for i in (0, 3, 6, 9)]
+    expected = [[68.9, 65.4, 64.6], [76.5, 98.2, 81.5], [70.8, 79.9, 72.1], [126.2, 126.8, 91.2]]
+    assert np.allclose(means, expected, atol=0.2)  # what the fingerprint stands for
+
+
 def test_pixels_do_not_give_the_class_away(images):
     neighbors = pytest.importorskip("sklearn.neighbors")
     train, train_labels, val, val_labels = images

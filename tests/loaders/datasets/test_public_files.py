@@ -16,10 +16,8 @@ import torch
 
 from loaders import CenterCrop, CropSpec, MultiCrop, UserError, make_loader
 from loaders.beton.convert import convert
-from loaders.datasets.catalogue import open_dataset
-from loaders.datasets.checksums import PublicFiles, check_file, public_files, verify
-from loaders.datasets.download import download
-from loaders.datasets.reference import Reference
+from loaders.datasets.catalogue import Reference, open_dataset
+from loaders.datasets.public_files import PublicFiles, check_file, download_dataset, public_files, verify
 from loaders.planning.data_facts import data_facts
 from loaders.sources import open_images
 from tests.helpers.public_layouts import write_cifar10, write_stl10, write_tiny_imagenet
@@ -160,17 +158,18 @@ def test_download(server, tmp_path):
     public = PublicFiles(f"{server}/things.tar.gz", "things.tar.gz", md5, "things", {})
     out = tmp_path / "deep" / "out"
     out.mkdir(parents=True)
-    (out / ".things.tar.gz.arriving").write_text("what a killed run left")
-    assert download(public, out) == out / "things"
+    (out / ".things.tar.gz.writing.0123.partial").write_text("what a killed run left")
+    assert download_dataset(public, out) == out / "things"
     assert (out / "things" / "a").read_text() == "content" and [p.name for p in out.iterdir()] == ["things"]
     shutil.rmtree(tmp_path / "served")
-    assert download(public, out) == out / "things"  # nothing to fetch
+    assert download_dataset(public, out) == out / "things"  # nothing to fetch
     with pytest.raises(UserError, match=r"things.tar.gz cannot be fetched \(.*404.*by other means"):
-        download(public, tmp_path / "again")
+        download_dataset(public, tmp_path / "again")
 
 
 def test_a_download_of_something_else_is_refused(server, tmp_path):
     command = [sys.executable, ROOT / "tools" / "download.py", "cifar10", "--out", tmp_path / "out"]
     result = subprocess.run([*command, "--url", f"{server}/things.tar.gz"], capture_output=True, text=True)
     assert result.returncode == 2 and not (tmp_path / "out" / "cifar-10-batches-py").exists()
-    assert ".cifar-10-python.tar.gz.arriving is not the published file" in result.stderr.splitlines()[-1]
+    assert "things.tar.gz is not the published file: its MD5 sum is" in result.stderr.splitlines()[-1]
+    assert not any((tmp_path / "out").iterdir())

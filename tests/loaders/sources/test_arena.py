@@ -3,10 +3,9 @@
 import numpy as np
 import torch
 
-from loaders.quarantine import Quarantine
 from loaders.sources import open_images
-from loaders.sources.arena import Arena
-from loaders.sources.folder import FolderSource
+from loaders.sources.folder import Arena, FolderSource
+from loaders.sources.quarantine import Quarantine
 
 
 def fill(arena: Arena, sizes: list[tuple[int, int]], value: int) -> list[torch.Tensor]:

@@ -9,10 +9,10 @@ from PIL import Image
 
 from loaders.errors import UserError
 from loaders.image_reading import BadImage
-from loaders.quarantine import Quarantine
 from loaders.sources import open_images
 from loaders.sources.decode import decode_image
 from loaders.sources.nvjpeg import NvjpegSource
+from loaders.sources.quarantine import Quarantine
 from tests.helpers.decoding import decode_all
 from tests.helpers.images import png16, write_image
 

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from loaders.errors import UserError
-from loaders.quarantine import Quarantine
 from loaders.sources import open_images
 from loaders.sources.choice import open_source
 from loaders.sources.decode import decode_image
 from loaders.sources.nvjpeg import NvjpegSource
+from loaders.sources.quarantine import Quarantine
 from tests.helpers.decoding import IDS, decode_all
 from tests.helpers.images import png16
 

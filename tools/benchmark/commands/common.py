@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from loaders.errors import UserError
-from loaders.json_file import write_json
+from loaders.files import write_json
 
 
 def require_positive(arguments, *names: str) -> dict:
@@ -24,10 +24,11 @@ def require_positive(arguments, *names: str) -> dict:
 def write_result(arguments, benchmark: str, **parts) -> None:
     """Writes what was measured where ``--json`` says, if it does, after when and on what it was."""
     if arguments.json:
-        from loaders.environment import surroundings
+        from loaders.environment import describe_environment
 
         date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        write_json(arguments.json, {"benchmark": benchmark, "date": date, "surroundings": surroundings(), **parts})
+        about = {"benchmark": benchmark, "date": date, "surroundings": describe_environment()}
+        write_json(arguments.json, about | parts)
 
 
 def read_result(path: Path) -> dict:
@@ -71,7 +72,7 @@ def recipe_or_small_one(arguments, device: str):
 
 def add_timing_arguments(parser: argparse.ArgumentParser, rounds: int = 5) -> None:
     """Of the subcommands that time contenders in turn."""
-    parser.add_argument("--json", type=Path, help="write every sample, what follows, and the surroundings to this file")
+    parser.add_argument("--json", type=Path, help="write every sample, what follows, and the environment to this file")
     parser.add_argument(
         "--rounds", type=int, default=rounds, help=f"times that each contender is timed (default: {rounds})"
     )

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from loaders.errors import UserError
-from loaders.json_file import write_json
+from loaders.files import write_json
 from tools.benchmark.commands.common import read_result, require_positive
 
 _MEASURED = "docs/benchmarks"

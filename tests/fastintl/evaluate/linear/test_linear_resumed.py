@@ -75,7 +75,7 @@ def test_two_commands_in_one_folder_do_not_disturb_each_other(images, tmp_path, 
     (tmp_path / ".step_00000002.pt.writing").touch()
     with pytest.raises(UserError, match="is being trained by another process"):
         EpochLoop(probe(images), random_crops(images, ALONE), 1, ALONE, tmp_path)
-    first.lock.close()
+    first.close()
     EpochLoop(probe(images), random_crops(images, ALONE), 1, ALONE, tmp_path)
     assert not any(tmp_path.glob("*.writing"))  # what a killed command left
 

@@ -1,14 +1,19 @@
-"""The published MD5 sums of CIFAR's and STL-10's files, and whether those on disk have them."""
+"""Datasets as they are published: where their archives are, their MD5 sums, and whether the files on disk have them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import tarfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from loaders.datasets.split import file_stamp
+from loaders.download import download
 from loaders.errors import UserError
+from loaders.files import file_digest
 
 
 @dataclass(frozen=True)
@@ -16,10 +21,11 @@ class PublicFiles:
     """How a dataset is published: an archive, and the folder of files in it.
 
     Attributes:
-        url: of the archive.
-        archive, md5: its name and MD5 sum.
-        folder: in the archive.
-        files: MD5 sum by file name; empty where they are too many to be published.
+        url: where the archive can be downloaded.
+        archive: the archive's file name.
+        md5: the archive's MD5 sum in hexadecimal.
+        folder: the folder that the archive holds.
+        files: the MD5 sum of each file in the folder, by name; empty where there are too many to be published.
     """
 
     url: str
@@ -30,7 +36,7 @@ class PublicFiles:
 
 
 def public_files() -> dict[str, PublicFiles]:
-    """By dataset; torchvision knows most."""
+    """How each dataset is published, by its name; torchvision knows most."""
     from torchvision.datasets import CIFAR10, CIFAR100, STL10  # late: it imports torch
 
     found = {}
@@ -47,6 +53,38 @@ def public_files() -> dict[str, PublicFiles]:
         {},
     )
     return found
+
+
+def download_dataset(public: PublicFiles, out: Path, url: str | None = None) -> Path:
+    """Downloads and unpacks a dataset: ``out/<public.folder>`` is there, whole, or not at all; the archive is removed.
+
+    Args:
+        url: another place that has the archive; its checksum must be the same.
+
+    Returns:
+        The folder. One that is there already is left as it is.
+
+    Raises:
+        UserError: the archive cannot be fetched, is not the published one, or cannot be unpacked.
+    """
+    from torchvision.datasets.utils import extract_archive  # late: it imports torch
+
+    folder, archive = out / public.folder, out / public.archive
+    if folder.exists():
+        return folder
+    if archive.exists():
+        check_file(archive, public.md5)
+    download(url or public.url, archive, md5=public.md5)
+    unpacked = out / f".{public.folder}.unpacking"
+    try:
+        shutil.rmtree(unpacked, ignore_errors=True)
+        extract_archive(str(archive), str(unpacked))
+        os.rename(unpacked / public.folder, folder)
+        unpacked.rmdir()
+        archive.unlink()
+    except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise UserError(f"{archive} cannot be unpacked: {error}") from error
+    return folder
 
 
 def verify(name: str, root: Path) -> None:
@@ -77,17 +115,10 @@ def check_file(path: Path, md5: str) -> None:
     mark = _mark(path, md5)
     if mark.exists():
         return
-    digest = hashlib.md5(usedforsecurity=False)
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if digest.hexdigest() != md5:
+    found = file_digest(path, "md5")
+    if found != md5:
         raise UserError(
-            f"{path} is not the published file: its MD5 sum is {digest.hexdigest()} and should be {md5}; "
-            "download it again"
+            f"{path} is not the published file: its MD5 sum is {found} and should be {md5}; download it again"
         )
     try:
         mark.parent.mkdir(parents=True, exist_ok=True)

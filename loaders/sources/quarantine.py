@@ -1,4 +1,4 @@
-"""Images that cannot be decoded: reported once, listed in a file, counted against a limit."""
+"""Images that cannot be decoded: reported once, listed in a file, counted against a limit, replaced by a neighbour."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import logging
 import threading
 from pathlib import Path
 
+import torch
+
 from loaders.errors import UserError
+from loaders.image_reading import BadImage
+from loaders.order import neighbour
+from loaders.sources import Images
+from loaders.sources.decode import Allocate, fresh
 
 _log = logging.getLogger("loaders")
+# A neighbour must be the same in every epoch, run and rank, whatever the run's seed.
+_SEED = 0
 
 
 class Quarantine:
@@ -40,11 +48,7 @@ class Quarantine:
                 label = name or "without a file name"
                 self._lines[sample] = f"{self.data}\t{sample}\t{label}\t{' '.join(reason.split())}"
                 _log.warning(
-                    "cannot decode image %d (%s) of %s: %s; another takes its place",
-                    sample,
-                    label,
-                    self.data,
-                    reason,
+                    "cannot decode image %d (%s) of %s: %s; another takes its place", sample, label, self.data, reason
                 )
                 self._write(self._lines[sample])
             if len(self._lines) > self.max_bad * self.count or len(self._lines) == self.count:
@@ -70,3 +74,27 @@ class Quarantine:
             f"{len(self._lines)} of the {self.count} images in {self.data} cannot be decoded, and the share allowed "
             f"(max_bad) is {self.max_bad:g}: {listed}"
         )
+
+
+def decode_or_substitute(
+    images: Images, sample: int, quarantine: Quarantine, allocate: Allocate = fresh
+) -> tuple[int, torch.Tensor]:
+    """Decodes an image, or the first decodable one of its neighbours (``loaders.order.neighbour``).
+
+    Args:
+        allocate: gives the room for the pixels.
+
+    Returns:
+        The id of the image that was decoded and its pixels, uint8 (H, W, 3).
+
+    Raises:
+        UserError: the quarantine has passed its limit.
+    """
+    chosen, attempt = sample, 0
+    while True:
+        try:
+            return chosen, images.decode(chosen, allocate)
+        except BadImage as error:
+            quarantine.add(chosen, images.names[chosen], str(error))
+        # Terminates: the quarantine raises at the latest when every image is in it.
+        chosen, attempt = neighbour(len(images), _SEED, sample, attempt), attempt + 1

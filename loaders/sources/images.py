@@ -1,0 +1,121 @@
+"""Datasets on disk: encoded images with labels, from a ``.beton`` file, a folder, or a dataset's public files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from loaders.beton.file import RAW, BetonFile
+from loaders.datasets.catalogue import Reference
+from loaders.datasets.folder import class_tree
+from loaders.datasets.split import Split
+from loaders.errors import UserError
+from loaders.image_reading import BadImage
+from loaders.sources.decode import Allocate, copied, decode_image, fresh
+
+
+class Images(Protocol):
+    """A dataset on disk: ``BetonImages`` or ``SplitImages``.
+
+    Attributes:
+        path: what it was opened by, for sentences.
+        labels: class indices, int64 (n,); -1 where unknown.
+        names: n file names; empty ones where unknown.
+        classes: class names by label; none where unknown.
+        decoded_bytes: size of all images as RGB pixels; None where only the images themselves tell.
+    """
+
+    path: Path
+    labels: np.ndarray
+    names: Sequence[str]
+    classes: list[str]
+    decoded_bytes: int | None
+
+    def __len__(self) -> int: ...
+
+    def encoded(self, index: int) -> np.ndarray:
+        """The image as it is stored, uint8 (bytes,); raises ``BadImage``."""
+
+    def decode(self, index: int, allocate: Allocate = fresh) -> torch.Tensor:
+        """(H, W, 3) uint8 RGB, in room that ``allocate`` gives; raises ``BadImage``."""
+
+
+def open_images(path: str | Path) -> Images:
+    """Opens a ``.beton`` file, a folder ``class/image``, or a split of a dataset's public files.
+
+    Args:
+        path: the file or the folder, or a word ``name:split@root`` (see ``loaders.datasets.catalogue.Reference``).
+
+    Raises:
+        UserError: nothing there, or none of the three.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return SplitImages(path, class_tree(path))
+    if path.suffix == ".beton":
+        return BetonImages(path)
+    reference = Reference.parse(str(path))
+    if reference is not None:
+        return SplitImages(path, reference.open())
+    what = "does not exist" if not path.exists() else "holds no images that can be read here"
+    raise UserError(
+        f"{path} {what}: give a .beton file, a folder class/image, or a dataset's split such as "
+        "cifar10:train@data/cifar10"
+    )
+
+
+class BetonImages(BetonFile):
+    """A ``.beton`` file whose images can be decoded without FFCV."""
+
+    @property
+    def decoded_bytes(self) -> int:
+        return int((self.heights.astype(np.int64) * self.widths).sum()) * 3
+
+    def encoded(self, index: int) -> np.ndarray:
+        """The image as it is stored: a JPEG stream, or raw pixels."""
+        return self.read(index)
+
+    def decode(self, index: int, allocate: Allocate = fresh) -> torch.Tensor:
+        data, size = self.read(index), (int(self.heights[index]), int(self.widths[index]))
+        if self.modes[index] == RAW:
+            return torch.from_numpy(copied(data, allocate)).view(*size, 3)
+        image = decode_image(data, allocate)
+        if image.shape[:2] != size:
+            raise BadImage(f"it is {image.shape[1]} x {image.shape[0]} px, its index says {size[1]} x {size[0]}")
+        return image
+
+
+class SplitImages:
+    """The images of a ``Split``, without conversion: files of images, or pixels."""
+
+    def __init__(self, path: Path, split: Split) -> None:
+        self.path, self.classes, self.names, self.labels = path, split.classes, split.names, split.labels
+        self._load = split.load
+        self.decoded_bytes = len(split) * split.load(0).size if split.raw else None  # such images are of one size
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def encoded(self, index: int) -> np.ndarray:
+        """The file's bytes; where the split has pixels, those of a PPM file."""
+        data = self._read(index)
+        if isinstance(data, np.ndarray):
+            height, width, _ = data.shape
+            data = b"P6 %d %d 255\n" % (width, height) + data.tobytes()
+        return np.frombuffer(data, np.uint8)
+
+    def decode(self, index: int, allocate: Allocate = fresh) -> torch.Tensor:
+        data = self._read(index)
+        if isinstance(data, np.ndarray):
+            return torch.from_numpy(copied(data.reshape(-1), allocate)).view(data.shape)
+        return decode_image(data, allocate)
+
+    def _read(self, index: int) -> bytes | np.ndarray:
+        try:
+            return self._load(index)
+        except OSError as error:
+            raise BadImage(error.strerror or str(error)) from error
