@@ -24,7 +24,7 @@ class Domain(IntEnum):
     CROPS = 0  # the first of the blocks of one crop: box, flip and colours (``multicrop/draws.py``)
     ORDER = 1 << 16  # in which order an epoch visits the samples (``order.py``)
     NEIGHBOUR = 2 << 16  # which sample stands in for one that cannot be decoded (``order.py``)
-    PARTITION = 3 << 16  # CW-RGP's sub-batches of samples and groups of channels (``fastintl/losses/partition.py``)
+    PARTITION = 3 << 16  # CW-RGP's sub-batches of samples and groups of channels (``fastintl/losses/cw_rgp.py``)
     DETECTION_SAMPLING = 4 << 16  # which anchors and regions a detector learns from (``fastintl/detection``)
     DETECTION_VIEW = 5 << 16  # size and flip of an image that a detector learns from (``fastintl/detection``)
 

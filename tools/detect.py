@@ -8,22 +8,21 @@
 The files lie as in the public archives: VOC2007/ and VOC2012/ (or VOCdevkit/ with them), or annotations/, train2017/
 and val2017/.
 
-The run's folder gets detector.pt and detections.json (COCO's format of results). The same command again goes on where
-it was, also after a kill; so does a job that a signal stopped (exit status 75).
+The run's folder gets detector.pt and detections.json (COCO's format of results). The same command again resumes the
+training, also after a kill or a signal (exit status 75).
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import closing
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fastintl.config import options as configfile  # noqa: E402
-from fastintl.detection import config as configuration  # noqa: E402
-from fastintl.evaluate import arguments as options  # noqa: E402
+from fastintl.config.options import dump, help_text  # noqa: E402
+from fastintl.detection.config import DetectionConfig, load  # noqa: E402
+from fastintl.evaluate import command_line  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
 
 _RECIPES = Path(__file__).resolve().parent.parent / "rcfgs" / "detection"
@@ -34,7 +33,7 @@ _RECIPE_OF = {"voc": _RECIPES / "voc0712.yaml", "coco": _RECIPES / "coco_2x.yaml
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="keys:\n" + configfile.help_text(configuration.DetectionConfig),
+        epilog="keys:\n" + help_text(DetectionConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     recipe = parser.add_mutually_exclusive_group(required=True)
@@ -43,77 +42,30 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--root", metavar="FOLDER", help="of the dataset, as data.root")
     parser.add_argument("--backbone", metavar="FILE", help="file of weights, run folder or URL")
     parser.add_argument("--from-scratch", action="store_true", help="a new backbone instead, for comparison")
-    options.add_network(parser)
-    options.add_results(parser)
+    command_line.add_network(parser)
+    command_line.add_results(parser)
     parser.add_argument("--picture", type=Path, metavar="PATH", help="draw what is found in some images (.png)")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides a key of the recipe")
     given = parser.parse_intermixed_args(words)
     root = [f"data.root={given.root}"] if given.root else []
-    config = configuration.load(given.rcfg or _RECIPE_OF[given.data], [*root, *given.overrides])
+    config = load(given.rcfg or _RECIPE_OF[given.data], [*root, *given.overrides])
     if given.print_config:
-        sys.stdout.write(configfile.dump(config))
+        sys.stdout.write(dump(config))
         return
     if (given.backbone is None) != given.from_scratch:
         raise UserError("give --backbone FILE, or --from-scratch, and not both")
 
     from fastintl import distributed  # late: --help and --print-config need no torch
+    from fastintl.detection.transfer import transfer
+    from fastintl.evaluate.backbone import new_backbone, open_backbone
 
     with distributed.start(config.train.device) as world:
-        _detect(given, config, world)
-
-
-def _detect(given: argparse.Namespace, config: configuration.DetectionConfig, world) -> None:
-    from fastintl.detection.average_precision import print_table
-    from fastintl.detection.drawing import draw_detections
-    from fastintl.detection.sets import read_sets
-    from fastintl.detection.training import DetectionTraining
-
-    backbone, origin = _backbone(given, config)
-    train, test = read_sets(config)
-    with closing(DetectionTraining(config, backbone, origin, train, test, world)) as training:
-        metrics, detections = training.fit()
-    if not world.is_main:
-        return
-    print_table(metrics, len(test), config.folder)
-    _write_results(given, config, origin, metrics)
-    if given.picture:
-        draw_detections(test, detections, given.picture)
-
-
-def _backbone(given: argparse.Namespace, config: configuration.DetectionConfig):
-    """The backbone, and what it is in plain values."""
-    if given.from_scratch:
-        import torch
-
-        from fastintl.network.model import build_backbone
-
-        torch.manual_seed(config.seed)
-        backbone = build_backbone(given.arch or "resnet50", given.stem or "imagenet")
-        return backbone, {"arch": backbone.arch, "stem": backbone.stem, "from_scratch": True}
-
-    from fastintl.weights.backbone import backbone_of
-    from fastintl.weights.files import read_weights
-    from loaders.files import file_digest
-
-    file = read_weights(given.backbone)
-    backbone = backbone_of(file, given.arch, given.stem, given.target)
-    origin = {"arch": backbone.arch, "stem": backbone.stem, "target": given.target}
-    origin["sha256"] = file_digest(file.path, "sha256")
-    return backbone, origin
-
-
-def _write_results(given: argparse.Namespace, config: configuration.DetectionConfig, origin: dict, metrics: dict):
-    from fastintl.evaluate import results
-
-    task = "instance segmentation" if config.model.masks else "object detection"
-    data = {"root": config.data.root, "train": " + ".join(config.data.train), "test": config.data.test}
-    keys = configfile.values(config)
-    settings = {key: keys[key] for key in keys if key.partition(".")[0] in ("seed", "views", "model", "optim", "eval")}
-    settings |= {"train.batch_size": config.train.batch_size}
-    settings |= {name: value for name, value in origin.items() if name != "sha256"}
-    result = results.Result(task, data, given.backbone, origin.get("sha256"), settings, metrics)
-    results.write(result, given.json, given.results)
+        if given.from_scratch:
+            backbone = new_backbone(given.arch, given.stem, config.seed)
+        else:
+            backbone = open_backbone(given.backbone, given.arch, given.stem, given.target)
+        transfer(config, backbone, world, given.json, given.results, given.picture)
 
 
 if __name__ == "__main__":

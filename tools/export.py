@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fastintl.evaluate import arguments as options  # noqa: E402
+from fastintl.evaluate import command_line  # noqa: E402
 from loaders.errors import exit_on_user_error  # noqa: E402
 
 
@@ -24,7 +24,7 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", help="file of weights, run folder or URL")
     parser.add_argument("--out", type=Path, required=True, help="file to write: .pt, .safetensors or .pkl")
-    options.add_network(parser)
+    command_line.add_network(parser)
     given = parser.parse_args(words)
 
     from fastintl.weights.backbone import load_backbone

@@ -3,8 +3,8 @@
     python tools/features.py runs/demo --data data/demo/demo_val.beton --out features/demo_val
     torchrun --nproc-per-node 8 tools/features.py r50.pth.tar --data imagenet/train --out features/train
 
-Killed, start the same command again, with any number of ranks: it goes on where it stopped. tools/knn.py takes such
-folders for images; in Python, fastintl.evaluate.feature_file.load_features opens them.
+The same command again, with any number of ranks, resumes one that was killed. tools/knn.py takes such folders in place
+of images; in Python, fastintl.evaluate.features.load_features opens them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fastintl.evaluate import arguments as options  # noqa: E402
+from fastintl.evaluate import command_line  # noqa: E402
 from loaders.errors import exit_on_user_error  # noqa: E402
 from loaders.files import write_json  # noqa: E402
 
@@ -27,15 +27,17 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help=".beton file or folder class/image")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write what the features are of as JSON, too")
-    options.add_subject(parser)
+    command_line.add_extraction(parser)
     given = parser.parse_args(words)
 
     from fastintl import distributed
-    from fastintl.evaluate.backbone import features_of, from_arguments
+    from fastintl.evaluate.backbone import Reading, open_backbone
+    from fastintl.evaluate.features import features_of
 
     with distributed.start(given.device) as world:
-        subject, reading = from_arguments(given)
-        stored = features_of(subject, given.data, given.out, world, reading, given.flip_average)
+        backbone = open_backbone(given.weights, given.arch, given.stem, given.target, given.resize, given.size)
+        reading = Reading(given.source, given.batch_size, given.threads)
+        stored = features_of(backbone, given.data, given.out, world, reading, given.flip_average)
         if world.is_main:
             count, channels = stored.features.shape
             print(f"{given.out}: {count:,} features of {channels:,} channels, {stored.features.nbytes / 1e6:,.1f} MB")

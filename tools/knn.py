@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fastintl.evaluate import arguments as options  # noqa: E402
+from fastintl.evaluate import command_line  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
 
 
@@ -31,12 +31,10 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--vote", choices=("majority", "weighted"), default="majority", help="(default: majority)")
     parser.add_argument("--temperature", type=float, default=0.07, help="of the weighted vote (default: 0.07)")
     parser.add_argument("--memory", type=float, default=2.0, metavar="GB", help="for the search (default: 2)")
-    parser.add_argument(
-        "--features", type=Path, default=Path("features"), help="folder that keeps features (default: features)"
-    )
-    options.add_subject(parser)
-    options.add_results(parser)
-    return options.parse_with_recipe(parser, words)
+    command_line.add_feature_cache(parser)
+    command_line.add_extraction(parser)
+    command_line.add_results(parser)
+    return command_line.parse_with_recipe(parser, words)
 
 
 @exit_on_user_error
@@ -45,36 +43,24 @@ def main(words: list[str] | None = None) -> None:
 
     from fastintl import distributed
     from fastintl.evaluate import results
-    from fastintl.evaluate.backbone import cached_features, from_arguments
-    from fastintl.evaluate.nearest.protocol import compare, knn_settings
+    from fastintl.evaluate.backbone import Reading, open_backbone
+    from fastintl.evaluate.features import cached_features
+    from fastintl.evaluate.nearest import protocol
 
     with distributed.start(given.device) as world:
-        if given.weights is None:
-            from fastintl.evaluate.feature_file import load_features
-
-            train, val = load_features(given.train), load_features(given.val)
-        else:
-            subject, reading = from_arguments(given)
-            train, val = (
-                cached_features(subject, data, given.features, world, reading, given.flip_average)
-                for data in (given.train, given.val)
-            )
-        settings = knn_settings(given.metric, given.vote, given.temperature)
-        scores = compare(train, val, given.k, world, memory=given.memory * 1e9, **settings)
+        backbone, reading = None, Reading(given.source, given.batch_size, given.threads)
+        if given.weights is not None:
+            backbone = open_backbone(given.weights, given.arch, given.stem, given.target, given.resize, given.size)
+        data = {"train": given.train, "val": given.val}
+        train, val = (
+            cached_features(backbone, path, given.features, world, reading, given.flip_average)
+            for path in data.values()
+        )
+        settings = protocol.knn_settings(given.metric, given.vote, given.temperature)
+        result = protocol.evaluate(train, val, data, given.k, settings, given.memory * 1e9, world)
         if world.is_main:
-            result = results.Result(
-                task="k-NN",
-                data={"train": str(given.train), "val": str(given.val)},
-                backbone=train.meta["backbone"],
-                sha256=train.meta["sha256"],
-                settings={**settings, **{name: train.meta[name] for name in _SHOWN}},
-                metrics={f"{k}-nn": score for k, score in scores.items()},
-            )
-            results.print_table(result)
             results.write(result, given.json, given.results)
-
-
-_SHOWN = ("arch", "stem", "target", "resize", "size", "flip_average")
+            results.print_table(result)
 
 
 def _numbers(text: str) -> list[int]:

@@ -1,14 +1,15 @@
-"""Images and what is known of the objects in them, whatever file it was read from.
+"""Images with the boxes, labels and outlines of their objects, whatever files they were read from.
 
-Boxes are (n, 4): left, top, right, bottom in pixels, of which the first spans 0 to 1.
+Boxes are (n, 4): left, top, right, bottom in pixels, of which the first spans 0 to 1. Outlines are in COCO's formats.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,10 @@ class AnnotatedImage:
 
     Attributes:
         id: its name in the dataset's own files.
-        height, width: in pixels, as the annotation has it.
+        height, width: in pixels, as the annotation states them.
         boxes: (n, 4) float32, within the image and with an area.
         labels: (n,) int64 from 1; 0 is the background.
-        difficult: (n,) bool; a detector learns from these, but their detection counts neither way (VOC).
+        difficult: (n,) bool; a detector learns from these, but in VOC's test they are ignored.
         outlines: n outlines in COCO's formats (polygons or run lengths) as JSON; None where there are only boxes.
             Text, for the 860,000 objects of COCO would be ten times as large as lists.
     """
@@ -42,9 +43,7 @@ class AnnotatedImage:
     outlines: str | None = None
 
     def masks(self) -> np.ndarray:
-        """(n, height, width) uint8. Only where there are outlines."""
-        from fastintl.detection.outlines import decode
-
+        """The objects' masks, (n, height, width) uint8; only where there are outlines."""
         masks = [decode(outline, self.height, self.width) for outline in json.loads(self.outlines)]
         return np.stack(masks) if masks else np.zeros((0, self.height, self.width), np.uint8)
 
@@ -54,7 +53,7 @@ class AnnotatedSet:
     """A split of a dataset.
 
     Attributes:
-        path: the file that lists it, for sentences.
+        path: the file that lists it, for messages.
         classes: names; label i is ``classes[i - 1]``.
         category_ids: the classes' numbers in the dataset's own files.
         notes: what was left out, a sentence each.
@@ -76,7 +75,7 @@ class AnnotatedSet:
 
     @property
     def labels(self) -> np.ndarray:
-        """Of all objects, image by image: (all objects,) int64."""
+        """The labels of all objects, image by image, int64."""
         return np.concatenate([image.labels for image in self.images])
 
 
@@ -90,7 +89,7 @@ def joined(sets: Sequence[AnnotatedSet]) -> AnnotatedSet:
         require_same_classes(sets[0], other)
     images = [image for one in sets for image in one.images]
     notes = [note for one in sets for note in one.notes]
-    return AnnotatedSet(sets[0].path, sets[0].classes, sets[0].category_ids, images, notes)
+    return replace(sets[0], images=images, notes=notes)
 
 
 def require_same_classes(first: AnnotatedSet, second: AnnotatedSet) -> None:
@@ -119,14 +118,14 @@ def with_objects(annotated: AnnotatedSet) -> AnnotatedSet:
     notes = list(annotated.notes)
     if len(kept) < len(annotated):
         notes.append(f"not trained on: images without objects, {len(annotated) - len(kept):,} of {len(annotated):,}")
-    return AnnotatedSet(annotated.path, annotated.classes, annotated.category_ids, kept, notes)
+    return replace(annotated, images=kept, notes=notes)
 
 
 def require_images(annotated: AnnotatedSet, folders: Sequence[Path]) -> None:
     """Raises ``UserError`` if an image's file is missing; names the first.
 
     Args:
-        folders: where they lie; listed once, which is faster than to ask for each file.
+        folders: the images' folders; listed once, which is faster than to ask for each file.
     """
     present = set()
     for folder in folders:
@@ -146,7 +145,41 @@ def clipped(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.
 
 
 def describe_left_out(what: str, left_out: Sequence[Any]) -> list[str]:
-    """A note on objects that were left out, by the places where they were; none if there are none."""
-    if not left_out:
-        return []
-    return [f"left out: {what}, {len(left_out):,}, the first in {left_out[0]}"]
+    """A note on objects that were left out, from the images where they were; none if there are none."""
+    return [f"left out: {what}, {len(left_out):,}, the first in {left_out[0]}"] if left_out else []
+
+
+def is_usable(outline: Any) -> bool:
+    """Whether a mask can be made of it: run lengths, or polygons of three corners or more."""
+    if isinstance(outline, dict):
+        return "counts" in outline and "size" in outline
+    return bool(outline) and isinstance(outline, list) and all(map(_is_polygon, outline))
+
+
+def decode(outline: Any, height: int, width: int) -> np.ndarray:
+    """The mask inside an outline, (height, width) uint8, 1 inside."""
+    coco_masks = require_coco_masks()
+    if isinstance(outline, list):
+        return coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(outline, height, width)))
+    if isinstance(outline["counts"], list):
+        outline = coco_masks.frPyObjects(outline, height, width)
+    return coco_masks.decode(outline)
+
+
+def encode(mask: np.ndarray) -> dict[str, Any]:
+    """A mask (height, width) uint8 as compressed run lengths that JSON can hold."""
+    encoded = require_coco_masks().encode(np.asfortranarray(mask))
+    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+
+
+def require_coco_masks() -> ModuleType:
+    """pycocotools' functions on masks; raises ``UserError`` where it is not installed."""
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise UserError("COCO's annotations need a package: pip install -c constraints.txt pycocotools") from error
+    return mask
+
+
+def _is_polygon(points: Any) -> bool:
+    return isinstance(points, list) and len(points) >= 6 and len(points) % 2 == 0

@@ -1,4 +1,4 @@
-"""How an image is shown in training: one of several sizes, sometimes mirrored.
+"""The view of an image in training: one of several sizes, sometimes flipped.
 
 What is drawn is a pure function of (seed, epoch, image), so that no thread, rank or restart changes it.
 """
@@ -17,11 +17,11 @@ from loaders.image_reading import BadImage, open_image, reason, to_rgb
 from loaders.philox import Domain, philox, uniform
 
 Target = dict[str, Tensor]
-"""Of an image with n objects: boxes (n, 4) float32, labels (n,) int64, and masks (n, H, W) uint8 where asked for."""
+"""The n objects of an image: boxes (n, 4) float32, labels (n,) int64, and masks (n, H, W) uint8 where asked for."""
 
 
 def read_pixels(image: AnnotatedImage) -> Tensor:
-    """(3, H, W) uint8 RGB.
+    """The pixels of an image, (3, H, W) uint8 RGB.
 
     Raises:
         UserError: the file cannot be read, or is not of the size that the annotation states.
@@ -42,7 +42,7 @@ def read_pixels(image: AnnotatedImage) -> Tensor:
 
 
 def fitted(height: int, width: int, shorter: int, longest: int) -> tuple[int, int]:
-    """The size with that shorter side, or with that longer side where it would be more."""
+    """Height and width of an image whose shorter side is resized to ``shorter``, or its longer one to ``longest``."""
     scale = min(shorter / min(height, width), longest / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -54,7 +54,7 @@ def training_view(
 
     Args:
         masks: whether the target has masks.
-        index: of the image in its set.
+        index: place of the image in its set.
 
     Returns:
         (3, H, W) uint8, and the target in the view's pixels.

@@ -1,37 +1,141 @@
-"""The AP of detections by the rule of their dataset, and as a table."""
+"""Average precision by the rule of the dataset: VOC 2007's, and COCO's by its own evaluator.
+
+VOC: Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010, section 4.2: a detection is right
+if it overlaps an object of its class that no detection of higher score has taken; difficult objects are ignored; the
+average is over the best precision at recall 0, 0.1, .. 1 or more. MoCo's tables average it over the overlaps of COCO.
+
+Shapes: n objects and m detections of an image.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import io
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
-from fastintl.detection.annotations import AnnotatedSet
+import numpy as np
+
+from fastintl.detection.annotations import AnnotatedImage, AnnotatedSet
 from fastintl.detection.config import DetectionConfig
 from fastintl.detection.inference import Detection
-from fastintl.detection.voc_ap import voc_metrics
+
+OVERLAPS = tuple(percent / 100 for percent in range(50, 100, 5))
+_KINDS = {"box": "bbox", "mask": "segm"}
+_NUMBERS = {"AP": 0, "AP50": 1, "AP75": 2}  # places in pycocotools' list of results
 
 
 def measure(config: DetectionConfig, annotated: AnnotatedSet, detections: Sequence[Detection]) -> dict[str, float]:
     """AP, AP50 and AP75 as fractions, of boxes and of masks where there are some."""
     if config.data.layout == "voc":
         return voc_metrics(annotated, detections)
-    from fastintl.detection.coco_ap import coco_metrics  # needs pycocotools
-
     return coco_metrics(annotated.path, detections, config.model.masks)
 
 
-def print_table(metrics: Mapping[str, float], images: int, folder: Path) -> None:
-    """Prints a row for boxes and one for masks, in per cent."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+# COCO
 
-    console = Console(highlight=False)
-    table = Table("", box=box.SIMPLE_HEAD)
-    numbers = ("AP", "AP50", "AP75")
-    for number in numbers:
-        table.add_column(number, justify="right")
-    for kind in dict.fromkeys(name.split()[0] for name in metrics):
-        table.add_row(kind, *(f"{metrics[f'{kind} {number}']:.1%}" for number in numbers))
-    console.print(table)
-    console.print(f"{images:,} images; results in {folder}", soft_wrap=True)
+
+def coco_metrics(annotations: Path, detections: Sequence[Detection], masks: bool) -> dict[str, float]:
+    """``box AP`` (mean over the overlaps .5, .55, .. .95), ``box AP50``, ``box AP75``, and the same of ``mask``.
+
+    Args:
+        annotations: COCO's file of the split.
+        masks: whether the detections have masks, which are measured, too.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    kinds = ("box", "mask") if masks else ("box",)
+    if not detections:  # which pycocotools cannot load
+        return {f"{kind} {number}": 0.0 for kind in kinds for number in _NUMBERS}
+    metrics = {}
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
+        truth = COCO(str(annotations))
+        for kind in kinds:
+            # Copies, for pycocotools writes areas into them, the boxes' where there are boxes.
+            results = [{k: v for k, v in d.items() if not (kind == "mask" and k == "bbox")} for d in detections]
+            evaluation = COCOeval(truth, truth.loadRes(results), _KINDS[kind])
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            metrics |= {f"{kind} {number}": float(evaluation.stats[place]) for number, place in _NUMBERS.items()}
+    return metrics
+
+
+# PASCAL VOC
+
+
+def voc_metrics(annotated: AnnotatedSet, detections: Sequence[Detection]) -> dict[str, float]:
+    """``box AP`` (mean over ``OVERLAPS``), ``box AP50`` and ``box AP75``: means over the classes that have objects."""
+    by_class = defaultdict(list)
+    for detection in detections:
+        by_class[detection["category_id"]].append(detection)
+    per_class = [_class_ap(annotated, category, by_class[category]) for category in annotated.category_ids]
+    means = np.mean([values for values in per_class if values is not None], axis=0)
+    return {
+        "box AP": float(means.mean()),
+        "box AP50": float(means[OVERLAPS.index(0.5)]),
+        "box AP75": float(means[OVERLAPS.index(0.75)]),
+    }
+
+
+def _class_ap(annotated: AnnotatedSet, category: int, detections: list[Detection]) -> list[float] | None:
+    """The AP of a class at each overlap; None for a class without objects that count."""
+    label = annotated.category_ids.index(category) + 1
+    objects = {image.id: _Objects(image, label) for image in annotated.images}
+    count = sum(int((~found.difficult).sum()) for found in objects.values())
+    if count == 0:
+        return None
+    order = np.argsort([-detection["score"] for detection in detections], kind="stable")
+    matches = [objects[detections[i]["image_id"]].best(detections[i]["bbox"]) for i in order]
+    return [eleven_point_ap(_verdicts(matches, overlap), count) for overlap in OVERLAPS]
+
+
+class _Objects:
+    """The objects of a class in an image."""
+
+    def __init__(self, image: AnnotatedImage, label: int) -> None:
+        mine = image.labels == label
+        self.image, self.boxes = image.id, image.boxes[mine].astype(np.float64)
+        self.difficult = image.difficult[mine]
+
+    def best(self, bbox: Sequence[float]) -> tuple[tuple, float, bool] | None:
+        """The object that a detection overlaps most (its name, the overlap, whether it is difficult); None if none."""
+        if not len(self.boxes):
+            return None
+        overlaps = _overlaps(self.boxes, np.array([*bbox[:2], bbox[0] + bbox[2], bbox[1] + bbox[3]]))
+        i = int(overlaps.argmax())
+        return (self.image, i), float(overlaps[i]), bool(self.difficult[i])
+
+
+def _overlaps(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The intersection over union of boxes (n, 4) and a box (4,), (n,)."""
+    sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
+    common = sides.clip(min=0).prod(axis=1)
+    return common / ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod() - common)
+
+
+def _verdicts(matches: list, overlap: float) -> np.ndarray:
+    """Whether the detections are right, highest score first; those of difficult objects are left out."""
+    taken, verdicts = set(), []
+    for match in matches:
+        if match is None or match[1] <= overlap:
+            verdicts.append(False)
+        elif not match[2]:
+            verdicts.append(match[0] not in taken)
+            taken.add(match[0])
+    return np.array(verdicts, dtype=bool)
+
+
+def eleven_point_ap(right: np.ndarray, count: int) -> float:
+    """VOC 2007's average precision.
+
+    Args:
+        right: (m,) bool, highest score first.
+        count: objects to be found.
+    """
+    found = np.cumsum(right)
+    precision = found / np.arange(1, len(right) + 1)
+    # In whole numbers: 0.3 is more than 3 / 10 in floating point.
+    return float(np.mean([precision[10 * found >= tenths * count].max(initial=0.0) for tenths in range(11)]))

@@ -1,7 +1,7 @@
 """The configuration of a detector's training: every key with its type, default, range and meaning.
 
 The defaults are MoCo's protocol on PASCAL VOC 07+12 (its released ``detection/configs``, and detectron2's defaults for
-Faster R-CNN R50-C4 where they are silent).
+Faster R-CNN R50-C4 where they state nothing).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastintl.config import options as configfile
+from fastintl.config import options
 from fastintl.config.options import Options, group, option, side_option
 from fastintl.config.values import check_folder_name
 from loaders.errors import UserError
@@ -141,10 +141,10 @@ class DetectionConfig(Options):
 
 
 def load(rcfg: Path | str, overrides: Sequence[str] = ()) -> DetectionConfig:
-    """The configuration of a recipe file overridden by ``key=value`` words; its name is the file's."""
-    return configfile.load(DetectionConfig, rcfg, overrides, Path(rcfg).stem)
+    """The configuration of a recipe file with ``key=value`` words, which override it; its name is the file's."""
+    return options.load(DetectionConfig, rcfg, overrides, Path(rcfg).stem)
 
 
 def from_yaml(text: str) -> DetectionConfig:
-    """The inverse of ``configfile.dump``."""
-    return configfile.from_yaml(DetectionConfig, text)
+    """The inverse of ``options.dump``."""
+    return options.from_yaml(DetectionConfig, text)

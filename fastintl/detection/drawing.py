@@ -1,4 +1,4 @@
-"""An image of detections, for the eye."""
+"""Detections drawn on their images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_segmentation_masks, make_grid
 
-from fastintl.detection.annotations import AnnotatedImage, AnnotatedSet
+from fastintl.detection.annotations import AnnotatedImage, AnnotatedSet, decode
 from fastintl.detection.augment import fitted, read_pixels
 from fastintl.detection.inference import Detection
 from loaders.errors import UserError
@@ -25,7 +25,7 @@ _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#
 def draw_detections(
     annotated: AnnotatedSet, detections: Sequence[Detection], path: Path, threshold: float = 0.5
 ) -> None:
-    """Draws the first images of a set with their surer detections, a colour a class, and writes them as one.
+    """Writes one image of the first images of a set with their detections above a score, a colour a class.
 
     Raises:
         UserError: the file cannot be written.
@@ -43,7 +43,7 @@ def draw_detections(
 
 
 def _tile(image: AnnotatedImage, detections: Sequence[Detection], annotated: AnnotatedSet) -> Tensor:
-    """(3, side, side) uint8."""
+    """An image with its detections, (3, side, side) uint8."""
     size = fitted(image.height, image.width, _SIDE, _SIDE)
     pixels = _resized(read_pixels(image), size)
     classes = [annotated.category_ids.index(d["category_id"]) for d in detections]
@@ -59,7 +59,7 @@ def _tile(image: AnnotatedImage, detections: Sequence[Detection], annotated: Ann
 
 
 def _draw_box(draw: ImageDraw.ImageDraw, box: tuple[float, ...], label: str, colour: str) -> None:
-    """With the label above the box where there is room, else at its top."""
+    """Draws a box, with its label above it where there is room, else at its top."""
     font = ImageFont.load_default(_FONT_SIZE)
     _, _, width, height = draw.textbbox((0, 0), label, font)
     corner = box[0], max(0.0, box[1] - height)
@@ -69,8 +69,6 @@ def _draw_box(draw: ImageDraw.ImageDraw, box: tuple[float, ...], label: str, col
 
 
 def _masks(image: AnnotatedImage, detections: Sequence[Detection], size: tuple[int, int]) -> Tensor:
-    from fastintl.detection.outlines import decode  # needs pycocotools
-
     masks = [torch.from_numpy(decode(d["segmentation"], image.height, image.width)) for d in detections]
     return _resized(torch.stack(masks) * 255, size) > 127
 

@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastintl.detection.annotations import AnnotatedSet
+from fastintl.detection.annotations import AnnotatedSet, encode
 from fastintl.detection.loader import test_images
-from fastintl.detection.model import autocast
 from fastintl.distributed import World
+from fastintl.network.precision import autocast
 from loaders.progress import Progress
 
 Detection = dict[str, Any]
@@ -29,11 +29,11 @@ def detect(
     threads: int,
     title: str | None = None,
 ) -> list[Detection]:
-    """Shows the detector every image once, alone, shared among the ranks.
+    """Runs the detector on every image once, one at a time; the ranks share the images.
 
     Args:
-        threads: that read images, of this rank.
-        title: of the progress, which the first rank shows on stderr; None shows none.
+        threads: threads of this rank that read images.
+        title: title of the progress, which the first rank shows on stderr; None shows none.
 
     Returns:
         On the first rank the detections of all images, in the order of the set; on the others nothing.
@@ -64,8 +64,6 @@ def as_results(output: dict[str, Tensor], image_id: int | str, category_ids: tup
         for box, score, label in zip(boxes, scores, labels, strict=True)
     ]
     if "masks" in output:
-        from fastintl.detection.outlines import encode  # needs pycocotools
-
         masks = (output["masks"][:, 0] > 0.5).to(torch.uint8).cpu().numpy()
         for detection, mask in zip(found, masks, strict=True):
             detection["segmentation"] = encode(mask)

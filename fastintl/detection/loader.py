@@ -20,12 +20,12 @@ _BATCHES_AHEAD = 3
 
 
 class TrainingLoader:
-    """Training batches without an end, from any step on: what a step gets is a function of the seed and the step.
+    """Endless training batches from any step on: the batch of a step is a function of the seed and the step.
 
-    Within a batch the images are sorted by their form, for a rank pads its images to a common size.
+    Within a batch the images are sorted by aspect ratio, for a rank pads its images to a common size.
 
     Args:
-        batch_size: of all ranks together.
+        batch_size: images of all ranks together.
         rank, world_size: this rank gets its contiguous share of each batch.
 
     Raises:
@@ -48,7 +48,7 @@ class TrainingLoader:
         samples = np.arange(len(annotated))
         Order(samples, batch_size, True, seed, rank, world_size)  # refuses what cannot be shared
         self._order = Order(samples, batch_size, True, seed)
-        self._slenderness = np.array([image.width / image.height for image in annotated.images])
+        self._aspect_ratio = np.array([image.width / image.height for image in annotated.images])
         self._pool = _pool(threads)
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class TrainingLoader:
         epoch, batch = divmod(step, len(self))
         while True:
             for samples in self._order.batches(epoch, batch):
-                samples = samples[np.argsort(self._slenderness[samples], kind="stable")]
+                samples = samples[np.argsort(self._aspect_ratio[samples], kind="stable")]
                 yield [(epoch, int(i)) for i in np.array_split(samples, self._world_size)[self._rank]]
             epoch, batch = epoch + 1, 0
 
@@ -76,7 +76,7 @@ class TrainingLoader:
 
 
 def test_images(images: Sequence[AnnotatedImage], threads: int) -> Iterator[tuple[AnnotatedImage, Tensor]]:
-    """The images as they are, one after the other, with their pixels (3, H, W) uint8."""
+    """The images one after the other, each with its pixels (3, H, W) uint8, read ahead."""
     pool = _pool(threads)
     try:
         for image, (pixels,) in zip(images, _ahead(pool, read_pixels, ([p] for p in images)), strict=True):
@@ -91,7 +91,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _ahead(pool: ThreadPoolExecutor, make: Callable[[Any], Any], work: Iterator[list]) -> Iterator[list]:
-    """Lists of what ``make`` makes of the items of each list of ``work``, made some lists ahead."""
+    """For each list of ``work`` the list of ``make(item)``, computed some lists ahead."""
     waiting: deque[list[Future]] = deque()
     try:
         for items in work:

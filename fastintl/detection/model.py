@@ -1,9 +1,9 @@
-"""Faster and Mask R-CNN on a ResNet without its last stage ("C4"), of torchvision's parts.
+"""Faster and Mask R-CNN on a ResNet without its last stage ("C4"), made of torchvision's parts.
 
-He et al., arXiv 1703.06870, section 4.4; Ren et al., arXiv 1506.01497. The stages of the backbone but the last see the
-image, the last sees the regions of interest. MoCo (arXiv 1911.05722, appendix) puts one more BatchNorm behind it,
-and trains and synchronises all of them. Numbers are those of detectron2's R50-C4; docs/detection.md lists where
-torchvision's parts compute something else.
+He et al., arXiv 1703.06870, section 4.4; Ren et al., arXiv 1506.01497. All stages of the backbone but the last see the
+image, the last sees the regions of interest; boxes and masks are predicted from the same features of a region. MoCo
+(arXiv 1911.05722, appendix) puts one more BatchNorm behind it, and trains and synchronises all of them. Numbers are
+those of detectron2's R50-C4; docs/detection.md lists where torchvision's parts compute something else.
 
 Shapes: B images, R regions, K classes with the background, C channels.
 """
@@ -18,13 +18,15 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.models.resnet import ResNet
 from torchvision.ops import RoIAlign
+from torchvision.transforms.v2 import functional
 
+from fastintl.detection.augment import fitted
 from fastintl.detection.config import Model, Views
-from fastintl.detection.preprocessing import Preprocessing
-from fastintl.detection.roi_heads import SharedRoIHeads
 
 _RATIOS = (0.5, 1.0, 2.0)
 _MASK_CHANNELS = 256
@@ -32,11 +34,11 @@ _DETECTIONS = 100  # of an image, as COCO counts them
 
 
 def build_detector(backbone: ResNet, classes: int, model: Model, views: Views) -> GeneralizedRCNN:
-    """The detector with the weights of ``backbone``, all of which it takes over, and new layers beside them.
+    """A detector of all modules of ``backbone``, whose weights it shares, and new layers.
 
     Args:
         backbone: as ``fastintl.load_backbone`` makes it.
-        classes: without the background.
+        classes: the number of classes without the background.
 
     Returns:
         In training: (list of (3, H, W) uint8, list of targets) -> losses by name. In evaluation: list of images ->
@@ -104,11 +106,91 @@ class RegionHead(nn.Sequential):
 
 
 class FloatRPNHead(RPNHead):
-    """torchvision's, with float32 results under autocast: boxes are made of them."""
+    """torchvision's head, with float32 results under autocast: boxes are computed from them."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         logits, deltas = super().forward(x)
         return [level.float() for level in logits], [level.float() for level in deltas]
+
+
+class SharedRoIHeads(RoIHeads):
+    """torchvision's matching, sampling, losses and post-processing around one head that boxes and masks share.
+
+    ``box_roi_pool`` and ``box_head`` make the features (R, C, s, s), ``box_predictor`` sees their mean,
+    ``mask_predictor`` (or None) the features of regions with an object. torchvision's ``RoIHeads`` would compute the
+    masks' features anew, which would show its BatchNorm other regions, too.
+    """
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Detections of each image and no losses in evaluation, no detections and the losses in training."""
+        (feature,) = features.values()
+        if self.training:
+            return [], self._losses(feature, proposals, targets)
+        logits, deltas = self._predict(self._region_features(feature, proposals))
+        boxes, scores, labels = self.postprocess_detections(logits, deltas, proposals, image_shapes)
+        found = [{"boxes": b, "scores": s, "labels": c} for b, s, c in zip(boxes, scores, labels, strict=True)]
+        if self.mask_predictor is not None:
+            mask_logits = self.mask_predictor(self._region_features(feature, boxes)).float()
+            for detections, masks in zip(found, maskrcnn_inference(mask_logits, labels), strict=True):
+                detections["masks"] = masks
+        return found, {}
+
+    def has_mask(self) -> bool:
+        return self.mask_predictor is not None
+
+    def _losses(
+        self, feature: Tensor, proposals: list[Tensor], targets: list[dict[str, Tensor]] | None
+    ) -> dict[str, Tensor]:
+        proposals, matched, labels, regression_targets = self.select_training_samples(proposals, targets)
+        region_features = self._region_features(feature, proposals)
+        logits, deltas = self._predict(region_features)
+        loss_classifier, loss_box_reg = fastrcnn_loss(logits, deltas, labels, regression_targets)
+        losses = {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
+        if self.mask_predictor is not None:
+            with_object = [image_labels > 0 for image_labels in labels]
+            mask_logits = self.mask_predictor(region_features[torch.cat(with_object)]).float()
+            losses["loss_mask"] = maskrcnn_loss(
+                mask_logits,
+                [boxes[mine] for boxes, mine in zip(proposals, with_object, strict=True)],
+                [target["masks"] for target in targets],
+                [target["labels"] for target in targets],
+                [indices[mine] for indices, mine in zip(matched, with_object, strict=True)],
+            )
+        return losses
+
+    def _region_features(self, feature: Tensor, boxes: list[Tensor]) -> Tensor:
+        return self.box_head(self.box_roi_pool(feature, boxes))
+
+    def _predict(self, region_features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (R, K) and box deltas (R, 4 K), float32."""
+        logits, deltas = self.box_predictor(nn.functional.adaptive_avg_pool2d(region_features, 1))
+        return logits.float(), deltas.float()
+
+
+class Preprocessing(GeneralizedRCNNTransform):
+    """Makes one normalised batch of images of several sizes, and brings detections back to the images' own pixels.
+
+    It is torchvision's, with two differences: images come as uint8, and are resized as in training, with antialiasing.
+    In training they come in their final size, see ``augment.py``; in the test they are resized here.
+    """
+
+    def __init__(self, views: Views) -> None:
+        super().__init__(views.test_size, views.max_size, views.mean, views.std)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        return super().normalize(functional.to_dtype(image, torch.float32, scale=True))
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None):
+        if self.training:
+            return image, target
+        height, width = image.shape[-2:]
+        return functional.resize(image, fitted(height, width, self.min_size[0], self.max_size), antialias=True), target
 
 
 def _stages(backbone: ResNet) -> list[str]:
@@ -117,25 +199,10 @@ def _stages(backbone: ResNet) -> list[str]:
 
 
 def _box_predictor(channels: int, classes: int) -> FastRCNNPredictor:
-    """As Fast R-CNN initialises it (arXiv 1504.08083, section 4.1)."""
+    """The layer that predicts classes and boxes, initialised as in Fast R-CNN (arXiv 1504.08083, section 4.1)."""
     predictor = FastRCNNPredictor(channels, classes)
     nn.init.normal_(predictor.cls_score.weight, std=0.01)
     nn.init.normal_(predictor.bbox_pred.weight, std=0.001)
     for layer in (predictor.cls_score, predictor.bbox_pred):
         nn.init.zeros_(layer.bias)
     return predictor
-
-
-def backbone_state(detector: GeneralizedRCNN) -> dict[str, Tensor]:
-    """The weights of the backbone in a detector, under torchvision's names."""
-    found = {}
-    for name, value in detector.state_dict().items():
-        for prefix in ("backbone.", "roi_heads.box_head.layer"):
-            if name.startswith(prefix):
-                found[name.removeprefix(prefix.removesuffix("layer"))] = value
-    return found
-
-
-def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """The context of a forward pass; none for float32."""
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)

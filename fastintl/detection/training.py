@@ -18,8 +18,7 @@ from fastintl.detection.average_precision import measure
 from fastintl.detection.config import DetectionConfig, from_yaml
 from fastintl.detection.inference import Detection, detect
 from fastintl.detection.loader import TrainingLoader
-from fastintl.detection.precise_bn import average_statistics
-from fastintl.detection.training_step import DetectionStep
+from fastintl.detection.training_step import DetectionStep, average_statistics
 from fastintl.distributed import World
 from fastintl.runs.checkpoint import write_atomically
 from fastintl.runs.fingerprint import description

@@ -1,1 +1,1 @@
-"""Measuring a representation."""
+"""The evaluation of a backbone: k-NN, linear probes, fine-tuning."""

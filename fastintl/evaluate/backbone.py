@@ -1,141 +1,108 @@
-"""What an evaluation tool is pointed at: a backbone in a file, and images to see with it."""
+"""The start of an evaluation: a backbone, the view of an image that it is given, and how images are read."""
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from torchvision.models.resnet import ResNet
 
 from fastintl.data import center_crop, host_threads
 from fastintl.distributed import World
-from fastintl.evaluate.feature_file import StoredFeatures, load_features, write_features
-from fastintl.evaluate.results import versions
-from fastintl.runs.fingerprint import fingerprint
+from fastintl.network.model import build_backbone
 from fastintl.weights.backbone import backbone_of
 from fastintl.weights.files import read_weights
-from loaders import CenterCrop, Loader, make_loader
+from loaders import CenterCrop, Loader, MultiCrop, make_loader
 from loaders.files import file_digest
-from loaders.sources import Images, open_images
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A backbone and how images are shown to it.
+class EvaluatedBackbone:
+    """A backbone and the view of an image that it is given.
 
     Attributes:
-        network: in evaluation mode.
-        path, sha256: of its file.
-        target: whether it is the EMA copy.
-        crop: the view; from the run's configuration where the file has one.
+        network: the backbone in evaluation mode, (B, 3, s, s) -> (B, feature_dim).
+        crop: the view; from the run's configuration where the file of weights has one.
+        path: the file of weights; None for a new network.
+        sha256: the SHA-256 of that file in hexadecimal.
+        target: whether the network is the EMA copy.
     """
 
     network: ResNet
-    path: Path
-    sha256: str
-    target: bool
     crop: CenterCrop
+    path: Path | None = None
+    sha256: str | None = None
+    target: bool = False
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Which network it is and where its weights come from, as plain values."""
+        weights = {"from_scratch": True} if self.path is None else {"sha256": self.sha256, "target": self.target}
+        return {"arch": self.network.arch, "stem": self.network.stem, **weights}
 
     def describe(self) -> dict[str, Any]:
-        """Everything that changes its features."""
-        return {
-            "sha256": self.sha256,
-            "arch": self.network.arch,
-            "stem": self.network.stem,
-            "target": self.target,
-            **describe_view(self.crop),
-        }
+        """Everything that changes its features, as plain values."""
+        view = asdict(self.crop) | {"mean": list(self.crop.mean), "std": list(self.crop.std)}
+        if self.crop.interpolation == "bilinear":  # which older versions always took and did not state
+            del view["interpolation"]
+        return self.origin | view
 
 
-def describe_view(crop: CenterCrop) -> dict[str, Any]:
-    """The numbers of a view as plain values; bilinear goes without saying, as when there was nothing else."""
-    view = asdict(crop) | {"mean": list(crop.mean), "std": list(crop.std)}
-    return {name: value for name, value in view.items() if (name, value) != ("interpolation", "bilinear")}
-
-
-def open_subject(
+def open_backbone(
     weights: str,
     arch: str | None = None,
     stem: str | None = None,
     target: bool = False,
     resize: int | None = None,
     size: int | None = None,
-) -> Subject:
+) -> EvaluatedBackbone:
     """Loads a backbone as ``load_backbone`` does.
 
     Args:
-        resize, size: of the centre crop. None: as in the run that wrote the file, or 256 and 224.
+        resize, size: pixels of the shorter side and of the centre crop. None: as in the run that wrote the file, or
+            256 and 224.
     """
     file = read_weights(weights)
-    crop = CenterCrop() if file.config is None else center_crop(file.config)
+    crop = center_crop(file.config) if file.config else CenterCrop()
     crop = replace(crop, resize=resize or crop.resize, size=size or crop.size)
-    return Subject(backbone_of(file, arch, stem, target), file.path, file_digest(file.path, "sha256"), target, crop)
+    digest = file_digest(file.path, "sha256")
+    return EvaluatedBackbone(backbone_of(file, arch, stem, target), crop, file.path, digest, target)
+
+
+def new_backbone(
+    arch: str | None, stem: str | None, seed: int, resize: int | None = None, size: int | None = None
+) -> EvaluatedBackbone:
+    """A backbone that nothing has trained, drawn from ``seed``; None stands for resnet50, imagenet, 256 and 224."""
+    torch.manual_seed(seed)
+    network = build_backbone(arch or "resnet50", stem or "imagenet").eval()
+    return EvaluatedBackbone(network, CenterCrop(resize or 256, size or 224))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How images are read; changes no feature."""
+    """How images are read; changes no feature.
+
+    Attributes:
+        source: the reader, one of ``loaders.sources.SOURCES``, or "auto".
+        batch_size: images of all ranks at a time.
+        threads: decoding threads of this rank; 0: its share of the cores.
+    """
 
     source: str = "auto"
     batch_size: int = 256
     threads: int = 0
 
-
-def features_of(
-    subject: Subject, data: Path, folder: Path, world: World, reading: Reading, flip_average: bool = False
-) -> StoredFeatures:
-    """The features of all images in ``data``, written to ``folder`` where they are not there yet.
-
-    Raises:
-        UserError: no images there, or the folder holds features of something else.
-    """
-    images = open_images(data)
-    meta = {"backbone": str(subject.path), "data": str(data), **features_meta(subject, images, flip_average)}
-
-    def open_loader(samples: np.ndarray) -> Loader:
+    def open_loader(self, data: Path, recipe: MultiCrop | CenterCrop, world: World, **options: Any) -> Loader:
+        """This rank's loader of ``data``; ``options`` are further ones of ``make_loader``."""
         return make_loader(
             data,
-            subject.crop,
-            reading.batch_size,
-            source=reading.source,
+            recipe,
+            **{"batch_size": self.batch_size, **options},
+            source=self.source,
             device=world.device,
             rank=world.rank,
             world_size=world.world_size,
-            threads=host_threads(reading.threads),
-            samples=samples,
-            quarantine=folder / "quarantine.txt",
+            threads=host_threads(self.threads),
         )
-
-    write_features(folder, subject.network, open_loader, reading.batch_size, {**meta, "versions": versions()}, world)
-    return load_features(folder)
-
-
-def cached_features(
-    subject: Subject, data: Path, cache: Path, world: World, reading: Reading, flip_average: bool = False
-) -> StoredFeatures:
-    """``features_of`` in a folder below ``cache`` whose name stands for all that the features depend on."""
-    meta = features_meta(subject, open_images(data), flip_average)
-    name = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()[:16]
-    return features_of(subject, data, cache / name, world, reading, flip_average)
-
-
-def features_meta(subject: Subject, images: Images, flip_average: bool) -> dict[str, Any]:
-    """What the features of these images depend on, the images by their names and labels."""
-    return {
-        **subject.describe(),
-        "flip_average": flip_average,
-        "count": len(images),
-        "pictures_sha256": fingerprint(images),
-    }
-
-
-def from_arguments(arguments: argparse.Namespace) -> tuple[Subject, Reading]:
-    """The backbone and the reading that the options of ``arguments.add_subject`` describe."""
-    names = ("weights", "arch", "stem", "target", "resize", "size")
-    subject = open_subject(*(getattr(arguments, name) for name in names))
-    return subject, Reading(arguments.source, arguments.batch_size, arguments.threads)

@@ -1,142 +1,103 @@
-"""What the command lines of supervised evaluation share: the images, the features, and where results go."""
+"""The command-line options that the evaluation tools share; importing this needs no torch."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import get_args
 
-from fastintl.evaluate import arguments as options
+from fastintl.config.options import parse_yaml
+from fastintl.network.names import STEMS
 from loaders.errors import UserError
-from loaders.recipe import LEAST_AREA, CenterCrop, Interpolation, MultiCrop, random_crop_and_flip
-
-if TYPE_CHECKING:  # these import torch, and --help needs none
-    import torch
-
-    from fastintl.distributed import World
-    from fastintl.evaluate.backbone import Subject
-    from loaders import Loader
-
-_EVALUATION_BATCH = 256
+from loaders.recipe import LEAST_AREA, Interpolation
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that the functions here read, beside ``weights``."""
+def parse_with_recipe(parser: argparse.ArgumentParser, words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses a command line after the options of the recipe that its ``--rcfg`` names, which it overrides.
+
+    Args:
+        words: the command line; None takes the process's.
+
+    Raises:
+        UserError: the recipe cannot be read.
+    """
+    parser.add_argument("--rcfg", metavar="FILE", help="recipe of an evaluation, such as rcfgs/eval/knn_5.yaml")
+    words = list(sys.argv[1:] if words is None else words)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--rcfg")
+    recipe = early.parse_known_args(words)[0].rcfg
+    return parser.parse_args([*(_options_of(recipe) if recipe else []), *words])
+
+
+def _options_of(recipe: str) -> list[str]:
+    """A file of ``option: value`` lines as words; ``true`` is an option without a value, ``false`` is left out."""
+    try:
+        tree = parse_yaml(Path(recipe).read_text(encoding="utf-8"), recipe) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise UserError(f"{recipe}: cannot be read ({reason}); --rcfg takes a recipe of rcfgs/eval") from None
+    if not isinstance(tree, Mapping) or not all(isinstance(value, str) for value in tree.values()):
+        raise UserError(f"{recipe}: holds more than option: value lines; is it the recipe of a pretraining?")
+    given = {key: value for key, value in tree.items() if value != "false"}
+    return [f"--{key}" if value == "true" else f"--{key}={value}" for key, value in given.items()]
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Which network is in the file of weights."""
+    parser.add_argument("--arch", help="architecture (default: what the file says, else resnet50)")
+    parser.add_argument("--stem", help=f"{', '.join(STEMS)} (default: what the file says, else imagenet)")
+    parser.add_argument("--target", action="store_true", help="take the EMA copy of the backbone")
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """How images are read and cropped, and on what device."""
+    parser.add_argument("--resize", type=int, metavar="PIXELS", help="shorter side (default: the run's, else 256)")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="of the centre crop (default: the run's, else 224)")
+    parser.add_argument("--source", default="auto", help="reader of the images, as data.source (default: auto)")
+    parser.add_argument("--threads", type=int, default=0, help="decoding threads a rank (default: its share of cores)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+
+
+def add_extraction(parser: argparse.ArgumentParser) -> None:
+    """How features are extracted: network, images, and what is made of them."""
+    add_network(parser)
+    add_images(parser)
+    parser.add_argument("--flip-average", action="store_true", help="mean of a view's and its mirror image's features")
+    parser.add_argument("--batch-size", type=int, default=256, help="images at a time, of all ranks (default: 256)")
+
+
+def add_feature_cache(parser: argparse.ArgumentParser) -> None:
+    """Where features are kept for the next command that needs the same."""
+    parser.add_argument(
+        "--features", type=Path, default=Path("features"), help="folder that keeps features (default: features)"
+    )
+
+
+def add_supervision(parser: argparse.ArgumentParser) -> None:
+    """What a classifier is trained and tested on."""
     parser.add_argument("--train", type=Path, required=True, help="training images: .beton or folder class/image")
     parser.add_argument("--val", type=Path, required=True, help="held-out images of the same classes")
-    options.add_network(parser)
-    options.add_images(parser)
+    add_network(parser)
+    add_images(parser)
     parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"), help="of the backbone")
     parser.add_argument("--seed", type=int, default=0, help="of order, crops and the classifier's start (default: 0)")
-    options.add_results(parser)
+    add_results(parser)
 
 
-def open_subject(arguments: argparse.Namespace) -> Subject:
-    """The backbone that the options describe."""
-    from fastintl.evaluate import backbone as subject
-
-    names = ("weights", "arch", "stem", "target", "resize", "size")
-    return subject.open_subject(*(getattr(arguments, name) for name in names))
-
-
-def add_random_crops(group: argparse._ArgumentGroup) -> None:
-    """The options of ``random_crops``."""
+def add_resumable_training(group: argparse._ArgumentGroup, default_out: str) -> None:
+    """How a classifier is trained on random crops, and where its state is kept."""
     text = f"least share of an image that a training crop takes (default: {LEAST_AREA})"
     group.add_argument("--crop-area", type=float, default=LEAST_AREA, metavar="SHARE", help=text)
     text = "how it is resized (default: bilinear, as published)"
     group.add_argument("--crop-interpolation", default="bilinear", choices=get_args(Interpolation), help=text)
+    group.add_argument("--out", type=Path, help=f"folder of the state (default: {default_out} after the settings)")
+    group.add_argument("--save-minutes", type=float, default=10, help="save this often within an epoch (default: 10)")
+    group.add_argument("--eval-every", type=int, default=0, help="test every so many epochs (default: 0, at the end)")
 
 
-def random_crops(arguments: argparse.Namespace, crop: CenterCrop) -> MultiCrop:
-    """A random crop and a flip, of the size and the statistics of the view that is tested.
-
-    Raises:
-        UserError: the share is none.
-    """
-    if not 0 < arguments.crop_area <= 1:
-        raise UserError(f"--crop-area must be above 0 and at most 1, not {arguments.crop_area}")
-    return random_crop_and_flip(
-        crop.size, crop.mean, crop.std, arguments.crop_area, interpolation=arguments.crop_interpolation
-    )
-
-
-def describe_crops(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of ``random_crops``; bicubic goes without saying, as when there was nothing else."""
-    said = {"crop_area": arguments.crop_area, "crop_interpolation": arguments.crop_interpolation}
-    return {name: value for name, value in said.items() if value != "bicubic"}
-
-
-def open_loader(
-    arguments: argparse.Namespace,
-    world: World,
-    path: Path,
-    recipe: MultiCrop | CenterCrop,
-    dtype: torch.dtype,
-    batch_size: int = _EVALUATION_BATCH,
-    samples: Sequence[int] | None = None,
-) -> Loader:
-    """This rank's loader of ``path``, or of some of its samples."""
-    from fastintl.data import host_threads
-    from loaders import make_loader
-
-    return make_loader(
-        path,
-        recipe,
-        batch_size,
-        source=arguments.source,
-        device=world.device,
-        dtype=dtype,
-        seed=arguments.seed,
-        rank=world.rank,
-        world_size=world.world_size,
-        threads=host_threads(arguments.threads),
-        samples=samples,
-    )
-
-
-def settings_of(arguments: argparse.Namespace, subject: Subject | None, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that changes the numbers beside the images, as plain values."""
-    plain = json.loads(json.dumps(protocol))  # tuples become lists, as a checkpoint gives them back
-    return {**plain, **(subject.describe() if subject else {}), "seed": arguments.seed}
-
-
-def identity_of(settings: Mapping[str, Any], train: Loader, samples: Sequence[int] = ()) -> dict[str, Any]:
-    """What a training is resumed by: its settings, which images it has (or which of them), and an epoch's steps."""
-    from fastintl.runs.fingerprint import fingerprint
-
-    return {**settings, "pictures": fingerprint(train.images, samples), "steps an epoch": len(train)}
-
-
-def run_folder(task: str, identity: Mapping[str, Any]) -> Path:
-    """Where a training keeps its state unless told: the same for the same identity, so that it resumes."""
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return Path("runs") / f"{task}-{digest[:10]}"
-
-
-def say(world: World, text: str) -> None:
-    """Prints a line on stderr, once for all ranks."""
-    if world.is_main:
-        print(text, file=sys.stderr, flush=True)
-
-
-def report(
-    arguments: argparse.Namespace,
-    task: str,
-    settings: Mapping[str, Any],
-    metrics: Mapping[str, float],
-    details: Mapping[str, Any] | None = None,
-) -> None:
-    """Prints the result and writes it where the options say."""
-    from fastintl.evaluate import results
-
-    data = {"train": str(arguments.train), "val": str(arguments.val)}
-    shown = {name: value for name, value in settings.items() if name != "sha256"}
-    result = results.Result(
-        task, data, arguments.weights, settings.get("sha256"), shown, metrics, details=details or {}
-    )
-    results.print_table(result)
-    results.write(result, arguments.json, arguments.results)
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """Where the result goes beside the screen."""
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the result as JSON, too")
+    parser.add_argument("--results", type=Path, metavar="PATH", help="append a row to this Markdown table, too")

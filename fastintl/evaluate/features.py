@@ -1,21 +1,44 @@
-"""Features of a whole dataset: every sample once, at any world size."""
+"""Features of a whole dataset, every sample once at any world size: in memory, or in a folder that can be resumed.
+
+A folder holds ``features.npy`` (n, d) float32, ``labels.npy`` and ``ids.npy`` (n,) int64, all in the dataset's
+order, ``done.npy`` (n,) bool, which rows are written, and ``meta.json``, which says what they are features of.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.lib.format import open_memmap
 from torch import nn
 
-from loaders import Loader
+from fastintl.distributed import World
+from fastintl.evaluate.backbone import EvaluatedBackbone, Reading
+from fastintl.evaluate.results import versions
+from fastintl.runs.fingerprint import fingerprint
+from loaders import Loader, UserError
+from loaders.files import write_text
+from loaders.order import Order
+from loaders.progress import Progress
+from loaders.sources import Images, open_images
 
-# What a network makes of so many images stays in a CPU's cache from layer to layer: ResNet-8 at 64 px takes 256
-# images in eight parts in 0.53 of the time that it takes them at once.
+# The outputs for so many images stay in a CPU's cache from layer to layer: ResNet-8 at 64 px takes 256 images in
+# eight parts in 0.53 of the time that it takes them at once.
 _CPU_IMAGES = 32
+_META = "meta.json"
+_COLUMNS = {"features": np.float32, "labels": np.int64, "ids": np.int64, "done": np.bool_}
+# These say where things were found and with what they were read; the features are the same from elsewhere.
+_MAY_DIFFER = ("backbone", "data", "versions")
+_FLUSH_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -38,8 +61,11 @@ class Features:
 
     @classmethod
     def of(cls, stored: StoredFeatures) -> Features:
-        """Those of a folder, read into memory."""
+        """The features of a folder, read into memory."""
         return cls(*(torch.from_numpy(np.array(column)) for column in (stored.features, stored.labels, stored.ids)))
+
+
+# In memory
 
 
 def extract(network: nn.Module, loader: Loader, device: torch.device) -> Features:
@@ -72,7 +98,7 @@ def feature_batches(
     """Features (b, d) float32, labels and ids (b,) of the batches of a centre-crop loader, on the CPU.
 
     Args:
-        network: in evaluation mode.
+        network: maps views (b, 3, s, s) to features (b, …); in evaluation mode.
         flip_average: take the mean of the features of each view and of its mirror image.
     """
     loader.set_position(0, 0)
@@ -100,3 +126,152 @@ def _gather(columns: list[torch.Tensor] | None) -> list[torch.Tensor]:
     shares: list[list[torch.Tensor] | None] = [None] * dist.get_world_size()
     dist.all_gather_object(shares, columns)
     return [torch.cat(column) for column in zip(*filter(None, shares), strict=True)]
+
+
+# In a folder
+
+
+def features_of(
+    backbone: EvaluatedBackbone, data: Path, folder: Path, world: World, reading: Reading, flip_average: bool = False
+) -> StoredFeatures:
+    """The features of all images in ``data``, written to ``folder`` where they are not there yet.
+
+    Each rank writes those of its share. Stopped at any time it is resumed, also with another batch size and another
+    number of ranks.
+
+    Raises:
+        UserError: no images there, the folder holds features of something else or cannot be written, or the ranks
+            that are to write it are on several machines.
+    """
+    network, meta = backbone.network, features_meta(backbone, open_images(data), flip_average)
+    if world.is_main:
+        places = {"backbone": str(backbone.path), "data": str(data)}
+        _begin(folder, {**places, **meta, "versions": versions()}, network.feature_dim)
+    world.barrier()
+    *columns, done = _open_columns(folder, "r+")
+    missing = np.flatnonzero(~done)
+    world.barrier()  # nobody marks a row before all have counted
+    if len(missing):
+        _require_one_machine(folder, world)
+        order = Order(missing, reading.batch_size, shuffled=False, rank=world.rank, world_size=world.world_size)
+        mine = [rows for rows in order.batches(0) if len(rows)]
+        quarantine = folder / "quarantine.txt"
+        loader = reading.open_loader(data, backbone.crop, world, samples=missing, quarantine=quarantine)
+        batches = feature_batches(network.to(world.device), loader, world.device, flip_average)
+        marks = _Marks(columns, done)
+        try:
+            with Progress("features", "images", len(done), len(done) - len(missing)) as progress:
+                for rows, values in zip(mine, batches, strict=True):
+                    for column, value in zip(columns, values, strict=True):
+                        column[rows] = value.numpy()
+                    marks.add(rows)
+                    progress.advance(len(rows) * world.world_size)
+        finally:
+            marks.flush()
+            loader.close()
+    world.barrier()
+    return load_features(folder)
+
+
+def cached_features(
+    backbone: EvaluatedBackbone | None,
+    data: Path,
+    cache: Path,
+    world: World,
+    reading: Reading,
+    flip_average: bool = False,
+) -> StoredFeatures:
+    """``features_of`` in a folder below ``cache`` whose name stands for all that the features depend on.
+
+    Args:
+        backbone: None: ``data`` is itself a folder of features, and is opened.
+    """
+    if backbone is None:
+        return load_features(data)
+    meta = features_meta(backbone, open_images(data), flip_average)
+    name = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()[:16]
+    return features_of(backbone, data, cache / name, world, reading, flip_average)
+
+
+def features_meta(backbone: EvaluatedBackbone, images: Images, flip_average: bool) -> dict[str, Any]:
+    """What the features of these images depend on; the images are known by their names and labels."""
+    return {
+        **backbone.describe(),
+        "flip_average": flip_average,
+        "count": len(images),
+        "pictures_sha256": fingerprint(images),
+    }
+
+
+def load_features(folder: str | Path) -> StoredFeatures:
+    """Opens a folder that ``features_of`` finished; takes next to no memory.
+
+    Raises:
+        UserError: no such folder, or one that is not finished.
+    """
+    folder = Path(folder)
+    if not (folder / _META).exists():
+        raise UserError(f"{folder} holds no {_META}: it is no folder of features, which tools/features.py writes")
+    features, labels, ids, done = _open_columns(folder, "r")
+    if not done.all():
+        missing = len(done) - int(done.sum())
+        raise UserError(f"{folder} is not finished, {missing:,} features are missing: start what wrote it again")
+    return StoredFeatures(features, labels, ids, json.loads((folder / _META).read_text()))
+
+
+class _Marks:
+    """Marks rows as done when they are on disk, so that a machine that stops leaves no mark without its features."""
+
+    def __init__(self, columns: Sequence[np.memmap], done: np.memmap) -> None:
+        self._columns, self._done = columns, done
+        self._waiting: list[np.ndarray] = []
+        self._last = time.monotonic()
+
+    def add(self, rows: np.ndarray) -> None:
+        self._waiting.append(rows)
+        if time.monotonic() - self._last > _FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        for column in self._columns:
+            column.flush()
+        for rows in self._waiting:
+            self._done[rows] = True
+        self._done.flush()
+        self._waiting, self._last = [], time.monotonic()
+
+
+def _open_columns(folder: Path, mode: str) -> list[np.memmap]:
+    return [np.load(folder / f"{name}.npy", mmap_mode=mode) for name in _COLUMNS]
+
+
+def _require_one_machine(folder: Path, world: World) -> None:
+    # The last row of one rank and the first of the next lie in one page, which each machine writes back as it knows it.
+    if int(os.environ.get("LOCAL_WORLD_SIZE", world.world_size)) < world.world_size:
+        raise UserError(
+            f"{folder} is not finished, and ranks on several machines would spoil each other's pages of its files: "
+            "write the features on one machine (torchrun --nnodes 1)"
+        )
+
+
+def _begin(folder: Path, meta: dict[str, Any], channels: int) -> None:
+    """Creates the files of a folder, or checks that those that are there hold the same features."""
+    if (folder / _META).exists():
+        there = json.loads((folder / _META).read_text())
+        wanted = json.loads(json.dumps(meta))
+        keys = (key for key in {**there, **wanted} if key not in _MAY_DIFFER)
+        other = sorted(key for key in keys if there.get(key) != wanted.get(key))
+        if other:
+            raise UserError(f"{folder} holds features of another {', '.join(other)}: name another folder, or remove it")
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, kind in _COLUMNS.items():
+            shape = (meta["count"], channels) if name == "features" else (meta["count"],)
+            path = folder / f"{name}.npy"
+            open_memmap(path, mode="w+", dtype=kind, shape=shape)
+            with open(path, "r+b") as file:  # room now: a full disk later would kill the process at a page
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        write_text(folder / _META, json.dumps(meta, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from error

@@ -1,8 +1,8 @@
 """Fine-tuning a backbone and a linear classifier on few labels, and training the same network from scratch.
 
-As INTL's code: SGD with momentum 0.9, rates that stay as they are; classifier N(0, 0.01), bias 0. In Barlow Twins' code
-the rates fall along a cosine by epoch. Both normalise by the batch of each GPU; here BatchNorm is synchronised, so that
-the number of ranks does not matter.
+As INTL's code: SGD with momentum 0.9, constant rates; classifier N(0, 0.01), bias 0. In Barlow Twins' code the rates
+follow a cosine by epoch. Both normalise by the batch of each GPU; here BatchNorm is synchronised, so that the number of
+ranks does not matter.
 """
 
 from __future__ import annotations
@@ -19,13 +19,19 @@ from torchvision.models.resnet import ResNet
 
 from fastintl import distributed
 from fastintl.distributed import World
-from fastintl.evaluate.accuracy import Accuracy
+from fastintl.evaluate.accuracy import accuracy_on_images
+from fastintl.evaluate.backbone import EvaluatedBackbone
 from fastintl.evaluate.features import represent
 from fastintl.evaluate.linear.heads import LinearHeads
 from fastintl.evaluate.linear.protocols import SCHEDULES, ScheduleName
+from fastintl.evaluate.results import Result
+from fastintl.evaluate.subset import labelled_samples
+from fastintl.evaluate.supervised import SupervisedTraining
 from fastintl.network.batchnorm import convert_batchnorm
-from fastintl.network.precision import resume_scaler
-from loaders import Batch, Loader
+from fastintl.network.precision import autocast, resume_scaler
+from fastintl.runs.checkpoint import write_atomically
+from loaders import Batch, Loader, UserError
+from loaders.sources import open_images
 
 
 @dataclass(frozen=True)
@@ -33,10 +39,13 @@ class FineTuneProtocol:
     """How a network is fine-tuned; INTL's, for models of two crops with a backbone rate of 0.006.
 
     Attributes:
-        batch_size: over all ranks.
-        lr_backbone, lr_classifier: for 256 images a step; they scale with the batch size.
-        schedule: of both by epoch, one of ``SCHEDULES``.
+        batch_size: images a step, over all ranks.
+        lr_backbone, lr_classifier: learning rates for 256 images a step; they scale with the batch size.
+        schedule: how both change from epoch to epoch, one of ``SCHEDULES``.
         frozen: only the classifier learns; the backbone stays as it is, in evaluation mode.
+
+    Raises:
+        UserError: a number out of range.
     """
 
     epochs: int = 20
@@ -48,15 +57,19 @@ class FineTuneProtocol:
     schedule: ScheduleName = "constant"
     frozen: bool = False
 
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise UserError("--epochs and --batch-size must be positive")
+
 
 class FineTuning:
     """A backbone with a classifier as its ``fc``, and their optimiser.
 
     Args:
-        backbone: taken over and changed; its ``fc`` becomes the classifier, so its names stay torchvision's.
+        backbone: changed in place; its ``fc`` becomes the classifier, so its names stay torchvision's.
         classes: outputs of the classifier.
-        seed: of the classifier's start.
-        dtype: of the forward pass.
+        seed: what the classifier's start is drawn from.
+        dtype: the number format of the forward pass.
     """
 
     def __init__(
@@ -86,23 +99,18 @@ class FineTuning:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         self.parallel.train(not self.protocol.frozen)
-        loss = F.cross_entropy(self._logits(self.parallel, batch), self._labels(batch))
+        views, labels = (x.to(self.world.device, non_blocking=True) for x in (batch.views[0], batch.labels))
+        loss = F.cross_entropy(self._logits(self.parallel, views), labels)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach()
 
-    @torch.no_grad()
-    def accuracy(self, held_out: Loader) -> dict[str, float]:
-        """``{"top1": …, "top5": …}`` on a centre-crop loader; the same on every rank."""
-        self.network.eval()
-        counted = Accuracy(1, self.world.device, across_ranks=self.world.world_size > 1)
-        held_out.set_position(0, 0)
-        for batch in held_out:
-            logits = self._logits(partial(represent, self.network), batch)
-            counted.add(logits.T[None], self._labels(batch))
-        return {name: value for name, (value,) in counted.top().items()}
+    def accuracy(self, held_out: Loader) -> dict[str, list[float]]:
+        """``{"top1": [share], "top5": [share]}`` on a centre-crop loader; the same on every rank."""
+        network = partial(represent, self.network.eval())
+        return accuracy_on_images(lambda x: self._logits(network, x).T[None], 1, held_out, self.world)
 
     def state_dict(self) -> dict[str, Any]:
         parts = {"network": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
@@ -122,13 +130,9 @@ class FineTuning:
             groups.append({"params": backbone, "base_lr": self.protocol.lr_backbone, "weight_decay": decay})
         return groups
 
-    def _logits(self, network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-        views = batch.views[0].to(self.world.device, non_blocking=True)
-        with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
+    def _logits(self, network: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
+        with autocast(self.world.device, self.dtype):
             return network(views).float()
-
-    def _labels(self, batch: Batch) -> Tensor:
-        return batch.labels.to(self.world.device, non_blocking=True)
 
 
 def _classifier(dim: int, classes: int, seed: int) -> nn.Linear:
@@ -136,3 +140,29 @@ def _classifier(dim: int, classes: int, seed: int) -> nn.Linear:
     start = LinearHeads.start(1, classes, dim, "normal", seed)
     layer.load_state_dict({"weight": start.weight[0], "bias": start.bias[0]})
     return layer
+
+
+def finetune(
+    backbone: EvaluatedBackbone,
+    protocol: FineTuneProtocol,
+    training: SupervisedTraining,
+    percent: float | None,
+    listed_by: str | None,
+    world: World,
+) -> Result:
+    """Fine-tunes a backbone, or trains a new one, tests it and leaves ``finetuned.pt`` in the folder of its state.
+
+    Args:
+        percent, listed_by: which images have labels, see ``labelled_samples``.
+    """
+    samples = labelled_samples(open_images(training.train), percent, listed_by, training.seed, world)
+
+    def build(classes: int, dtype: torch.dtype) -> FineTuning:
+        return FineTuning(backbone.network, classes, protocol, world, training.seed, dtype)
+
+    labels = {"labels": len(samples), "subset": listed_by or f"{percent:g} %"}
+    names = "fine-tuning" if backbone.path else "training from scratch", "finetune"
+    tuning, _, folder, result = training.run(*names, backbone, protocol, labels, build, world, samples)
+    if world.is_main:
+        write_atomically(tuning.network.state_dict(), folder / "finetuned.pt")
+    return result

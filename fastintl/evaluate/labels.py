@@ -1,4 +1,4 @@
-"""The images of a supervised evaluation: a training and a held-out set of the same classes."""
+"""The labels of a supervised evaluation: training and held-out images of the same classes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ def count_classes(train: Images, held_out: Images) -> int:
     Raises:
         UserError: the two have different classes, images without a label, or labels beyond the classes.
     """
-    if train.classes and held_out.classes and list(train.classes) != list(held_out.classes):
-        why = _difference(train, held_out)
-        raise UserError(f"{train.path} and {held_out.path} do not have the same classes: {why}")
+    require_same_classes(train, held_out)
     classes = len(train.classes or held_out.classes or ()) or int(train.labels.max()) + 1
     for images in (train, held_out):
         check_labels(images.labels, classes, str(images.path))
     return classes
 
 
+def require_same_classes(train: Images, held_out: Images) -> None:
+    """Raises ``UserError`` where both sets name their classes, and not the same."""
+    if train.classes and held_out.classes and list(train.classes) != list(held_out.classes):
+        alone = sorted(set(train.classes) ^ set(held_out.classes))
+        why = f"only one of them has {alone[0]}" if alone else "their order differs"
+        raise UserError(f"{train.path} and {held_out.path} do not have the same classes: {why}")
+
+
 def check_labels(labels: np.ndarray | Tensor, classes: int, where: str) -> None:
     """Refuses labels, (n,) integers, that are not all among ``0 .. classes - 1``.
 
     Args:
-        where: names what has the labels.
+        where: the images that have the labels, for the sentence.
     """
     if len(labels) == 0:
         raise UserError(f"{where} holds nothing to learn from or to be tested on")
@@ -38,8 +44,3 @@ def check_labels(labels: np.ndarray | Tensor, classes: int, where: str) -> None:
         raise UserError(f"{where} holds images without a label, and a classifier needs one of each")
     if int(labels.max()) >= classes:
         raise UserError(f"{where} holds the label {int(labels.max())}, but there are only {classes} classes, from 0 on")
-
-
-def _difference(train: Images, held_out: Images) -> str:
-    alone = sorted(set(train.classes) ^ set(held_out.classes))
-    return f"only one of them has {alone[0]}" if alone else "their order differs"

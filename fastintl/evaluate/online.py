@@ -1,4 +1,4 @@
-"""Accuracy on held-out images during a run: of nearest neighbours, and of classifiers on the same features."""
+"""Accuracy on held-out images during a pretraining: k-NN, and linear classifiers on the same features."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import nn
 from fastintl.config import Config
 from fastintl.data import evaluation_loader, find
 from fastintl.distributed import World
-from fastintl.distributed.collectives import gather
+from fastintl.evaluate.accuracy import best
 from fastintl.evaluate.features import Features, extract
-from fastintl.evaluate.labels import count_classes
-from fastintl.evaluate.linear import protocols
+from fastintl.evaluate.labels import count_classes, require_same_classes
 from fastintl.evaluate.linear.logistic import logistic_probe, require_scikit_learn
-from fastintl.evaluate.linear.probes import fit_heads
+from fastintl.evaluate.linear.protocols import SMALL
+from fastintl.evaluate.linear.training import accuracy_on_features, train_on_features
 from fastintl.evaluate.nearest import knn
 from fastintl.runs.folder import RunFolder
 from loaders import Loader, UserError
@@ -23,10 +23,10 @@ _RAW_SIDE = 32  # raw pixels are compared at this resolution: finer ones only co
 
 
 class OnlineEvaluation:
-    """Classification of the held-out images: by labelled training images as neighbours or to train classifiers on.
+    """Classifies held-out images by features: k-NN among labelled training images, and classifiers trained on them.
 
-    The training goes on as if there had been none: the network's mode, weights and statistics and all global random
-    states stay as they are. Without held-out images nothing is ever due.
+    It leaves no trace in the pretraining: the network's mode, weights and statistics and all global random states stay
+    as they are. Without held-out images nothing is ever due.
 
     Raises:
         UserError: the two splits do not have the same classes, or scikit-learn is asked for and not installed.
@@ -44,7 +44,7 @@ class OnlineEvaluation:
 
     @property
     def chance(self) -> float:
-        """Accuracy of always guessing the most frequent held-out class."""
+        """The accuracy of always predicting the most frequent held-out class."""
         labels = self.queries.images.labels
         return float(np.bincount(labels[labels >= 0]).max() / len(labels))
 
@@ -57,9 +57,11 @@ class OnlineEvaluation:
         """``knn_top1``, the same on every rank, and on the first also ``<probe>_top1`` and ``_top5`` of each probe."""
         bank, queries = self._features(network)
         found = {"knn_top1": self._knn_top1(bank, queries)}
-        if self.world.is_main:  # the others are back before it is done
+        if self.world.is_main and self.config.eval.probes:  # the others are back before it is done
+            classes = count_classes(self.bank.images, self.queries.images)
             for probe in self.config.eval.probes:
-                accuracy = self._linear(bank, queries) if probe == "linear" else self._quick(bank, queries)
+                test = self._linear if probe == "linear" else logistic_probe
+                accuracy = test(bank, queries, classes)
                 found |= {f"{probe}_{name}": value for name, value in accuracy.items()}
         return found
 
@@ -70,30 +72,17 @@ class OnlineEvaluation:
     def _features(self, network: nn.Module) -> tuple[Features, Features]:
         return extract(network, self.bank, self.world.device), extract(network, self.queries, self.world.device)
 
-    def _classes(self) -> int:
-        return count_classes(self.bank.images, self.queries.images)
-
-    def _linear(self, bank: Features, queries: Features) -> dict[str, float]:
-        classes, device = self._classes(), self.world.device
-        _, (score,) = fit_heads(bank, queries, classes, protocols.SMALL, self.config.seed, device)
-        return {"top1": score.top1, "top5": score.top5}
-
-    def _quick(self, bank: Features, queries: Features) -> dict[str, float]:
-        return logistic_probe(bank, queries, self._classes())
+    def _linear(self, bank: Features, queries: Features, classes: int) -> dict[str, float]:
+        heads = train_on_features(bank, classes, SMALL, self.config.seed, self.world.device)
+        return best(accuracy_on_features(heads, queries))
 
     def _knn_top1(self, bank: Features, queries: Features) -> float:
-        device = self.world.device
-        mine = slice(self.world.rank, None, self.world.world_size)  # every rank classifies its share
-        predicted = knn.predict(
-            bank.features.to(device), bank.labels.to(device), queries.features[mine].to(device), k=self.config.eval.k
-        )
-        correct = (predicted == queries.labels[mine].to(device)).sum()
-        if self.world.world_size > 1:
-            correct = gather(correct[None]).sum()
-        return correct.item() / len(queries.labels)
+        columns = bank.features, bank.labels, queries.features, queries.labels
+        on_device = (column.to(self.world.device) for column in columns)
+        return knn.accuracy(*on_device, k=self.config.eval.k, world=self.world)
 
     def raw_pixels_top1(self) -> float:
-        """The same with the normalised pixels as features, averaged to 32 x 32 where they are more."""
+        """k-NN accuracy with the normalised pixels as features, averaged to 32 x 32 where they are more."""
         return self.knn_top1(nn.AdaptiveAvgPool2d(_RAW_SIDE) if self.config.eval.size > _RAW_SIDE else nn.Identity())
 
     def close(self) -> None:
@@ -108,8 +97,7 @@ class OnlineEvaluation:
             raise UserError(
                 f"{path} has images without a label, which cannot vote: set data.train_labelled to those with one"
             )
-        if images.classes and held_out.classes and images.classes != held_out.classes:
-            raise UserError(f"{path} and {held_out.path} do not have the same classes")
+        require_same_classes(images, held_out)
         count, limit = len(images), self.config.eval.bank
         samples = None
         if limit is not None and limit < count:

@@ -1,10 +1,10 @@
-"""What an evaluation found and what made it so: a table on the screen, a JSON file, a row of a Markdown table."""
+"""The result of an evaluation: a table on the screen, a JSON file, a row of a Markdown table."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +17,7 @@ _COLUMNS = ("date", "task", "accuracy", "backbone", "sha256", "data", "settings"
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes an evaluation."""
+    """The versions of Python and of the packages that compute an evaluation."""
     found = {"python": platform.python_version()}
     for package in ("fastintl", "torch", "torchvision", "numpy", "numba", "pycocotools"):
         try:
@@ -33,23 +33,34 @@ class Result:
 
     Attributes:
         task: what was done, in a few words: "k-NN", "linear probe".
-        data: the images, a path or folder of features by role ("train", "val").
-        backbone: the file of weights; None for features without one.
-        sha256: that file's checksum.
-        settings: everything that changes the numbers.
+        data: paths of the images or of their features, by their part ("train", "val").
+        backbone: the file of weights; None for a new network, and for features without one.
+        settings: everything that changes the numbers, ``sha256`` of the file of weights among it.
         metrics: accuracies as fractions, by name.
-        versions: of the packages that computed them.
-        details: what else was found, plain values for the JSON file alone.
+        details: what else was found, as plain values; for the JSON file alone.
     """
 
     task: str
-    data: Mapping[str, str]
-    backbone: str | None
-    sha256: str | None
+    data: Mapping[str, Path | str]
+    backbone: Path | str | None
     settings: Mapping[str, Any]
     metrics: Mapping[str, float]
-    versions: Mapping[str, str] = field(default_factory=versions)
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, with the date and the versions of what computed them."""
+        settings = dict(self.settings)
+        return {
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "task": self.task,
+            "data": {part: str(path) for part, path in self.data.items()},
+            "backbone": self.backbone and str(self.backbone),
+            "sha256": settings.pop("sha256", None),
+            "settings": settings,
+            "metrics": dict(self.metrics),
+            "versions": versions(),
+            "details": dict(self.details),
+        }
 
 
 def write(result: Result, json: Path | None = None, results: Path | None = None) -> None:
@@ -62,46 +73,44 @@ def write(result: Result, json: Path | None = None, results: Path | None = None)
     Raises:
         UserError: a file cannot be written.
     """
-    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    values = result.as_json()
     if json is not None:
-        write_json(json, {"date": date, **asdict(result)})
+        write_json(json, values)
     if results is not None:
+        cells = {
+            **{column: _words(value) if isinstance(value, dict) else value or "" for column, value in values.items()},
+            "date": values["date"][:10],
+            "accuracy": ", ".join(f"{name} {value:.2%}" for name, value in result.metrics.items()),
+            "sha256": (values["sha256"] or "")[:12],
+        }
+        row = "| " + " | ".join(cells[column].replace("|", "\\|") for column in _COLUMNS) + " |\n"
         try:
             results.parent.mkdir(parents=True, exist_ok=True)
             with open(results, "a") as file:  # appended in one write: runs that end together keep their rows
                 head = f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}\n" if file.tell() == 0 else ""
-                file.write(head + _row(result, date))
+                file.write(head + row)
         except OSError as error:
             raise UserError(f"{results} cannot be written: {error.strerror}") from error
 
 
 def print_table(result: Result) -> None:
-    """Prints the accuracies in per cent, and what they are of."""
+    """Prints the accuracies in per cent, and what they are accuracies of."""
+    print_rows((result.task, "accuracy"), [(name, f"{value:.2%}") for name, value in result.metrics.items()])
+    print(f"{result.backbone or 'features'} on {_words(result.data)}")
+
+
+def print_rows(header: Sequence[str], rows: Iterable[Sequence[str]], bold: Sequence[str] | None = None) -> None:
+    """Prints a table of text, numbers to the right, the row ``bold`` in bold."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
-    table = Table(result.task, box=box.SIMPLE_HEAD)
-    table.add_column("accuracy", justify="right")
-    for name, value in result.metrics.items():
-        table.add_row(name, f"{value:.2%}")
-    console.print(table)
-    console.print(f"{result.backbone or 'features'} on {_words(result.data)}", soft_wrap=True)
-
-
-def _row(result: Result, date: str) -> str:
-    cells = {
-        "date": date[:10],
-        "task": result.task,
-        "accuracy": ", ".join(f"{name} {value:.2%}" for name, value in result.metrics.items()),
-        "backbone": result.backbone or "",
-        "sha256": (result.sha256 or "")[:12],
-        "data": _words(result.data),
-        "settings": _words(result.settings),
-        "versions": _words(result.versions),
-    }
-    return "| " + " | ".join(cells[column].replace("|", "\\|") for column in _COLUMNS) + " |\n"
+    table = Table(box=box.SIMPLE_HEAD)
+    for i, column in enumerate(header):
+        table.add_column(column, justify="right" if i else "left")
+    for row in rows:
+        table.add_row(*row, style="bold" if row == bold else None)
+    Console(highlight=False).print(table)
 
 
 def _words(values: Mapping[str, Any]) -> str:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from fastintl.distributed import World
 from loaders.download import download
 from loaders.errors import UserError
 from loaders.files import file_digest
 from loaders.order import permutation
+from loaders.sources import Images
 
 _SIMCLR = "https://raw.githubusercontent.com/google-research/simclr/383d4143fd8cf7879ae10f1046a9baeb753ff438"
 # The lists of SimCLR (Chen et al., arXiv 2002.05709), which INTL, Barlow Twins and the field take: URL and SHA-256.
@@ -26,13 +28,33 @@ PUBLIC_LISTS = {
 }
 
 
+def labelled_samples(
+    images: Images, percent: float | None, listed_by: str | None, seed: int, world: World
+) -> np.ndarray:
+    """The ids of the images whose labels are used, ascending.
+
+    Args:
+        percent: share of each class, see ``balanced``; None: those that a list names.
+        listed_by: name of one of ``PUBLIC_LISTS``, or a file, see ``listed``.
+    """
+    if percent is not None:
+        return balanced(images.labels, percent, seed)
+    if listed_by not in PUBLIC_LISTS:
+        return listed(images.names, Path(listed_by))
+    folder = Path("data") / "lists"
+    if world.is_main:
+        public_list(listed_by, folder)
+    world.barrier()
+    return listed(images.names, public_list(listed_by, folder))
+
+
 def balanced(labels: np.ndarray, percent: float, seed: int = 0) -> np.ndarray:
     """Draws the same percentage of every class, at least one image of each.
 
     Args:
         labels: (n,) integers.
         percent: above 0, up to 100.
-        seed: another seed draws others; a smaller percentage of one seed is part of a larger one.
+        seed: what the images are drawn from; with one seed, a smaller percentage is part of a larger one.
 
     Returns:
         Sample ids, ascending.
@@ -54,8 +76,8 @@ def listed(names: Sequence[str], path: Path) -> np.ndarray:
     """The images that a file names, one name a line: as in the dataset, or without the folders.
 
     Args:
-        names: of the dataset's images, ``nXXXXXXXX/nXXXXXXXX_N.JPEG``.
-        path: the list; ImageNet's public ones have lines ``nXXXXXXXX_N.JPEG``.
+        names: the names of the dataset's images, such as ``nXXXXXXXX/nXXXXXXXX_N.JPEG``.
+        path: the list; ImageNet's public ones have lines such as ``nXXXXXXXX_N.JPEG``.
 
     Returns:
         Sample ids, ascending, each once.

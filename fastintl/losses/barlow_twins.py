@@ -45,9 +45,6 @@ class BarlowTwinsLoss(Loss):
             raise UserError(f"BarlowTwinsLoss: lambd is {lambd:g}; it must be 0 or more")
         self.lambd = lambd
 
-    def extra_repr(self) -> str:
-        return f"lambd={self.lambd}"
-
     def forward(self, views: Tensor | Sequence[Tensor]) -> Tensor:
         views_VNd = self._stacked(views)
         z_VNd = self.transformed(views_VNd)
@@ -66,7 +63,7 @@ class BarlowTwinsLoss(Loss):
         return loss.to(result_type(views_VNd))
 
     def transformed(self, views_VNd: Tensor) -> Tensor:
-        """Every channel standardised over the batch."""
+        """The embeddings with every channel standardised over the batch, (V, N, d)."""
         dtype = result_type(views_VNd)
         centred_VNd = centre(views_VNd.double(), -2, torch.finfo(dtype).eps)
         variance_V1d = centred_VNd.square().mean(-2, keepdim=True)
@@ -74,6 +71,6 @@ class BarlowTwinsLoss(Loss):
 
 
 def _pairs(x_V: Tensor) -> tuple[Tensor, Tensor]:
-    """The first and the second of every pair of views. Stacked: an index from the host would have to be uploaded."""
+    """The first and the second of every pair of views; stacked, since an index would have to be uploaded."""
     first_P, second_P = zip(*itertools.combinations(x_V.unbind(), 2), strict=True)
     return torch.stack(first_P), torch.stack(second_P)

@@ -1,10 +1,11 @@
-"""What the training step asks of a loss.
+"""The interface between the training step and a loss.
 
-Shapes: V views, N samples of the global batch (of a rank's share where ``per_rank``), d channels.
+Shapes: V views, N samples of the global batch (or of a rank's share, see ``per_rank``), d channels.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,9 +34,9 @@ class Loss(nn.Module):
             generator and schedules stand at epoch 0.
         per_rank: each rank takes the loss of its own samples, and their mean is trained on. Otherwise every rank takes
             the loss of the global batch.
-        axis: of the covariance whose spectrum is watched: "channel" for samples, "batch" for channels.
-        collapsed_share: of the possible effective rank, below which an embedding counts as collapsed, where that was
-            measured for the loss; at 0 only an effective rank below two does.
+        axis: which covariance's spectrum is watched: "channel", that of the samples, or "batch", that of the channels.
+        collapsed_share: share of the possible effective rank below which an embedding counts as collapsed, where that
+            was measured for the loss; with 0 only an effective rank below two does.
         against_collapse: what to change when the embedding collapses, for the sentence of the warning.
     """
 
@@ -46,10 +47,10 @@ class Loss(nn.Module):
     against_collapse = "lower optim.lr"
 
     def check(self, samples: int, channels: int) -> None:
-        """Refuses what the loss cannot take, before a run starts and at every call.
+        """Refuses numbers of samples and channels that the loss cannot take, before a run starts and at every call.
 
         Raises:
-            UserError: which setting to change.
+            UserError: names the setting to change.
         """
         if samples < 2 or channels < 2:
             raise UserError(
@@ -58,7 +59,9 @@ class Loss(nn.Module):
             )
 
     def forward(self, views: Tensor | Sequence[Tensor]) -> Tensor:
-        """Args:
+        """The loss of the embeddings of all views.
+
+        Args:
             views: embeddings, (V, N, d) or a sequence of (N, d).
 
         Returns:
@@ -81,11 +84,15 @@ class Loss(nn.Module):
         self.check(*shape[1:])
         return views_VNd
 
+    def extra_repr(self) -> str:
+        arguments = inspect.signature(type(self)).parameters
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in arguments if hasattr(self, name))
+
     @property
     def _name(self) -> str:
         return type(self).__name__
 
 
 def result_type(embeddings: Tensor) -> torch.dtype:
-    """Of a loss: float32 whatever the autocast, float64 for float64 embeddings."""
+    """The number format of a loss: float32 whatever the autocast, float64 for float64 embeddings."""
     return torch.float64 if embeddings.dtype == torch.float64 else torch.float32

@@ -1,4 +1,4 @@
-"""Cosines between the rows of embeddings, with a zero row's defined: 0, without gradient.
+"""Cosines between the rows of embeddings; that of a zero row is 0, without gradient.
 
 Shapes: N rows, d channels, any dimensions before them.
 """
@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def squared_norms(x_Nd: Tensor) -> Tensor:
-    """(N,) float64. Sums accumulate in float64: where views agree, cos is near one and 2 - 2 cos cancels."""
+    """The squared norms of the rows, (N,) float64, since 2 - 2 cos cancels where views agree and cos is near one."""
     return x_Nd.square().sum(-1, dtype=torch.float64)
 
 
 def cosine(a_Nd: Tensor, b_Nd: Tensor, norm2_a_N: Tensor, norm2_b_N: Tensor) -> Tensor:
-    """(N,) float64: cosines of the rows of ``a`` and ``b``, given their squared norms."""
+    """The cosines of the rows of ``a`` and ``b``, (N,) float64, given their squared norms."""
     return (a_Nd * b_Nd).sum(-1, dtype=torch.float64) * _inverse_root(norm2_a_N) * _inverse_root(norm2_b_N)
 
 

@@ -11,15 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fastintl.losses.base import Loss, result_type
+from fastintl.losses.base import Loss, Position, result_type
 from fastintl.losses.cosine import unit_rows
 from fastintl.losses.matrix_function import InversePower, matrix_function
-from fastintl.losses.partition import random_orders
 from fastintl.losses.whitening import centre
 from loaders.errors import UserError
+from loaders.philox import Domain, philox
+from loaders.upload import upload
 
 Scope = Literal["rank", "global"]
 _ZCA = InversePower(0.5)
@@ -77,12 +79,6 @@ class CWRGPLoss(Loss):
         self.cov_w, self.cov_stop, self.scope = cov_w, cov_stop, scope
         self.per_rank = scope == "rank"
 
-    def extra_repr(self) -> str:
-        return (
-            f"groups={self.groups}, w_size={self.w_size}, w_iter={self.w_iter}, cov_w={self.cov_w}, "
-            f"cov_stop={self.cov_stop}, scope={self.scope!r}"
-        )
-
     def check(self, samples: int, channels: int) -> None:
         super().check(samples, channels)
         if channels % self.groups:
@@ -118,7 +114,7 @@ class CWRGPLoss(Loss):
         return loss.to(result_type(views_VNd))
 
     def transformed(self, views_VNd: Tensor) -> Tensor:
-        """Whitened after the first cut, (V, N, d) float64."""
+        """The embeddings whitened after the first cut, (V, N, d) float64."""
         centred_VNd = self._centred(views_VNd)
         samples_TN, channels_VTSd = self._draw(centred_VNd)
         whitened_VTSwd = self._whitened(centred_VNd, samples_TN[:1], channels_VTSd[:, :1])
@@ -136,7 +132,7 @@ class CWRGPLoss(Loss):
         return tuple(random_orders(position, x_VNd.device, *shapes))
 
     def _whitened(self, centred_VNd: Tensor, samples_TN: Tensor, channels_VTSd: Tensor) -> Tensor:
-        """(V, T, S, w, d): all groups of all sub-batches, cuts and views in one eigendecomposition."""
+        """The whitened embeddings, (V, T, S, w, d), from one batched eigendecomposition of all groups."""
         w, k = self.w_size, centred_VNd.shape[-1] // self.groups
         cut_VTSwd = centred_VNd[:, samples_TN].unflatten(2, (-1, w))
         order_VTSwd = channels_VTSd[..., None, :].expand_as(cut_VTSwd)
@@ -149,8 +145,30 @@ class CWRGPLoss(Loss):
 
 
 def _covariance_term(centred_VNd: Tensor) -> Tensor:
-    """``sum_v sum_{i != j} C_ij^2 / N``."""
+    """The covariance term ``sum_v sum_{i != j} C_ij^2 / N``."""
     n, d = centred_VNd.shape[-2:]
     covariance_VNN = centred_VNd @ centred_VNd.mT / (d - 1)
     diagonal_VN = covariance_VNN.diagonal(dim1=-2, dim2=-1)
     return (covariance_VNN - torch.diag_embed(diagonal_VN)).square().sum() / n
+
+
+def random_orders(position: Position | None, device: torch.device, *shapes: tuple[int, ...]) -> list[Tensor]:
+    """An int64 tensor for each shape, every row along its last dimension a random permutation.
+
+    They are a pure function of the position in a run, uploaded without waiting for the device.
+
+    Args:
+        position: what the orders depend on; its epoch does not matter, and None draws from torch's global generator.
+    """
+    if position is None:
+        seed = int(torch.randint(2**62, ()))
+        position = Position(seed, step=0, epoch=0, rank=0)
+    count = sum(int(np.prod(shape)) for shape in shapes)
+    words = philox(position.seed, np.arange((count + 1) // 2), position.step, position.rank, Domain.PARTITION)
+    keys = (words[:, 0::2] << np.uint64(32) | words[:, 1::2]).ravel()  # 64 bits, so that none are equal
+    orders, start = [], 0
+    for shape in shapes:
+        size = int(np.prod(shape))
+        orders.append(np.argsort(keys[start : start + size].reshape(shape), axis=-1, kind="stable"))
+        start += size
+    return upload(orders, device)

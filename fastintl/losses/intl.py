@@ -1,4 +1,4 @@
-"""INTL: IterNorm with trace loss.
+"""INTL: IterNorm with trace loss; and the frame that it shares with other spectral transformations.
 
 Weng et al., "Modulate Your Spectrum in Self-Supervised Learning", ICLR 2024, arXiv 2305.16789.
 
@@ -8,12 +8,83 @@ Shapes: V views, N samples of the global batch, d channels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from fastintl.losses.anchored import AnchoredLoss
+from fastintl.losses.base import Loss, result_type
+from fastintl.losses.cosine import cosine, squared_norms
 from fastintl.losses.whitening import Axis, whiten
 from loaders.errors import UserError
+
+
+class AnchoredLoss(Loss):
+    """Mean squared error between transformed views, plus the trace loss; a subclass defines ``transformed``, ``_beta``.
+
+    With ``w`` a transformed view, ``mse(a, b) = 2 - 2 mean_i cos(a_i, b_i)`` over the rows, ``v_i`` the unbiased
+    variance of sample i over its channels (``axis="batch"``: of channel i over the batch) and
+    ``TL = sum_i (v_i - 1)^2``:
+
+    - without target, view 0 is the anchor: ``1/(V-1) sum_{i>=1} [mse(w_i, w_0) + beta (TL_i + TL_0)]``;
+    - with the EMA target ``t``: ``1/V sum_i [mse(w_i, w_t) + beta TL_i]``; no gradient flows into the target.
+
+    A sample whose transformed embedding is zero has cosine 0 and no gradient.
+
+    Raises:
+        UserError: an unknown axis.
+    """
+
+    against_collapse = "raise loss.trade_off or lower optim.lr"
+
+    def __init__(self, axis: Axis) -> None:
+        super().__init__()
+        if axis not in ("channel", "batch"):
+            raise UserError(f"{self._name}: axis is {axis!r}; it must be 'channel' or 'batch'")
+        self.axis = axis
+
+    def forward(self, views: Tensor | Sequence[Tensor], target: Tensor | None = None) -> Tensor:
+        """The loss of the embeddings of all views.
+
+        Args:
+            views: embeddings of the online encoder over the global batch, (V, N, d) or a sequence of (N, d).
+            target: embedding of the EMA encoder, (N, d).
+
+        Returns:
+            The loss, a scalar.
+
+        Raises:
+            UserError: shapes that do not fit, one view without target, under two samples or channels.
+        """
+        views_VNd = self._stacked(views, fewest=2 if target is None else 1)
+        if target is not None and target.shape != views_VNd.shape[1:]:
+            raise UserError(
+                f"{self._name}: the target has shape {tuple(target.shape)}; the views ask for "
+                f"{tuple(views_VNd.shape[1:])}"
+            )
+        w_VNd = self.transformed(views_VNd)
+        norm2_VN = squared_norms(w_VNd)
+        trace_V = self._trace_loss(w_VNd, norm2_VN)
+        beta = self._beta(views_VNd)
+        if target is None:
+            cosines = cosine(w_VNd[1:], w_VNd[:1], norm2_VN[1:], norm2_VN[:1])
+            loss = 2 - 2 * cosines.mean() + beta * (trace_V[1:].mean() + trace_V[0])
+        else:
+            t_1Nd = self.transformed(target.detach()[None])
+            cosines = cosine(w_VNd, t_1Nd, norm2_VN, squared_norms(t_1Nd))
+            loss = 2 - 2 * cosines.mean() + beta * trace_V.mean()
+        return loss.to(result_type(views_VNd))
+
+    def _trace_loss(self, w_VNd: Tensor, norm2_VN: Tensor) -> Tensor:
+        """TL of each view, (V,). A spectral transformation keeps the mean zero, so squares alone give the variance."""
+        over_channels = self.axis == "channel"
+        length = w_VNd.shape[-1 if over_channels else -2]
+        sum_of_squares = norm2_VN if over_channels else w_VNd.square().sum(-2, dtype=torch.float64)
+        return (sum_of_squares / (length - 1) - 1).square().sum(-1)
+
+    def _beta(self, views_VNd: Tensor) -> float:
+        """The weight beta of the trace loss."""
+        raise NotImplementedError
 
 
 class INTLLoss(AnchoredLoss):
@@ -42,9 +113,6 @@ class INTLLoss(AnchoredLoss):
         if iterations < 1:
             raise UserError(f"INTLLoss: iterations is {iterations}; it must be at least 1")
         self.iterations, self.trade_off = iterations, trade_off
-
-    def extra_repr(self) -> str:
-        return f"iterations={self.iterations}, axis={self.axis!r}, trade_off={self.trade_off}"
 
     def transformed(self, views_VNd: Tensor) -> Tensor:
         return whiten(views_VNd, self.iterations, self.axis)

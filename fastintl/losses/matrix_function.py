@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Of float32 embeddings. The covariance is their square, so this squared, times the rows, is the share of the largest
-# eigenvalue below which there is only rounding.
+# The resolution of float32 embeddings. The covariance is their square, so this squared, times the rows, is the share of
+# the largest eigenvalue below which there is only rounding.
 _RESOLUTION = torch.finfo(torch.float32).eps
 
 

@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastintl.losses.anchored import AnchoredLoss
 from fastintl.losses.base import result_type
+from fastintl.losses.intl import AnchoredLoss
 from fastintl.losses.matrix_function import Elementwise, InversePower, Spectral, matrix_function
 from fastintl.losses.whitening import Axis, centre
 from loaders.errors import UserError
@@ -30,9 +30,9 @@ class SpectralLoss(AnchoredLoss):
     eigenvalue l becomes ``l g(l)^2``.
 
     Args:
-        transform: "whiten", hard (ZCA) whitening, ``g(l) = l^-1/2``; "power", ``g(l) = l^-power``; or g itself, a
+        transform: "whiten", hard (ZCA) whitening, ``g(l) = l^-1/2``; "power", ``g(l) = l^-p``; or g itself, a
             function of a tensor of eigenvalues that torch can differentiate.
-        power: of "power".
+        power: the power p of the transform "power".
         axis: "channel" or "batch".
         trade_off: weight of the trace loss; None means 0.
 
@@ -55,11 +55,11 @@ class SpectralLoss(AnchoredLoss):
         self.transform, self.power, self.trade_off = transform, power, trade_off
         self.function: Spectral = Elementwise(transform) if callable(transform) else InversePower(power)
 
-    def extra_repr(self) -> str:
-        return f"transform={self.transform!r}, power={self.power}, axis={self.axis!r}, trade_off={self.trade_off}"
-
     def transformed(self, views_VNd: Tensor) -> Tensor:
-        """``Phi(x x^T) x = x Phi(x^T x)``, so the smaller of the two products is decomposed. (V, N, d) float64."""
+        """The transformed views, (V, N, d) float64.
+
+        ``Phi(x x^T) x = x Phi(x^T x)``, so the smaller of the two products is decomposed.
+        """
         dim = -1 if self.axis == "channel" else -2
         xc_VNd = centre(views_VNd.double(), dim, torch.finfo(result_type(views_VNd)).eps)
         n, d = xc_VNd.shape[-2:]

@@ -55,7 +55,7 @@ def whiten(views_VNd: Tensor, iterations: int = 4, axis: Axis = "channel") -> Te
 
 
 def centre(x_VNd: Tensor, dim: int, resolution: float) -> Tensor:
-    """Mean zero along ``dim``; rows that are constant to within ``resolution`` of their mean exactly zero."""
+    """Makes the mean along ``dim`` zero; rows that are constant to within ``resolution`` of their mean become zero."""
     mean = x_VNd.mean(dim, keepdim=True)
     centred = x_VNd - mean
     # The first mean is rounded to the size of x, not to that of xc: take the rest away.
@@ -65,7 +65,7 @@ def centre(x_VNd: Tensor, dim: int, resolution: float) -> Tensor:
 
 
 def _unit(centred_VNd: Tensor) -> Tensor:
-    """Frobenius norm one, unless the view is all zero."""
+    """Scales each view to Frobenius norm one, unless it is all zero."""
     # The output does not depend on the scale of a view, so the scale is a constant for the gradient.
     largest = centred_VNd.detach().abs().amax((-2, -1), keepdim=True)
     scaled_VNd = centred_VNd / largest.masked_fill(largest == 0, 1)
@@ -74,7 +74,7 @@ def _unit(centred_VNd: Tensor) -> Tensor:
 
 
 def _newton(s_Vmm: Tensor, iterations: int) -> Tensor:
-    """``P_T`` of the trace-normalised covariance. All factors are polynomials of S, so they commute."""
+    """``P_T`` from the trace-normalised covariance S. All factors are polynomials of S, so they commute."""
     p_Vmm = 1.5 * torch.eye(s_Vmm.shape[-1], dtype=s_Vmm.dtype, device=s_Vmm.device) - 0.5 * s_Vmm
     for _ in range(iterations - 1):
         cubed_Vmm = exact_matmul(exact_matmul(p_Vmm, p_Vmm), p_Vmm)

@@ -1,4 +1,4 @@
-"""BatchNorm of several views at once: each view by its own statistics, those of all ranks in one exchange.
+"""BatchNorm of several views at once: each view has its own statistics over all ranks, from one all-reduce.
 
 Shapes: V views, C channels; a view is (n, C) or (n, C, s, s), the same n on every rank.
 """
@@ -141,5 +141,5 @@ def _all_but_channels(x: Tensor) -> list[int]:
 
 
 def _like(values_C: Tensor, x: Tensor) -> Tensor:
-    """Shaped to broadcast over everything but the channels of ``x``."""
+    """A value for each channel, shaped to broadcast over ``x``."""
     return values_C.view(1, -1, *[1] * (x.dim() - 2))

@@ -78,7 +78,7 @@ def build_projector(in_dim: int, widths: Sequence[int], bias: bool = False) -> n
     Args:
         in_dim: the backbone's ``feature_dim``.
         widths: the width of each layer, the embedding's last; INTL on ImageNet: (8192, 8192, 8192).
-        bias: of the layers before the last. CW-RGP's have one, INTL's have none.
+        bias: whether the layers before the last have a bias. CW-RGP's have one, INTL's have none.
     """
     if not widths or min(widths) < 1:
         raise UserError(f"the projector's widths are {list(widths)}; give one positive width a layer")

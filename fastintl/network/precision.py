@@ -31,8 +31,13 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """The context of a forward pass in ``dtype``, which float32 leaves as it is."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
 def resume_scaler(scaler: torch.amp.GradScaler, state: Mapping[str, Any]) -> None:
-    """Takes up a gradient scaler's state. A run that comes from a GPU with bf16 to one without brings none: the scaler
-    then begins as in a new run."""
+    """Loads a gradient scaler's state. A run that moves from a GPU with bf16 to one without has none: the scaler then
+    begins as in a new run."""
     if state:
         scaler.load_state_dict(dict(state))

@@ -1,1 +1,1 @@
-"""Runs as pages of images: ``report.html`` of one run, and several compared."""
+"""Runs as HTML pages: ``report.html`` of one run, and several compared."""

@@ -1,18 +1,18 @@
-"""Line charts as inline SVG, whose colours and fonts come from the page's style: light, dark, any width."""
+"""Line charts as inline SVG; colours and fonts come from the page's style."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from fastintl.report.axis import Scale
 from fastintl.report.numbers import compact
 
 _WIDTH, _HEIGHT = 380, 236
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 38
 _LABELLED_RIGHT = 54  # right margin with labels at the lines' ends
-_MOST_POINTS = 240  # of a line: more are drawn as means, on a band from least to most
+_MOST_POINTS = 240  # a line of more is drawn as means, on a band from minimum to maximum
 _LINE_HEIGHT = 12.0
 
 
@@ -21,7 +21,7 @@ class Line:
     """One line of a chart.
 
     Attributes:
-        style: CSS classes: ``s0`` … ``s7`` for its colour, ``dots`` to mark its points, ``dashed`` and the like.
+        style: CSS classes: ``s0`` … ``s7`` for its colour, ``dots`` to mark its points.
         shade: whether the space down to the next line is shaded.
     """
 
@@ -56,10 +56,10 @@ def draw(
     """A chart over the epochs as SVG, with a legend in HTML where there is more than one line.
 
     Args:
-        name: of the chart, for those who cannot see it.
+        name: name of the chart, for screen readers.
         until: the epoch that the x axis reaches at least, so that charts beside each other have one axis.
-        log: a logarithmic y axis.
-        low: fixes the y axis's lower end; likewise ``high``.
+        log: whether the y axis is logarithmic.
+        low, high: ends of the y axis; None: where the values end.
         number: writes a value on the y axis.
         labels_at_ends: name the lines at their right ends, in place of the legend.
     """
@@ -78,6 +78,57 @@ def draw(
         parts.append(canvas.end_labels(lines))
     svg = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(name)}">{"".join(parts)}</svg>'
     return svg if labels_at_ends else svg + _legend(lines, levels)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear or logarithmic scale of an axis, from ``low`` to ``high``."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @classmethod
+    def around(
+        cls, values: Sequence[float], log: bool = False, low: float | None = None, high: float | None = None
+    ) -> Scale:
+        """The scale of all values with a little room around them; ``low`` and ``high`` fix an end.
+
+        On a logarithmic scale values that are not positive do not count.
+        """
+        transform = math.log10 if log else float
+        inside = [transform(value) for value in values if not log or value > 0]
+        bottom, top = min(inside, default=0.0), max(inside, default=1.0)
+        room = 0.06 * (top - bottom) or 0.05 * abs(top) or 0.5
+        bottom = bottom - room if low is None else transform(low)
+        top = top + room if high is None else max(transform(high), bottom + 1e-12)
+        return cls(10**bottom, 10**top, True) if log else cls(bottom, top)
+
+    def __call__(self, value: float) -> float:
+        """0 at ``low``, 1 at ``high``; what lies outside goes to the nearer end."""
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log10(low), math.log10(high), math.log10(max(value, self.low))
+        return min(max((value - low) / (high - low), 0.0), 1.0)
+
+    def ticks(self, most: int = 5) -> list[float]:
+        """Round numbers inside, at most about so many."""
+        if not self.log:
+            return _linear_ticks(self.low, self.high, most)
+        low, high = math.log10(self.low), math.log10(self.high)
+        if high - low < 1.5:
+            decades = range(math.floor(low), math.ceil(high) + 1)
+            inside = [m * 10.0**k for k in decades for m in (1, 2, 5) if self.low <= m * 10.0**k <= self.high]
+            return inside if len(inside) >= 2 else _linear_ticks(self.low, self.high, most)
+        stride = math.ceil((high - low) / most)
+        return [10.0**k for k in range(math.ceil(low), math.floor(high) + 1) if k % stride == 0]
+
+
+def _linear_ticks(low: float, high: float, most: int) -> list[float]:
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
+    return [round(k * step, 12) for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 class _Canvas:
@@ -149,7 +200,7 @@ class _Canvas:
 
 
 def _thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list, list, list | None, list | None]:
-    """Positions, means, leasts and mosts of at most ``_MOST_POINTS`` stretches; all points if they are no more."""
+    """A line in at most ``_MOST_POINTS`` points: positions, means, minima, maxima; no extremes if all fit."""
     if len(x) <= _MOST_POINTS:
         return list(x), list(y), None, None
     edges = [round(i * len(x) / _MOST_POINTS) for i in range(_MOST_POINTS + 1)]

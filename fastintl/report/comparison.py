@@ -1,4 +1,4 @@
-"""Several runs on one page: curves overlaid, results and differing settings side by side."""
+"""Several runs on one page: curves in one chart, results and differing settings side by side."""
 
 from __future__ import annotations
 
@@ -40,24 +40,23 @@ def results(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
         ("training time", lambda run: (run.summary or {}).get("train_seconds"), duration),
         ("GPU memory", lambda run: run.last("peak_gpu_memory"), memory),
     ]
-    table = [(name, [(value(run), number) for run in runs]) for name, value, number in rows]
+    table = [(name, [value(run) for run in runs], number) for name, value, number in rows]
     return [
-        (name, ["–" if value is None else number(value) for value, number in cells])
-        for name, cells in table
-        if any(value is not None for value, _ in cells)
+        (name, ["–" if value is None else number(value) for value in values])
+        for name, values, number in table
+        if any(value is not None for value in values)
     ]
 
 
 def _parts(runs: Sequence[RunRecord]) -> Iterator[str]:
     yield f"<h1>{len(runs)} runs compared</h1>"
     under_way = [run.label for run in runs if not run.summary]
-    yield f'<p class="state">{escape(_state(under_way))}</p>'
+    state = f"Under way, or stopped: {', '.join(under_way)}." if under_way else "All are finished."
+    yield f'<p class="state">{escape(state)}</p>'
     for run in runs:
         if run.broken:
             yield page.warning(f"{run.label}: {len(run.broken)} lines of metrics.jsonl cannot be read: left out.")
-    names = [""] + [
-        f'<span class="swatch {panels.colour(i)}"></span>{escape(run.label)}' for i, run in enumerate(runs)
-    ]
+    names = [""] + [f'<span class="swatch {panels.colour(i)}"></span>{escape(run.label)}' for i, run in enumerate(runs)]
     yield page.heading("Results")
     yield page.card("Newest figures", page.table([(name, *row) for name, row in results(runs)], names, "number"))
     yield page.heading("Learning")
@@ -66,13 +65,5 @@ def _parts(runs: Sequence[RunRecord]) -> Iterator[str]:
     yield page.cards([panels.effective_rank(runs), panels.throughput(runs), panels.data_wait(runs)])
     yield page.heading("Settings that differ")
     differing = [(key, *row) for key, row in differing_settings(runs)]
-    yield page.card("Keys", page.table(differing, names, "keys") if differing else _NOTHING)
-
-
-_NOTHING = '<p class="nothing">the runs have the same settings</p>'
-
-
-def _state(under_way: list[str]) -> str:
-    if not under_way:
-        return "All are finished."
-    return f"Under way, or stopped: {', '.join(under_way)}."
+    nothing = '<p class="nothing">the runs have the same settings</p>'
+    yield page.card("Keys", page.table(differing, names, "keys") if differing else nothing)

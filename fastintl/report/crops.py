@@ -1,4 +1,4 @@
-"""What the crops of a run look like."""
+"""An image of a run's crops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers for people."""
+"""Numbers as text that is quick to read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def short_percent(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As 33 ms, 3.2 s, 45 s, 2 min 43 s, 5 h 3 min, 2 d 4 h."""
+    """Seconds as 33 ms, 3.2 s, 45 s, 2 min 43 s, 5 h 3 min, 2 d 4 h."""
     if seconds < 1:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 59.5:

@@ -1,4 +1,4 @@
-"""Which charts a page shows, of one run or of several, overlaid."""
+"""The charts of a page, of one run or of several in one chart."""
 
 from __future__ import annotations
 
@@ -38,23 +38,16 @@ def learning_rate(runs: Sequence[RunRecord]) -> Panel:
 
 
 def accuracy(runs: Sequence[RunRecord]) -> Panel:
-    """Nearest-neighbour accuracy; of one run also the baselines."""
-    levels = []
-    if len(runs) == 1:
-        baselines = (("untrained", "untrained"), ("raw_pixels", "raw pixels"), ("chance", "chance"))
-        for n, (key, label) in enumerate(baselines):
-            value = runs[0].last(f"knn_top1_{key}")
-            if value is not None:
-                levels.append(Level(f"{label} {percent(value)}", value, f"level dash{n}"))
+    """k-NN accuracy; of one run also the baselines."""
+    baselines = runs[0].baselines if len(runs) == 1 else []
+    levels = [Level(f"{name} {percent(value)}", value, f"level dash{n}") for n, (name, value) in enumerate(baselines)]
     title = f"{runs[0].config.get('eval.k', 'k')}-nn accuracy"
     note = "Of held-out images, by the backbone's features."
-    return _metric(
-        runs, "knn_top1", title, note, percent, tick=short_percent, low=0.0, levels=levels, extra="dots", one="trained"
-    )
+    return _metric(runs, "knn_top1", title, note, percent, low=0.0, levels=levels, extra="dots", one="trained")
 
 
 def effective_rank(runs: Sequence[RunRecord]) -> Panel:
-    """Of one run before and after whitening, of several after it."""
+    """Effective rank: of one run before and after whitening, of several after it."""
     limits = {(run.last("possible_rank"), run.last("collapse_limit")) for run in runs}
     possible, collapse = limits.pop() if len(limits) == 1 else (None, None)  # other batches and losses have others
     levels = []
@@ -88,8 +81,8 @@ def eigenvalues(run: RunRecord) -> tuple[Panel, Panel]:
     ):
         body = chart.draw(lines, name=title, until=_until([run]), log=True, labels_at_ends=True, **ends)
         condition = run.last(key)
-        told = "" if condition is None else f"; condition number {compact(condition)}"
-        panels.append(Panel(title, body, note=f"{note}{told}. Lines are ranks, the 1st the largest."))
+        known = "" if condition is None else f"; condition number {compact(condition)}"
+        panels.append(Panel(title, body, note=f"{note}{known}. Lines are ranks, the 1st the largest."))
     return tuple(panels)
 
 
@@ -100,7 +93,7 @@ def throughput(runs: Sequence[RunRecord]) -> Panel:
 
 def data_wait(runs: Sequence[RunRecord]) -> Panel:
     note = "Share of the time spent waiting for images."
-    return _metric(runs, "data_wait", "Data-wait", note, percent, tick=short_percent, low=0.0)
+    return _metric(runs, "data_wait", "Data-wait", note, percent, low=0.0)
 
 
 def _metric(
@@ -111,18 +104,18 @@ def _metric(
     number: Callable[[float], str],
     low: float | None = None,
     *,
-    tick: Callable[[float], str] | None = None,
     levels: Sequence[Level] = (),
     extra: str = "",
     one: str = "",
 ) -> Panel:
-    """A line a run; ``one`` is what a single run's line is called, ``tick`` writes the axis where number does not."""
+    """A line a run; ``one`` is what a single run's line is called."""
     labels = [one] if one and len(runs) == 1 else [run.label for run in runs]
     lines = [
         Line(label, *run.series(key), f"{colour(i)} {extra}")
         for i, (label, run) in enumerate(zip(labels, runs, strict=True))
     ]
-    body = chart.draw(lines, levels, name=title, until=_until(runs), low=low, number=tick or number)
+    tick = short_percent if number is percent else number
+    body = chart.draw(lines, levels, name=title, until=_until(runs), low=low, number=tick)
     return Panel(title, body, _latest(runs, key, number), note)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-from fastintl import config as configuration
-from fastintl.config import options as configfile
+from fastintl.config import Config, to_yaml
+from fastintl.config.options import parse_yaml
 from fastintl.report import page, panels
 from fastintl.report.numbers import compact, duration, memory, percent, short_percent
 from fastintl.report.panels import Panel
@@ -53,7 +53,7 @@ def _parts(run: RunRecord) -> Iterator[str]:
 
 
 def _state(run: RunRecord) -> str:
-    """One line, HTML: what trains on what, and how far it is."""
+    """One line of HTML: what is trained on what, and how far it is."""
     last_step = run.start.get("last_step")
     done = f"step {run.step:,}" + (f" of {last_step:,}" if last_step else "")
     state = '<b class="good">finished</b>' if run.summary else "<b>under way, or stopped</b>"
@@ -76,9 +76,7 @@ def _warnings(run: RunRecord) -> Iterator[str]:
 def _key_figures(run: RunRecord) -> Iterator[tuple[str, str, str]]:
     score = run.last("knn_top1")
     if score is not None:
-        names = (("untrained", "untrained"), ("raw_pixels", "raw pixels"), ("chance", "chance"))
-        baselines = [(label, run.last(f"knn_top1_{key}")) for key, label in names]
-        more = ", ".join(f"{label} {percent(value)}" for label, value in baselines if value is not None)
+        more = ", ".join(f"{name} {percent(value)}" for name, value in run.baselines)
         yield f"{run.config.get('eval.k', 'k')}-nn accuracy", percent(score), more
     for key, name in PROBES.items():
         if (top1 := run.last(key)) is not None:
@@ -135,7 +133,7 @@ def _views(run: RunRecord) -> str:
 
 
 def _settings(run: RunRecord) -> str:
-    default = dict(flat_keys(configfile.parse_yaml(configuration.to_yaml(configuration.Config()), "defaults")))
+    default = dict(flat_keys(parse_yaml(to_yaml(Config()), "defaults")))
     changed = [(key, value) for key, value in run.config.items() if value != default.get(key)]
     everything = page.table(list(run.config.items()), style="keys")
     return page.card(

@@ -1,4 +1,4 @@
-"""``load_backbone``: a pretrained ResNet out of anybody's file, whole or not at all."""
+"""``load_backbone``: a pretrained ResNet from the files of this and other projects, whole or not at all."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def load_backbone(
 
 
 def backbone_of(file: WeightFile, arch: str | None = None, stem: str | None = None, target: bool = False) -> ResNet:
-    """``load_backbone`` of a file that is open already."""
+    """``load_backbone`` from a file that is open already."""
     arch = _agreed("arch", arch, file.arch, "resnet50", file)
     stem = _agreed("stem", stem, file.stem, "imagenet", file)
     layout = find_layout(file.state)
@@ -103,7 +103,7 @@ def _misfit(file: WeightFile, state: dict[str, Tensor], arch: str, stem: str, wr
 
 
 def _fitting(state: dict[str, Tensor]) -> str | None:
-    """The known network that the weights do belong to."""
+    """The known network that has these weights."""
     for arch in ARCHITECTURES:
         for stem, name in (("imagenet", "imagenet"), ("cifar", _SAME_WEIGHTS)):
             with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Files of weights, of this project and of others: found, fetched, and opened without running what is in them."""
+"""Finds, fetches and opens files of weights, of this project and of others, without running what is in them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor
 
-from fastintl import config as configuration
-from fastintl.config import Config
+from fastintl.config import Config, from_yaml
 from fastintl.network.names import ARCHITECTURES
 from loaders.download import download
 from loaders.errors import UserError
@@ -25,13 +24,13 @@ from loaders.errors import UserError
 
 @dataclass(frozen=True)
 class WeightFile:
-    """An opened file.
+    """An opened file of weights.
 
     Attributes:
-        path: where it lies.
+        path: where the file is.
         state: its tensors by their names in the file.
-        arch, stem: of the network, as ``build_backbone`` knows them; None where the file does not say.
-        config: of the run that wrote it, None for other projects' files.
+        arch, stem: the network, as ``build_backbone`` names it; None where the file does not say.
+        config: the configuration of the run that wrote it; None for other projects' files.
     """
 
     path: Path
@@ -42,7 +41,7 @@ class WeightFile:
 
 
 def locate(path_or_url: str | Path) -> Path:
-    """The file that is meant: itself, the newest checkpoint of a run folder, or a URL's copy on this machine.
+    """The file of weights: a file itself, the newest checkpoint of a run folder, or a URL's copy on this machine.
 
     A URL is fetched once, into torch.hub's folder; the SHA-256 prefix in a name like ``resnet50-11ad3fa6.pth`` is
     checked.
@@ -83,7 +82,7 @@ def read_weights(path_or_url: str | Path) -> WeightFile:
     config = _config_of(content, path)
     if config is not None:
         return WeightFile(path, tensors, config.model.arch, config.model.stem, config)
-    arch = content.get("arch")  # of the PyTorch ImageNet example and its many heirs
+    arch = content.get("arch")  # written by PyTorch's ImageNet example and the many scripts made from it
     return WeightFile(path, tensors, arch if arch in ARCHITECTURES else None)
 
 
@@ -111,9 +110,9 @@ def _config_of(content: Mapping, path: Path) -> Config | None:
     """A checkpoint's own configuration, or for ``backbone.pt`` that of the run it lies in."""
     beside = path.parent / "config.yaml"
     if isinstance(content.get("config"), str):
-        return configuration.from_yaml(content["config"])
+        return from_yaml(content["config"])
     if path.name == "backbone.pt" and beside.exists():
-        return configuration.from_yaml(beside.read_text())
+        return from_yaml(beside.read_text())
     return None
 
 

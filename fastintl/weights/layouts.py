@@ -1,4 +1,4 @@
-"""Under which names the backbone lies in the files of this and other projects."""
+"""The names of the backbone's tensors in the files of this and other projects."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _WRAPPERS = {"module", "_orig_mod"}
 
 @dataclass(frozen=True)
 class Layout:
-    """Names in a file, without the wrappers' parts.
+    """How tensors are named in a file, without the wrappers' parts.
 
     Attributes:
-        whose: projects that write it.
-        prefix: before torchvision's names of the backbone.
-        target: before those of its EMA copy.
-        others: prefixes of what lies beside the backbone and is no part of it.
+        whose: projects that write such files.
+        prefix: what stands before torchvision's names of the backbone.
+        target: what stands before those of its EMA copy.
+        others: prefixes of tensors that are in the file and no part of the backbone.
     """
 
     whose: str
@@ -63,7 +63,7 @@ LAYOUTS = (
 
 
 def find_layout(names: Iterable[str]) -> Layout | None:
-    """The layout under which the names hold a ResNet's first convolution."""
+    """The first layout under which a ResNet's first convolution is among the names."""
     plain = {_plain(name) for name in names}
     return next((layout for layout in LAYOUTS if f"{layout.prefix}conv1.weight" in plain), None)
 

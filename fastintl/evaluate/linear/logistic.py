@@ -7,21 +7,19 @@ import importlib.util
 import numpy as np
 import torch
 
-from fastintl.evaluate.accuracy import Accuracy
+from fastintl.evaluate.accuracy import Accuracy, best
 from fastintl.evaluate.features import Features
 from fastintl.evaluate.labels import check_labels
 from loaders.errors import UserError
 
 
-def logistic_probe(
-    train: Features, held_out: Features, classes: int, penalty: float = 1.0, iterations: int = 1000
-) -> dict[str, float]:
+def logistic_probe(train: Features, held_out: Features, classes: int) -> dict[str, float]:
     """Fits multinomial logistic regression to standardised features and tests it.
+
+    The penalty is ``||W||^2 / 2`` beside the sum of the losses (scikit-learn's C = 1).
 
     Args:
         train, held_out: features (n, d) and labels in ``0 .. classes - 1``.
-        penalty: of the squared weights, ``penalty / 2 ||W||^2`` beside the sum of the losses (scikit-learn's 1 / C).
-        iterations: of L-BFGS, at most.
 
     Returns:
         ``{"top1": …, "top5": …}`` as fractions. A class without training image is never named.
@@ -38,16 +36,16 @@ def logistic_probe(
     if len(train.labels.unique()) < 2:
         raise UserError("the training set has images of one class only, and there is nothing to tell apart")
     scaler = StandardScaler().fit(train.features.numpy())
-    model = LogisticRegression(C=1 / penalty, solver="lbfgs", max_iter=iterations)
+    model = LogisticRegression(C=1.0, solver="lbfgs", max_iter=1000)
     model.fit(scaler.transform(train.features.numpy()), train.labels.numpy())
     decision = model.decision_function(scaler.transform(held_out.features.numpy()))
-    if decision.ndim == 1:  # of two classes scikit-learn tells the second one's
+    if decision.ndim == 1:  # where there are two classes, scikit-learn gives the second one's alone
         decision = np.stack([-decision, decision], 1)
     scores = torch.full((1, classes, len(decision)), -torch.inf)
     scores[0, model.classes_] = torch.from_numpy(decision.T.astype(np.float32))
     counted = Accuracy(1)
     counted.add(scores, held_out.labels)
-    return {name: value for name, (value,) in counted.top().items()}
+    return best(counted.top())
 
 
 def require_scikit_learn() -> None:

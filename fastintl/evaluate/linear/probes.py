@@ -5,84 +5,32 @@ Shapes: H heads, B samples, d channels of a feature.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastintl.distributed import World
-from fastintl.evaluate.accuracy import Accuracy
-from fastintl.evaluate.features import Features, extract, represent
+from fastintl.evaluate.accuracy import accuracy_on_images, best
+from fastintl.evaluate.backbone import EvaluatedBackbone, Reading
+from fastintl.evaluate.features import Features, cached_features, represent
 from fastintl.evaluate.labels import count_classes
-from fastintl.evaluate.linear.heads import LinearHeads
+from fastintl.evaluate.linear.logistic import logistic_probe
 from fastintl.evaluate.linear.protocols import HeadProtocol
 from fastintl.evaluate.linear.training import HeadTraining, accuracy_on_features, train_on_features
+from fastintl.evaluate.results import Result, print_rows
+from fastintl.evaluate.supervised import SupervisedTraining, settings_of
+from fastintl.network.precision import autocast
 from loaders import Batch, Loader
+from loaders.progress import Progress
+from loaders.sources import open_images
 
 
-@dataclass(frozen=True)
-class HeadScore:
-    """Held-out accuracy of one head, fractions."""
-
-    lr: float
-    weight_decay: float
-    top1: float
-    top5: float
-
-
-def head_scores(protocol: HeadProtocol, accuracy: Mapping[str, list[float]]) -> list[HeadScore]:
-    """The scores in the order of ``protocol.grid``."""
-    columns = zip(protocol.grid, accuracy["top1"], accuracy["top5"], strict=True)
-    return [HeadScore(*settings, top1, top5) for settings, top1, top5 in columns]
-
-
-def best(scores: list[HeadScore]) -> int:
-    """Index of the head with the highest top-1, the first of equals."""
-    return max(range(len(scores)), key=lambda i: (scores[i].top1, -i))
-
-
-def probe_features(
-    network: nn.Module,
-    train: Loader,
-    held_out: Loader,
-    protocol: HeadProtocol,
-    world: World,
-    seed: int = 0,
-) -> tuple[LinearHeads, list[HeadScore]]:
-    """The small-data protocol: features once, without augmentation, then heads on them.
-
-    May be called in the middle of a training: the network's mode, weights and statistics and all global random
-    states stay as they are. Every rank must call it; all get the same result.
-
-    Args:
-        network: (B, 3, s, s) -> (B, d).
-        train, held_out: centre-crop loaders of this rank's share.
-
-    Raises:
-        UserError: labels that are no classes, or features that are no numbers.
-    """
-    classes = count_classes(train.images, held_out.images)
-    bank, queries = (extract(network, loader, world.device) for loader in (train, held_out))
-    return fit_heads(bank, queries, classes, protocol, seed, world.device)
-
-
-def fit_heads(
-    bank: Features,
-    queries: Features,
-    classes: int,
-    protocol: HeadProtocol,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    on_epoch: Callable[[], None] = lambda: None,
-) -> tuple[LinearHeads, list[HeadScore]]:
-    """Trains the heads of a protocol on features in memory and tests them on others; see ``train_on_features``."""
-    heads = train_on_features(bank, classes, protocol, seed, device, on_epoch)
-    return heads, head_scores(protocol, accuracy_on_features(heads, queries))
-
-
-class FrozenProbe:
+class FrozenProbe(HeadTraining):
     """The ImageNet protocols: heads on features of random crops, behind a backbone in evaluation mode.
 
     Nothing of the backbone changes. All heads share its one pass over the images.
@@ -90,7 +38,7 @@ class FrozenProbe:
     Args:
         network: (B, 3, s, s) -> (B, d); put into evaluation mode and channels_last, on the device of ``world``.
         dim: d.
-        dtype: of the forward pass; the heads are float32.
+        dtype: the number format of the forward pass; the heads are float32.
     """
 
     def __init__(
@@ -103,32 +51,100 @@ class FrozenProbe:
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        super().__init__(protocol, classes, dim, seed, world.device, across_ranks=world.world_size > 1)
         self.network = network.to(world.device, memory_format=torch.channels_last).eval()
         self.world, self.dtype = world, dtype
-        self.training = HeadTraining(protocol, classes, dim, seed, world.device, across_ranks=world.world_size > 1)
 
     def train_step(self, batch: Batch, epoch: int) -> Tensor:
         """One update of every head; their mean losses (H,) on this rank's share."""
-        labels, ranks = batch.labels.to(self.world.device, non_blocking=True), self.world.world_size
-        return ranks * self.training.step(self._features(batch), labels, epoch, len(labels) * ranks)
+        views, labels = (x.to(self.world.device, non_blocking=True) for x in (batch.views[0], batch.labels))
+        ranks = self.world.world_size
+        return ranks * self.step(self._features(views), labels, epoch, len(labels) * ranks)
 
-    def accuracy(self, held_out: Loader) -> list[HeadScore]:
-        """Of every head on a centre-crop loader; the same on every rank."""
-        heads = self.training.heads
-        counted = Accuracy(len(heads), self.world.device, across_ranks=self.world.world_size > 1)
-        held_out.set_position(0, 0)
-        for batch in held_out:
-            counted.add(heads.scores(self._features(batch)), batch.labels.to(self.world.device))
-        return head_scores(self.training.protocol, counted.top())
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.training.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.training.load_state_dict(state)
+    def accuracy(self, held_out: Loader) -> dict[str, list[float]]:
+        """``{"top1": [one a head], "top5": …}`` on a centre-crop loader; the same on every rank."""
+        heads = self.heads
+        return accuracy_on_images(lambda x: heads.scores(self._features(x)), len(heads), held_out, self.world)
 
     @torch.no_grad()
-    def _features(self, batch: Batch) -> Tensor:
-        views = batch.views[0].to(self.world.device, non_blocking=True)
-        with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
+    def _features(self, views: Tensor) -> Tensor:
+        with autocast(self.world.device, self.dtype):
             return represent(self.network, views)
+
+
+# The evaluations
+
+
+def probe_on_crops(
+    backbone: EvaluatedBackbone, name: str, protocol: HeadProtocol, training: SupervisedTraining, world: World
+) -> Result:
+    """Trains the heads of an ImageNet protocol on random crops, with checkpoints, and tests them.
+
+    Args:
+        name: what the results call the protocol.
+    """
+
+    def build(classes: int, dtype: torch.dtype) -> FrozenProbe:
+        network = backbone.network
+        return FrozenProbe(network, network.feature_dim, classes, protocol, world, training.seed, dtype)
+
+    names = f"linear, {name}", "linear"
+    _, accuracy, _, result = training.run(*names, backbone, protocol, {"protocol": name}, build, world)
+    return replace(result, details=_details(protocol, accuracy))
+
+
+def probe_on_features(
+    backbone: EvaluatedBackbone | None,
+    name: str,
+    protocol: HeadProtocol | None,
+    data: Mapping[str, Path],
+    cache: Path,
+    reading: Reading,
+    seed: int,
+    world: World,
+) -> Result:
+    """Trains on features made once without augmentation; every rank on its own, to the same result.
+
+    Args:
+        backbone: None: ``data`` are folders of features, which tools/features.py wrote.
+        name: what the results call the protocol.
+        protocol: None: logistic regression by L-BFGS.
+        data: images or folders of features, "train" and "val".
+        cache: folder that keeps the features.
+        reading: how the images are read.
+
+    Returns:
+        The result; of logistic regression its accuracy on the first rank only.
+    """
+    classes = count_classes(*map(open_images, data.values())) if backbone else None
+    stored = [cached_features(backbone, path, cache, world, reading) for path in data.values()]
+    bank, queries = map(Features.of, stored)
+    classes = classes or int(bank.labels.max()) + 1
+    settings = settings_of({"protocol": name, **(asdict(protocol) if protocol else {})}, backbone, seed)
+    result = Result(f"linear, {name}", data, backbone and backbone.path, settings, {})
+    if protocol is None:
+        return replace(result, metrics=logistic_probe(bank, queries, classes) if world.is_main else {})
+    with Progress("training", "epochs", protocol.epochs) if world.is_main else nullcontext() as progress:
+        on_epoch = (lambda: progress.advance(1)) if progress else (lambda: None)
+        heads = train_on_features(bank, classes, protocol, seed, world.device, on_epoch)
+    accuracy = accuracy_on_features(heads, queries)
+    return replace(result, metrics=best(accuracy), details=_details(protocol, accuracy))
+
+
+def _details(protocol: HeadProtocol, accuracy: Mapping[str, list[float]]) -> dict[str, Any]:
+    """The accuracy of every head, and the settings of the best."""
+    columns = zip(protocol.grid, accuracy["top1"], accuracy["top5"], strict=True)
+    heads = [{"lr": lr, "weight_decay": decay, "top1": top1, "top5": top5} for (lr, decay), top1, top5 in columns]
+    winner = max(heads, key=lambda head: head["top1"])  # the first of equals
+    return {"heads": heads, "lr": winner["lr"], "weight_decay": winner["weight_decay"]}
+
+
+def print_heads(result: Result) -> None:
+    """Prints the score of every head, the best one's in bold."""
+
+    def row(lr: float, weight_decay: float, top1: float, top5: float) -> tuple[str, ...]:
+        return f"{lr:g}", f"{weight_decay:g}", f"{top1:.2%}", f"{top5:.2%}"
+
+    winner = row(result.details["lr"], result.details["weight_decay"], **result.metrics)
+    rows = [row(**head) for head in result.details["heads"]]
+    print_rows(("learning rate", "weight decay", "top-1", "top-5"), rows, bold=winner)

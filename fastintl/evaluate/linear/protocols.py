@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fastintl.evaluate.linear.optimizers import HeadOptimizerName
+from fastintl.evaluate.linear.heads import HeadOptimizerName
+from loaders.errors import UserError
 
 ScheduleName = Literal["steps", "cosine", "exponential", "constant"]
 
@@ -25,9 +26,13 @@ class HeadProtocol:
     """How heads are trained; a grid of them where ``lr`` or ``weight_decay`` has several values.
 
     Attributes:
-        lr: learning rates. Those of SGD and its kin are for 256 samples a step and scale with the batch size.
-        schedule: the learning rate by epoch, one of ``SCHEDULES``.
-        init: of the classifier, see ``LinearHeads.start``.
+        batch_size: samples a step, over all ranks.
+        lr: learning rates; but for Adam's they are for 256 samples a step and scale with the batch size.
+        schedule: how the learning rates change from epoch to epoch, one of ``SCHEDULES``.
+        init: how the classifiers start, see ``LinearHeads.start``.
+
+    Raises:
+        UserError: a number out of range.
     """
 
     epochs: int
@@ -38,6 +43,12 @@ class HeadProtocol:
     schedule: ScheduleName
     init: Literal["normal", "uniform"]
 
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise UserError("--epochs and --batch-size must be positive")
+        if min(self.lr) <= 0 or min(self.weight_decay) < 0:
+            raise UserError("--lr must be above 0, and --weight-decay not below")
+
     @property
     def grid(self) -> list[tuple[float, float]]:
         """(learning rate, weight decay) of every head."""
@@ -45,7 +56,7 @@ class HeadProtocol:
 
     @property
     def lr_scale(self) -> float:
-        """From a stated learning rate to that of a step."""
+        """What a stated learning rate is multiplied by for a step of ``batch_size``."""
         return 1.0 if self.optimizer == "adam" else self.batch_size / 256
 
     def factor(self, epoch: int) -> float:
@@ -57,6 +68,9 @@ class HeadProtocol:
 IMAGENET = HeadProtocol(100, 256, "sgd", (0.4,), (0.0,), "steps", "normal")
 CW_RGP = HeadProtocol(100, 1024, "lars", (0.1,), (0.0,), "cosine", "normal")
 SMALL = HeadProtocol(500, 1000, "adam", (1e-2,), (5e-6,), "exponential", "uniform")
+
+
+PROTOCOLS = {"imagenet": IMAGENET, "cw_rgp": CW_RGP, "small": SMALL}
 
 
 def sweep(protocol: HeadProtocol) -> HeadProtocol:

@@ -1,4 +1,4 @@
-"""Training heads: on cached features, or step by step on features that somebody else brings."""
+"""The training of linear heads: on features in memory, or step by step on features that the caller computes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch import Tensor
 from fastintl.evaluate.accuracy import Accuracy
 from fastintl.evaluate.features import Features
 from fastintl.evaluate.labels import check_labels
-from fastintl.evaluate.linear.heads import LinearHeads
-from fastintl.evaluate.linear.optimizers import build_head_optimizer
+from fastintl.evaluate.linear.heads import LinearHeads, build_head_optimizer
 from fastintl.evaluate.linear.protocols import HeadProtocol
 from loaders.errors import UserError
 from loaders.order import permutation
@@ -25,7 +24,7 @@ class HeadTraining:
 
     Args:
         classes, dim: C and d of the heads.
-        seed: of the start, which all heads share.
+        seed: what the start, which all heads share, is drawn from.
         across_ranks: whether the ranks train the same heads on shares of each batch; otherwise each trains alone.
     """
 
@@ -49,10 +48,10 @@ class HeadTraining:
 
         Args:
             x_Bd, label_B: this rank's share of the batch.
-            batch_size: over all ranks.
+            batch_size: samples of all ranks.
 
         Returns:
-            The losses (H,) on this rank's share, divided by ``batch_size``; on the device.
+            The losses (H,) summed over this rank's share and divided by ``batch_size``; on the device.
         """
         gradients, loss_H = self.heads.gradients(x_Bd, label_B, batch_size)
         if self.across_ranks:
@@ -109,7 +108,7 @@ def train_on_features(
 
 
 def accuracy_on_features(heads: LinearHeads, held_out: Features) -> dict[str, list[float]]:
-    """``{"top1": [of every head], "top5": …}`` on features in memory.
+    """``{"top1": [one a head], "top5": …}`` on features in memory.
 
     Raises:
         UserError: labels that are not classes.

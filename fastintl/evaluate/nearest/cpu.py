@@ -3,7 +3,7 @@
 Exact distances of all pairs would cost many times the plain float32 product. So a query's features are ranked by
 a lower bound of their distance, made from the product and the worst case of its rounding. The first few, more than k,
 are measured in float64. If the next one's bound lies beyond the k-th exact distance, no other feature can be nearer,
-and the answer is proven. Queries without a proof (large groups of equal features, mostly) go to ``nearest_exact``.
+and the answer is proven. Queries without a proof (large groups of equal features, mostly) go to ``float64.nearest``.
 
 The bound. With u = 2^-24, a and b a centred, scaled query and feature, p their float32 product over d channels,
 ``|p - a.b| <= gamma |a| |b|`` with ``gamma = d u / (1 - d u)`` in whatever order it is summed (Higham, Accuracy and
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fastintl.evaluate.nearest import float64 as nearest_exact
+from fastintl.evaluate.nearest import float64
 from fastintl.evaluate.nearest.cpu_loops import measure, prepare, screen
 from loaders.errors import UserError
 
@@ -81,10 +81,10 @@ def nearest(
         features: (F, d) float32 or float64, in memory or mapped from a file.
         queries: (Q, d), likewise.
         metric: "euclidean" or "cosine".
-        memory: bytes to use beyond what is given.
+        memory: bytes to use beside the arrays given.
 
     Returns:
-        As ``nearest_exact.nearest``.
+        Squared distances and indices, as ``float64.nearest`` gives them, but as arrays.
 
     Raises:
         UserError: NaN or infinity in the features or queries.
@@ -118,7 +118,7 @@ def nearest(
     proven &= (query_length < _HUGE) & (feature_length.max() < _HUGE)
     left = np.flatnonzero(~proven)
     for rows in np.array_split(left, -(-len(left) // 4096)) if len(left) else ():
-        found = nearest_exact.nearest(features, queries[rows], k, metric, memory / 4, torch.device("cpu"))
+        found = float64.nearest(features, queries[rows], k, metric, memory / 4, torch.device("cpu"))
         square_Qk[rows], index_Qk[rows] = (x.numpy() for x in found)
     return square_Qk, index_Qk
 

@@ -1,4 +1,4 @@
-"""The compiled loops of ``nearest_cpu``; each releases the interpreter's lock and works on the rows it is given."""
+"""The compiled loops of ``cpu.py``; each releases the interpreter's lock and works on the rows it is given."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def screen(product, length, reach, gamma, unit, first, score, index):
     """Keeps in each row's max-heap the features with the smallest lower bounds.
 
     Args:
-        product: (q, at least F) float32, of a tile of queries and F features.
-        length: (F,) of the features.
+        product: (q, at least F) float32, the products of a tile of queries and F features.
+        length: (F,), the lengths of the features.
         reach: the largest length of the queries.
-        gamma, unit: of the bound.
+        gamma, unit: constants of the bound, see ``cpu.py``.
         first: index of the first feature.
         score, index: (q, m) heaps, the largest score first.
     """

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from loaders.errors import UserError
 
-# Shorter than this, relative to the vectors' squared lengths, a squared distance counts as none: what is left of two
-# equal vectors after the rounding of a float64 product.
+# A squared distance shorter than this, relative to the vectors' squared lengths, counts as zero: it is what is left
+# between two equal vectors after the rounding of a float64 product.
 NO_DISTANCE = 1e-12
 _QUERY_ROWS = 512
 _MAX_FEATURE_ROWS = 8192
@@ -32,7 +32,7 @@ def nearest(
         features: (F, d), of any float type, in the machine's memory, mapped from a file, or on ``device``.
         queries: (Q, d), likewise.
         metric: "euclidean" or "cosine".
-        memory: bytes to use on ``device``, beyond what is given.
+        memory: bytes to use on ``device``, beside the arrays given.
 
     Returns:
         Squared distances in float64 rounded to float32, and indices in int64, both (Q, k), on ``device``. With the

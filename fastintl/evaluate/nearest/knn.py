@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastintl.evaluate.nearest import cpu as nearest_cpu
-from fastintl.evaluate.nearest import float64 as nearest_exact
+from fastintl.distributed import World
+from fastintl.distributed.collectives import gather
+from fastintl.evaluate.nearest import cpu, float64
 from loaders.errors import UserError
 
 Array = TypeVar("Array", np.ndarray, Tensor)
@@ -41,20 +42,20 @@ def predict(
     distances go to the smallest index, as a stable sort would have it; equal votes to the smallest label.
 
     Args:
-        features: (F, d), tensor or NumPy array, also mapped from a file.
-        labels: (F,), integers.
+        features: (F, d), a tensor or a NumPy array, which may be mapped from a file.
+        labels: (F,) integers.
         queries: (Q, d).
-        k: neighbours that vote; several numbers are answered from one search.
+        k: how many neighbours vote; several numbers are answered from one search.
         metric: "euclidean" (INTL's protocol, on unnormalised features) or "cosine".
         vote: "majority", or "weighted": a neighbour at cosine similarity s counts ``exp(s / temperature)``
             (Wu et al., CVPR 2018). With the Euclidean metric ``1 - distance^2 / 2`` takes the place of s.
-        temperature: of the weighted vote.
-        memory: bytes to use at most beside the arrays given, to within a few tens of megabytes; pages of a mapped
-            file are the operating system's.
+        temperature: the temperature of the weighted vote.
+        memory: the most bytes to use beside the arrays given, to within a few tens of megabytes; pages of a mapped
+            file are not counted, since the operating system can drop them.
         device: where to compute. None: where the features are.
 
     Returns:
-        (Q,) labels, of the kind, type and device of ``labels``; for several k, such by k.
+        (Q,) labels, of the kind, type and device of ``labels``; for several k, a dict of them by k.
 
     Raises:
         UserError: shapes that do not fit, k out of range, an unknown metric or vote, NaN in the features, too
@@ -79,13 +80,31 @@ def predict(
 
 
 def accuracy(
-    features: Array, labels: Array, queries: Array, query_labels: Array, k: int | Sequence[int] = 5, **options
+    features: Array,
+    labels: Array,
+    queries: Array,
+    query_labels: Array,
+    k: int | Sequence[int] = 5,
+    *,
+    world: World | None = None,
+    **options,
 ) -> float | dict[int, float]:
-    """The fraction of ``queries`` whose label ``predict`` finds; for several k, such by k."""
-    predicted = predict(features, labels, queries, k, **options)
-    if isinstance(predicted, dict):
-        return {number: float((found == query_labels).sum()) / len(query_labels) for number, found in predicted.items()}
-    return float((predicted == query_labels).sum()) / len(query_labels)
+    """The fraction of ``queries`` whose label ``predict`` finds; for several k, a dict of fractions by k.
+
+    Args:
+        query_labels: (Q,), of the kind and on the device of ``labels``.
+        world: the ranks, each of which classifies a share of the queries; the answer is the same on all. None: this
+            process classifies all queries.
+        options: further arguments of ``predict``.
+    """
+    mine = slice(world.rank, None, world.world_size) if world else slice(None)
+    predicted = predict(features, labels, queries[mine], k, **options)
+    by_k = predicted if isinstance(predicted, dict) else {k: predicted}
+    correct = torch.tensor([int((found == query_labels[mine]).sum()) for found in by_k.values()])
+    if world and world.world_size > 1:
+        correct = gather(correct.to(world.device)).sum(0)
+    scores = {number: count / len(query_labels) for number, count in zip(by_k, correct.tolist(), strict=True)}
+    return scores if isinstance(predicted, dict) else scores[k]
 
 
 def _search(features: Array, metric: str, memory: float, device: torch.device | str | None):
@@ -95,13 +114,13 @@ def _search(features: Array, metric: str, memory: float, device: torch.device | 
     if device.type == "cpu":
         feature_array = _array(features)
         return lambda queries, k: tuple(
-            torch.from_numpy(found) for found in nearest_cpu.nearest(feature_array, _array(queries), k, metric, memory)
+            torch.from_numpy(found) for found in cpu.nearest(feature_array, _array(queries), k, metric, memory)
         )
-    nearest_exact.check_finite(features, "features")
+    float64.check_finite(features, "features")
 
     def search(queries, k: int):
-        nearest_exact.check_finite(queries, "queries")
-        return nearest_exact.nearest(features, queries, k, metric, memory / 2, device)
+        float64.check_finite(queries, "queries")
+        return float64.nearest(features, queries, k, metric, memory / 2, device)
 
     return search
 

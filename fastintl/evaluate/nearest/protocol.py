@@ -1,34 +1,42 @@
-"""k-NN accuracy between two sets of stored features, the queries shared by the ranks."""
+"""k-NN accuracy between two sets of stored features."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
-
 from fastintl.distributed import World
-from fastintl.distributed.collectives import gather
-from fastintl.evaluate.feature_file import StoredFeatures
+from fastintl.evaluate.features import StoredFeatures
 from fastintl.evaluate.nearest import knn
+from fastintl.evaluate.results import Result
 from loaders import UserError
 
 # What must be equal in the two sets, or their distances mean nothing.
 _OF_THE_BACKBONE = ("sha256", "arch", "stem", "target", "resize", "size", "mean", "std", "flip_average")
+_SHOWN = ("sha256", "arch", "stem", "target", "resize", "size", "flip_average")
 
 
 def knn_settings(metric: str, vote: str, temperature: float) -> dict[str, Any]:
-    """The options of ``knn.predict`` that change its answer; a majority has no temperature."""
+    """The arguments of ``knn.predict`` that change its answer; a majority has no temperature."""
     return {"metric": metric, "vote": vote, **({"temperature": temperature} if vote == "weighted" else {})}
 
 
-def compare(
-    train: StoredFeatures, val: StoredFeatures, ks: Sequence[int], world: World, **options
-) -> dict[int, float]:
-    """Accuracy on ``val`` of the vote among ``train``, by k; the same on every rank.
+def evaluate(
+    train: StoredFeatures,
+    val: StoredFeatures,
+    data: Mapping[str, Path],
+    ks: Sequence[int],
+    settings: Mapping[str, Any],
+    memory: float,
+    world: World,
+) -> Result:
+    """Accuracy on ``val`` of the vote among ``train``, for each k; the same on every rank.
 
     Args:
-        options: of ``knn.predict``.
+        data: paths of the images or their features, for the result.
+        settings: as ``knn_settings`` gives them.
+        memory: bytes for the search.
 
     Raises:
         UserError: features of two backbones, or images without labels.
@@ -36,12 +44,10 @@ def compare(
     other = [key for key in _OF_THE_BACKBONE if train.meta.get(key) != val.meta.get(key)]
     if other:
         raise UserError(f"the two sets of features differ in {', '.join(other)}: extract both in the same way")
-    for name, data in (("train", train), ("val", val)):
-        if (data.labels < 0).any():
-            raise UserError(f"the images of {name} ({data.meta['data']}) have no labels, and k-NN needs them")
-    mine = slice(world.rank, None, world.world_size)
-    predicted = knn.predict(train.features, train.labels, val.features[mine], ks, device=world.device, **options)
-    correct = torch.tensor([int((found == val.labels[mine]).sum()) for found in predicted.values()])
-    if world.world_size > 1:
-        correct = gather(correct.to(world.device)).sum(0).cpu()
-    return {k: count / len(val.labels) for k, count in zip(predicted, correct.tolist(), strict=True)}
+    for name, stored in (("train", train), ("val", val)):
+        if (stored.labels < 0).any():
+            raise UserError(f"the images of {name} ({stored.meta['data']}) have no labels, and k-NN needs them")
+    columns, where = (train.features, train.labels, val.features, val.labels), {"world": world, "device": world.device}
+    scores = knn.accuracy(*columns, k=ks, memory=memory, **where, **settings)
+    shown = {**settings, **{name: train.meta[name] for name in _SHOWN}}
+    return Result("k-NN", data, train.meta["backbone"], shown, {f"{k}-nn": score for k, score in scores.items()})

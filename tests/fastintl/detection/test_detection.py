@@ -16,7 +16,7 @@ from PIL import Image
 
 from fastintl.detection.average_precision import measure
 from fastintl.detection.config import load
-from fastintl.detection.sets import read_sets
+from fastintl.detection.datasets import read_sets
 from fastintl.detection.training_step import DetectionStep
 from fastintl.distributed.preemption import REQUEUE_STATUS
 from fastintl.network.model import build_backbone

@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastintl.detection.coco import annotation_file, read_coco
-from fastintl.detection.coco_ap import coco_metrics
-from fastintl.detection.outlines import encode
-from fastintl.detection.voc import read_voc
-from fastintl.detection.voc_ap import voc_metrics
+from fastintl.detection.annotations import encode
+from fastintl.detection.average_precision import coco_metrics, voc_metrics
+from fastintl.detection.datasets import annotation_file, read_coco, read_voc
 from tests.detection_sets import CLASSES, voc_xml, write_coco, write_voc
 
 

@@ -11,12 +11,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import fastintl
-from fastintl.config import options as configfile
+from fastintl.config.options import build
 from fastintl.detection.config import DetectionConfig, Model, Optim, Views, load
-from fastintl.detection.model import backbone_state, build_detector
-from fastintl.detection.precise_bn import average_statistics
-from fastintl.detection.schedule import learning_rate
-from fastintl.detection.training_step import DetectionStep
+from fastintl.detection.model import build_detector
+from fastintl.detection.training_step import DetectionStep, average_statistics, learning_rate
 from fastintl.distributed import World
 from fastintl.network.model import build_backbone
 from fastintl.weights.export import export
@@ -43,11 +41,21 @@ def test_every_weight_of_the_backbone_file_is_in_the_detector(tmp_path, arch, st
     assert all(parameter.requires_grad for parameter in step.network.parameters())
 
 
+def backbone_state(detector: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights of the backbone in a detector, under torchvision's names."""
+    found = {}
+    for name, value in detector.state_dict().items():
+        for prefix in ("backbone.", "roi_heads.box_head.layer"):
+            if name.startswith(prefix):
+                found[name.removeprefix(prefix.removesuffix("layer"))] = value
+    return found
+
+
 def config(**changes) -> DetectionConfig:
     flat = {"data.layout": "coco", "train.batch_size": 2, "train.device": "cpu", "model.masks": True}
     flat |= {f"model.{name}": value for name, value in vars(SMALL).items()}
     flat |= {f"views.{name}": value for name, value in vars(VIEWS).items()}
-    return configfile.build(DetectionConfig, flat | {key.replace("__", "."): value for key, value in changes.items()})
+    return build(DetectionConfig, flat | {key.replace("__", "."): value for key, value in changes.items()})
 
 
 def images(count: int = 2, objects: int = 2):

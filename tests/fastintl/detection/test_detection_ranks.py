@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 
 from fastintl.detection.config import DetectionConfig, load
+from fastintl.detection.datasets import read_sets
 from fastintl.detection.inference import detect
 from fastintl.detection.loader import TrainingLoader
-from fastintl.detection.sets import read_sets
 from fastintl.detection.training_step import DetectionStep
 from fastintl.distributed import World
 from fastintl.network.batchnorm import SyncBatchNorm

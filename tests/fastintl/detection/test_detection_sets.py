@@ -10,12 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from fastintl.config.options import build
 from fastintl.detection.augment import fitted, training_view
-from fastintl.detection.coco import read_coco
 from fastintl.detection.config import DetectionConfig, Views
+from fastintl.detection.datasets import read_coco, read_sets, read_voc
 from fastintl.detection.loader import TrainingLoader
-from fastintl.detection.sets import read_sets
-from fastintl.detection.voc import read_voc
 from loaders import UserError
 from tests.detection_sets import CLASSES, box, draw, voc_xml, write_coco, write_voc
 
@@ -113,13 +112,11 @@ def test_what_has_no_area_or_outline_is_left_out_and_told(voc, coco):
 
 
 def config_of(root: Path, layout: str, **model) -> DetectionConfig:
-    from fastintl.config import options as configfile
-
     splits = {"voc": ("VOC2007/trainval", "VOC2007/test"), "coco": ("train2017", "val2017")}[layout]
     flat = {"data.layout": layout, "data.root": str(root), "data.train": [splits[0]], "data.test": splits[1]}
     if layout == "voc":
         flat["data.classes"] = list(CLASSES)
-    return configfile.build(DetectionConfig, flat)
+    return build(DetectionConfig, flat)
 
 
 def test_images_without_objects_are_tested_on_but_not_trained_on(voc, coco):
@@ -190,8 +187,6 @@ def test_what_is_missing_or_damaged_in_cocos_layout_is_named(coco, spoil, says):
 
 def test_the_missing_package_is_named(coco, monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools", None)
-    for name in ("outlines", "coco"):
-        monkeypatch.delitem(sys.modules, f"fastintl.detection.{name}")
     with pytest.raises(UserError, match="pip install -c constraints.txt pycocotools"):
         read_sets(config_of(coco, "coco"))
 

@@ -3,9 +3,9 @@ import torch
 
 from fastintl import CWRGPLoss
 from fastintl.losses.base import Position
-from fastintl.losses.partition import random_orders
+from fastintl.losses.cw_rgp import random_orders
 from loaders.errors import UserError
-from tests.fastintl.losses import references as loss_references
+from tests.fastintl.losses import references
 
 HERE = Position(seed=5, step=7, epoch=0, rank=0)
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ def embeddings(v, n, d, seed=0):
 def reference(views, loss, position=HERE):
     v, n, d = views.shape
     samples, channels = random_orders(position, CPU, (loss.w_iter, n), (v, loss.w_iter, n // loss.w_size, d))
-    return loss_references.cw_rgp(views, loss.groups, samples.view(loss.w_iter, -1, loss.w_size), channels, loss.cov_w)
+    return references.cw_rgp(views, loss.groups, samples.view(loss.w_iter, -1, loss.w_size), channels, loss.cov_w)
 
 
 def compare(views, loss):

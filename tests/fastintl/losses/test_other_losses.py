@@ -5,7 +5,7 @@ import torch
 
 from fastintl import BarlowTwinsLoss, CWRGPLoss, INTLLoss, SpectralLoss
 from loaders.errors import UserError
-from tests.fastintl.losses import references as loss_references
+from tests.fastintl.losses import references
 
 
 def embeddings(v, n, d, seed=0):
@@ -29,7 +29,7 @@ def compare(views, loss, reference):
 @pytest.mark.parametrize("lambd", [0.0051, 1.0])
 def test_barlow_twins_agrees_with_float64(views, n, d, lambd):
     value, gradient = compare(
-        embeddings(views, n, d), BarlowTwinsLoss(lambd), lambda z: loss_references.barlow_twins(z, lambd)
+        embeddings(views, n, d), BarlowTwinsLoss(lambd), lambda z: references.barlow_twins(z, lambd)
     )
     assert value < 1e-6 and gradient < 1e-5
 
@@ -45,7 +45,7 @@ def test_spectral_transformations_agree_with_float64(axis, n, d, power, with_tar
     value, gradient = compare(
         torch.stack(views),
         lambda z: loss(z) if target is None else loss(z, target),
-        lambda z: loss_references.spectral(z, target, power, axis, 0.02),
+        lambda z: references.spectral(z, target, power, axis, 0.02),
     )
     assert value < 1e-6 and gradient < 1e-5
 

@@ -9,8 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from fastintl.report import chart, comparison, numbers, panels, run_page
-from fastintl.report.axis import Scale
-from fastintl.report.chart import Level, Line
+from fastintl.report.chart import Level, Line, Scale
 from fastintl.report.record import RunRecord
 from loaders.errors import UserError
 

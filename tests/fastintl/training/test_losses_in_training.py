@@ -12,11 +12,11 @@ from fastintl.config import options as configfile
 from fastintl.distributed import World
 from fastintl.losses import LOSSES
 from fastintl.losses.base import Position
-from fastintl.losses.partition import random_orders
+from fastintl.losses.cw_rgp import random_orders
 from fastintl.training.build import build_loss
 from fastintl.training.step import TrainingStep
 from loaders.errors import UserError
-from tests.fastintl.losses import references as loss_references
+from tests.fastintl.losses import references
 from tests.helpers.ddp import run_ranks
 from tests.helpers.training import assert_identical, last_state, train
 
@@ -98,7 +98,7 @@ def test_whitened_a_rank_the_mean_over_the_ranks_is_trained_on(two_ranks):
     for rank, half in enumerate(online.chunk(2, dim=1)):
         shapes = (2, 8), (3, 2, 2, CHANNELS)
         samples, channels = random_orders(Position(0, 3, 0, rank), torch.device("cpu"), *shapes)
-        losses.append(loss_references.cw_rgp(half, 2, samples.view(2, 2, 4), channels))
+        losses.append(references.cw_rgp(half, 2, samples.view(2, 2, 4), channels))
     expected = sum(losses) / 2
     expected.backward()
     for rank in two_ranks:

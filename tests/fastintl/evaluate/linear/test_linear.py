@@ -16,8 +16,9 @@ from fastintl.evaluate.epoch_loop import EpochLoop
 from fastintl.evaluate.features import extract
 from fastintl.evaluate.labels import count_classes
 from fastintl.evaluate.linear.logistic import logistic_probe
-from fastintl.evaluate.linear.probes import FrozenProbe, best, probe_features
+from fastintl.evaluate.linear.probes import FrozenProbe
 from fastintl.evaluate.linear.protocols import SMALL
+from fastintl.evaluate.linear.training import accuracy_on_features, train_on_features
 from fastintl.runs.checkpoint import Checkpoints
 from loaders import Loader, UserError
 from loaders.sources import open_images
@@ -37,8 +38,8 @@ def probed(images) -> FrozenProbe:
 
 def test_the_frozen_protocols_move_nothing_of_the_backbone(images, probed):
     assert same_state(backbone(), probed.network)
-    start = FrozenProbe(backbone(), 128, 3, PROTOCOL, ALONE).training.heads
-    assert (probed.training.heads.weight - start.weight).abs().amax((1, 2)).min() > 1e-3
+    start = FrozenProbe(backbone(), 128, 3, PROTOCOL, ALONE).heads
+    assert (probed.heads.weight - start.weight).abs().amax((1, 2)).min() > 1e-3
     assert same_state(backbone(), tune(images, frozen=True).network)
 
 
@@ -49,19 +50,18 @@ def test_fine_tuning_moves_all_of_it(images):
 
 def test_the_frozen_probes_accuracy_is_that_of_its_weights_on_plain_features(images, probed):
     plain = extract(probed.network, center_crops(images, ALONE), torch.device("cpu"))
-    heads, scores = probed.training.heads, probed.accuracy(center_crops(images, ALONE))
-    for weight, bias, score in zip(heads.weight, heads.bias, scores, strict=True):
+    heads, accuracy = probed.heads, probed.accuracy(center_crops(images, ALONE))
+    for weight, bias, top1, top5 in zip(heads.weight, heads.bias, accuracy["top1"], accuracy["top5"], strict=True):
         logits = plain.features.double().numpy() @ weight.double().numpy().T + bias.double().numpy()
-        assert score.top1 == np.mean(logits.argmax(1) == plain.labels.numpy())
-        assert score.top5 == 1.0  # of three classes
-    assert scores[best(scores)].top1 == max(score.top1 for score in scores)
+        assert top1 == np.mean(logits.argmax(1) == plain.labels.numpy())
+        assert top5 == 1.0  # of three classes
 
 
 def on_a_rank(data: str):
     rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
     world = World(rank, count, rank, torch.device("cpu"))
     probed, tuned, held_out = probe(Path(data), world), tune(Path(data), world), center_crops(Path(data), world)
-    heads = probed.training.heads
+    heads = probed.heads
     refused = resumed_apart(probed, random_crops(Path(data), world), world)
     return heads.weight, probed.accuracy(held_out), tuned.network.state_dict(), tuned.accuracy(held_out), refused
 
@@ -80,7 +80,7 @@ def test_two_ranks_end_where_one_does_and_count_each_image_once(images, probed):
     tuned, held_out = tune(images), center_crops(images, ALONE)
     for weight, scores, state, accuracy, refused in run_ranks(on_a_rank, str(images)):
         assert refused.startswith("the ranks do not find the same checkpoint")
-        torch.testing.assert_close(weight, probed.training.heads.weight, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(weight, probed.heads.weight, rtol=1e-3, atol=1e-5)
         assert scores == probed.accuracy(held_out) and accuracy == tuned.accuracy(held_out)
         torch.testing.assert_close(state, tuned.network.state_dict(), rtol=1e-2, atol=1e-4)
 
@@ -89,10 +89,12 @@ def test_a_probe_within_a_training_leaves_no_trace(images):
     network = backbone().train()
     before, state = backbone(), torch.get_rng_state()
     loaders = center_crops(images, ALONE, "train"), center_crops(images, ALONE)
-    heads, scores = probe_features(network, *loaders, replace(SMALL, epochs=20), ALONE)
+    train, held_out = (extract(network, loader, torch.device("cpu")) for loader in loaders)
+    heads = train_on_features(train, 3, replace(SMALL, epochs=20))
+    accuracy = accuracy_on_features(heads, held_out)
     assert torch.equal(torch.get_rng_state(), state)
     assert network.training and same_state(before, network)
-    assert len(heads) == len(scores) == 1 and 0 <= scores[0].top1 <= 1 == scores[0].top5
+    assert len(heads) == len(accuracy["top1"]) == 1 and 0 <= accuracy["top1"][0] <= 1 == accuracy["top5"][0]
 
 
 @pytest.mark.parametrize("classes", [2, 3])

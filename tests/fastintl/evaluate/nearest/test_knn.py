@@ -6,9 +6,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from fastintl.evaluate.nearest import cpu as nearest_cpu
-from fastintl.evaluate.nearest import float64 as nearest_exact
-from fastintl.evaluate.nearest import knn
+from fastintl.evaluate.nearest import cpu, float64, knn
 from loaders.errors import UserError
 
 CPU = torch.device("cpu")
@@ -40,8 +38,8 @@ def test_blocks_do_not_matter(clusters, metric, monkeypatch):
     features, labels, queries, _ = clusters
     whole = knn.predict(features, labels, queries, 120, metric)  # k beyond a block
     monkeypatch.setattr(knn, "_LEAST_MEMORY", 0)
-    monkeypatch.setattr(nearest_cpu, "_QUERY_TILE", 64)
-    monkeypatch.setattr(nearest_cpu, "_FEATURE_TILE", 101)
+    monkeypatch.setattr(cpu, "_QUERY_TILE", 64)
+    monkeypatch.setattr(cpu, "_FEATURE_TILE", 101)
     assert (knn.predict(features, labels, queries, 120, metric, memory=1e6) == whole).all()
 
 
@@ -162,8 +160,8 @@ def test_neighbours_are_those_of_the_definition(name, metric):
     features, queries = (x.astype(np.float32) for x in degenerate()[name])
     for k in sorted({1, min(7, len(features)), len(features)}):
         expected = by_definition(features, queries, k, metric)
-        assert (nearest_cpu.nearest(features, queries, k, metric, 1e8)[1] == expected).all()
-        blocked = nearest_exact.nearest(torch.tensor(features), queries, k, metric, 1e6, CPU)[1]
+        assert (cpu.nearest(features, queries, k, metric, 1e8)[1] == expected).all()
+        blocked = float64.nearest(torch.tensor(features), queries, k, metric, 1e6, CPU)[1]
         assert (blocked.numpy() == expected).all()
 
 
@@ -198,7 +196,7 @@ def test_several_k_are_those_one_by_one(clusters, vote):
 def test_the_screening_is_what_answers(clusters, monkeypatch):
     """Ordinary features are proven without a float64 product; what is left over is not."""
     features, labels, queries, _ = clusters
-    monkeypatch.setattr(nearest_exact, "nearest", None)
+    monkeypatch.setattr(float64, "nearest", None)
     knn.predict(features, labels, queries, [5, 200])
     with pytest.raises(TypeError):
         knn.predict(features * 0, labels, queries, 5)

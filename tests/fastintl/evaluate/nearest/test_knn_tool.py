@@ -6,7 +6,7 @@ import json
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from fastintl.evaluate.feature_file import load_features
+from fastintl.evaluate.features import load_features
 from tools import features, knn
 
 

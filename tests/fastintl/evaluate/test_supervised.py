@@ -1,0 +1,98 @@
+"""What a classifier's training is resumed by: the identities that the first version wrote, value by value."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from fastintl.evaluate.backbone import EvaluatedBackbone, Reading
+from fastintl.evaluate.features import cached_features
+from fastintl.evaluate.finetune import FineTuneProtocol, finetune
+from fastintl.evaluate.linear.probes import probe_on_crops
+from fastintl.evaluate.linear.protocols import IMAGENET
+from fastintl.evaluate.supervised import SupervisedTraining
+from loaders import CenterCrop
+from tests.helpers.probing import ALONE, backbone
+
+READING = Reading("folder", threads=1)
+VIEW = {"resize": 24, "size": 20, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+TRAINED = {"sha256": "0" * 64, "arch": "resnet8", "stem": "small", "target": False, **VIEW}
+LINEAR = {
+    "protocol": "imagenet",
+    "epochs": 1,
+    "batch_size": 20,
+    "optimizer": "sgd",
+    "lr": [0.4],
+    "weight_decay": [0.0],
+    "schedule": "steps",
+    "init": "normal",
+    "crop_area": 0.08,
+    "seed": 3,
+    "pictures": "896e6fee43ee6c2dbca6d332bb1e4d559d158bae3e692eb63ed9997091109869",
+    "steps an epoch": 2,
+}
+TUNED = {
+    "epochs": 1,
+    "batch_size": 20,
+    "lr_backbone": 0.004,
+    "lr_classifier": 0.2,
+    "weight_decay": 0.0,
+    "momentum": 0.9,
+    "schedule": "cosine",
+    "frozen": False,
+    "crop_area": 0.08,
+    "labels": 24,
+    "subset": "50 %",
+    "seed": 3,
+    "pictures": "a1c5c7087c359d0003bc7ca1dccf4a8c55a16ddb6cf07f6ce8ca5d22a970c37f",
+    "steps an epoch": 1,
+}
+
+
+def evaluated(trained: bool = True) -> EvaluatedBackbone:
+    origin = {"path": Path("backbone.pt"), "sha256": "0" * 64} if trained else {}
+    return EvaluatedBackbone(backbone(), CenterCrop(24, 20), **origin)
+
+
+def kept_in(folder: Path) -> dict:
+    """The identity in the only checkpoint below the folder."""
+    (checkpoint,) = folder.rglob("step_*.pt")
+    return torch.load(checkpoint, weights_only=True)["settings"]
+
+
+def test_a_linear_probe_has_the_identity_and_the_folder_of_the_first_version(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    training = SupervisedTraining(images / "train", images / "val", READING, seed=3, crop_interpolation="bicubic")
+    result = probe_on_crops(evaluated(), "imagenet", replace(IMAGENET, epochs=1, batch_size=20), training, ALONE)
+    assert kept_in(tmp_path / "runs/linear-70205c651a") == LINEAR | TRAINED
+    shown = result.as_json()
+    assert shown["sha256"] == "0" * 64 and shown["backbone"] == "backbone.pt" and shown["metrics"]["top5"] == 1
+    assert shown["settings"].items() < (LINEAR | TRAINED).items() and "sha256" not in shown["settings"]
+
+
+def test_a_fine_tuning_has_the_identity_and_the_folder_of_the_first_version(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    training = SupervisedTraining(images / "train", images / "val", READING, seed=3, crop_interpolation="bicubic")
+    protocol = FineTuneProtocol(epochs=1, batch_size=20, schedule="cosine")
+    for trained, folder in ((True, "runs/finetune-0af318c018"), (False, "runs/finetune-bdfb7d014b")):
+        finetune(evaluated(trained), protocol, training, 50, None, ALONE)
+        start = TRAINED if trained else {"from_scratch": True, "arch": "resnet8", "stem": "small", **VIEW}
+        assert kept_in(tmp_path / folder) == TUNED | start
+        tuned = torch.load(tmp_path / folder / "finetuned.pt", weights_only=True)
+        assert tuned["fc.weight"].shape == (3, 128)
+
+
+def test_kept_features_have_the_folder_of_the_first_version(images, tmp_path):
+    stored = cached_features(evaluated(), images / "val", tmp_path, ALONE, READING, flip_average=True)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["3ff55b14f6b4ad78"]
+    known = {key: stored.meta[key] for key in stored.meta if key not in ("backbone", "data", "versions")}
+    digest = "d5f59b12be7de1b2405a2787bf1989a0ef509d713817d5b73a29f4503ca1f051"
+    assert known == {**TRAINED, "flip_average": True, "count": 15, "pictures_sha256": digest}
+
+
+def test_what_the_first_version_did_not_have_is_in_the_identity(images, tmp_path):
+    training = SupervisedTraining(images / "train", images / "val", READING, seed=3, out=tmp_path)
+    wide = replace(evaluated(), crop=CenterCrop(24, 20, interpolation="bicubic"))
+    probe_on_crops(wide, "imagenet", replace(IMAGENET, epochs=1, batch_size=20), training, ALONE)
+    other = {"crop_interpolation": "bilinear", "interpolation": "bicubic"}
+    assert kept_in(tmp_path) == LINEAR | TRAINED | other
