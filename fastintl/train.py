@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rcfg", metavar="FILE", help="a recipe, such as rcfgs/ep100.yaml; none: the defaults")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides a key of the recipe")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     config = configuration.load(given.rcfg, given.overrides)
     if given.print_config:
         sys.stdout.write(configuration.to_yaml(config))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 USER_ERROR_STATUS = 2
 
@@ -28,3 +30,13 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(130)
 
     return wrapper
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Makes the folder of ``path``, which is written within; raises a ``UserError`` where that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error

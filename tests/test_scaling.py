@@ -17,7 +17,7 @@ def recipe():
     return config.load(ROOT / "rcfgs" / "ep100.yaml")
 
 
-def test_bytes_and_meetings_follow_from_torchvisions_model_and_the_projector(recipe):
+def test_bytes_and_all_reduces_follow_from_torchvisions_model_and_the_projector(recipe):
     backbone = resnet50()
     backbone.fc = None
     projector = 2048 * 8192 + 2 * 8192 + 8192 * 8192 + 2 * 8192 + 8192 * 8192 + 8192
@@ -27,7 +27,7 @@ def test_bytes_and_meetings_follow_from_torchvisions_model_and_the_projector(rec
     assert found.gradients == 4 * parameters
     assert found.embeddings == 6 * 256 * 8192 * 2
     assert found.batchnorm == 6 * channels * 2 * (8 + 4)
-    assert (found.meetings, found.meetings_view_by_view) == (55 + 55, 55 * 6 + 55 * 5)
+    assert (found.all_reduces, found.all_reduces_view_by_view) == (55 + 55, 55 * 6 + 55 * 5)
     assert f"{parameters:,} x 4 bytes" in PAGE and f"{parameters - projector:,}"[:2] + ".5 million" in PAGE
     for size in (found.gradients, found.embeddings, found.batchnorm):
         assert f"| {size / 1e6:.1f} MB |" in PAGE
@@ -47,5 +47,5 @@ def test_the_floor_is_the_formulas(recipe, gpus, link, machines, bandwidth, late
     found = traffic(recipe)
     floor = found.seconds(machines, bandwidth)
     seconds = [floor["gradients"], floor["gradients"] / 2, floor["embeddings"], floor["batchnorm"]]
-    row = " | ".join(f"{1000 * s:.1f} ms" for s in [*seconds, found.meetings * latency])
+    row = " | ".join(f"{1000 * s:.1f} ms" for s in [*seconds, found.all_reduces * latency])
     assert f"| {gpus} | {link} | {row} |" in PAGE

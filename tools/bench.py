@@ -11,11 +11,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from loaders.errors import exit_on_user_error  # noqa: E402
 
-_PARTS = {
+PARTS = {
     "loader": "from images on disk to crops",
     "step": "the training step on synthetic views",
     "train": "training with the loader, beside the step alone",
-    "ranks": "the ranks' meetings in BatchNorm, under torchrun",
+    "ranks": "the all-reduces of SyncBatchNorm, under torchrun",
     "knn": "nearest-neighbour search on the CPU",
     "probe": "linear heads on cached features",
     "convert": "from a folder of images to a .beton file",
@@ -24,18 +24,25 @@ _PARTS = {
 }
 
 
-@exit_on_user_error
-def main() -> None:
+def parse(words: list[str]) -> argparse.Namespace:
+    """The options of a part, and its ``run``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
-    for name, summary in _PARTS.items():
-        module = importlib.import_module(f"tools.benchmark.commands.{name}")
+    for name, summary in PARTS.items():
+        module = importlib.import_module(f"tools.benchmark.{name}")
         part = parts.add_parser(
             name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.add_arguments(part)
         part.set_defaults(run=module.run)
-    arguments = parser.parse_args()
+    # Through its parent a sub-parser would not take key=value words among its options.
+    chosen = parts.choices.get(words[0]) if words else None
+    return chosen.parse_intermixed_args(words[1:]) if chosen else parser.parse_args(words)
+
+
+@exit_on_user_error
+def main(words: list[str] | None = None) -> None:
+    arguments = parse(sys.argv[1:] if words is None else words)
     arguments.run(arguments)
 
 

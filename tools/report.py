@@ -14,43 +14,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from loaders.errors import UserError, exit_on_user_error  # noqa: E402
+from loaders.errors import exit_on_user_error  # noqa: E402
 
 
 @exit_on_user_error
-def main(arguments: list[str] | None = None) -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, such as runs/demo")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="the page (default: report.html in the run's folder; of several runs, comparison.html here)",
-    )
-    given = parser.parse_args(arguments)
+    text = "the page (default: report.html in the run's folder; of several runs, comparison.html here)"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=text)
+    given = parser.parse_args(words)
 
-    from fastintl.report import comparison, run_page
-    from fastintl.report.record import RunRecord
-    from loaders.files import write_text
+    from fastintl.report.page_file import write_page
 
-    folders = list(dict.fromkeys(given.runs))
-    names = [folder.resolve().name for folder in folders]
-    twice = {name for name in names if names.count(name) > 1}
-    runs = [
-        RunRecord(folder, str(folder) if name in twice else None) for folder, name in zip(folders, names, strict=True)
-    ]
-    for run in runs:
-        if run.broken:
-            lines = ", ".join(map(str, run.broken))
-            print(f"{run.folder.metrics}: left out, since it cannot be read: line {lines}", file=sys.stderr)
-    alone = len(runs) == 1
-    out = given.out or (runs[0].folder.report if alone else Path("comparison.html"))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, run_page.draw(runs[0]) if alone else comparison.draw(runs))
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
-    print(out)
+    print(write_page(given.runs, given.out))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ read are left out and listed, with the reason, in OUT/NAME_SPLIT.quarantine.txt.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -28,83 +28,36 @@ from loaders.errors import exit_on_user_error  # noqa: E402
 from loaders.files import write_json  # noqa: E402
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+@exit_on_user_error
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NAME", help="dataset, see above")
     parser.add_argument("--root", type=Path, help="where its files lie")
     parser.add_argument("--out", type=Path, default=Path("data"), help="folder to write to (default: data)")
-    parser.add_argument(
-        "--longest-side",
-        type=int,
-        default=500,
-        metavar="PIXELS",
-        help="shrink images whose longest side is longer; 0 never shrinks (default: 500)",
-    )
-    parser.add_argument(
-        "--quality",
-        type=int,
-        default=90,
-        help="JPEG quality of images encoded anew; small enough JPEGs keep their bytes (default: 90)",
-    )
-    parser.add_argument(
-        "--raw",
-        action="store_true",
-        help="store pixels, not JPEG; always so for CIFAR and STL-10, which are lossless",
-    )
+    text = "shrink images whose longest side is longer; 0 never shrinks (default: 500)"
+    parser.add_argument("--longest-side", type=int, default=500, metavar="PIXELS", help=text)
+    text = "JPEG quality of images encoded anew; small enough JPEGs keep their bytes (default: 90)"
+    parser.add_argument("--quality", type=int, default=90, help=text)
+    text = "store pixels, not JPEG; always so for CIFAR and STL-10, which are lossless"
+    parser.add_argument("--raw", action="store_true", help=text)
     parser.add_argument("--threads", type=int, default=0, help="encoding threads (default: one a usable core)")
-    parser.add_argument(
-        "--val-share",
-        type=float,
-        default=0.1,
-        help="share to hold out of a folder without val/, by a hash of the file names (default: 0.1)",
-    )
+    text = "share to hold out of a folder without val/, by a hash of the file names (default: 0.1)"
+    parser.add_argument("--val-share", type=float, default=0.1, help=text)
     parser.add_argument("--seed", type=int, default=0, help="of the demo's images (default: 0)")
-    parser.add_argument(
-        "--no-verify", action="store_true", help="take CIFAR's and STL-10's files without their published checksums"
-    )
+    text = "take CIFAR's and STL-10's files without their published checksums"
+    parser.add_argument("--no-verify", action="store_true", help=text)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the closing table as JSON, too")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(words)
 
-
-@exit_on_user_error
-def main() -> None:
-    arguments = parse_arguments()
-    from loaders.beton.convert import convert
+    from loaders.beton.dataset import convert_dataset, print_reports
     from loaders.beton.encoding import Storage
-    from loaders.datasets.catalogue import default_root, open_dataset
-    from loaders.datasets.public_files import verify
 
-    if not arguments.no_verify:
-        verify(arguments.name, arguments.root or default_root(arguments.name))
-    storage = Storage(arguments.longest_side, arguments.quality, arguments.raw)
-    splits = open_dataset(arguments.name, arguments.root, val_share=arguments.val_share, seed=arguments.seed)
-    reports = []
-    for part, split in splits.items():
-        target = arguments.out / f"{arguments.name}_{part}.beton"
-        stored = dataclasses.replace(storage, raw=storage.raw or split.raw)
-        reports.append(convert(split, target, stored, arguments.threads))
-    print_table(reports)
-    if arguments.json is not None:
-        write_json(arguments.json, [dataclasses.asdict(report) for report in reports])
-
-
-def print_table(reports: list) -> None:
-    width = max(len(report.file) for report in reports)
-    print(f"{'file':{width}}  {'images':>9}  {'MB':>9}  {'left out':>8}  {'seconds':>8}  {'images/s':>10}")
-    for report in reports:
-        print(
-            f"{report.file:{width}}  {report.images:9,}  {report.bytes / 1e6:9,.1f}  {report.skipped:8,}  "
-            f"{report.seconds:8,.1f}  {report.images_per_second:10,.0f}"
-        )
-    for report in reports:
-        if report.skipped:
-            print(f"{report.file}: left out {report.skipped} that cannot be read; {report.quarantine} says why")
-        if report.empty_classes:
-            some = ", ".join(report.empty_classes[:10]) + (", ..." if len(report.empty_classes) > 10 else "")
-            count = len(report.empty_classes)
-            print(f"{report.file}: {count} classes without an image keep their numbers: {some}")
-        if report.finished_before:
-            print(f"{report.file}: was finished before, left as it is")
+    storage = Storage(given.longest_side, given.quality, given.raw)
+    how = (given.threads, given.val_share, given.seed, not given.no_verify)
+    reports = convert_dataset(given.name, given.root, given.out, storage, *how)
+    if given.json is not None:
+        write_json(given.json, [asdict(report) for report in reports])
+    print_reports(reports)
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ class Config(Options):
 
 
 def load(rcfg: Path | str | None, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a recipe file (None: the defaults) with ``key=value`` words laid over it.
+    """The configuration of a recipe file (None: the defaults) overridden by ``key=value`` words.
 
     ``name`` is filled in from the file's name where nothing sets it ("run" without a file).
     """

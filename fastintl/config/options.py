@@ -207,7 +207,7 @@ def build(cls: type, flat: Mapping[str, Any], prefix: str = "") -> Any:
 
 
 def load(cls: type, rcfg: Path | str | None, overrides: Sequence[str], name: str) -> Any:
-    """The configuration of a recipe file (None: the defaults) with ``key=value`` words laid over it.
+    """The configuration of a recipe file (None: the defaults) overridden by ``key=value`` words.
 
     Args:
         name: value of the key ``name`` where it is null.

@@ -1,4 +1,4 @@
-"""The charts of a page, of one run or of several in one chart."""
+"""The charts of a page, of one run or of several, overlaid."""
 
 from __future__ import annotations
 

@@ -70,6 +70,16 @@ class Plan:
     undecodable: int
     sources: list[SourcePlan]
 
+    @property
+    def feeds_gpu_crops(self) -> float | None:
+        """Images/s that all cores feed where GPUs cut the crops; None: no source decodes on the host for them."""
+        return max((source.feeds_gpu_crops for source in self.sources if source.feeds_gpu_crops), default=None)
+
+    @property
+    def feeds_cpu_crops(self) -> float:
+        """Images/s that all cores feed where they cut the crops too, from a source that decodes every epoch."""
+        return max(source.feeds_cpu_crops for source in self.sources if source.decode_per_core)
+
 
 def make_plan(data: Path, recipe: MultiCrop, batch_size: int, ranks: int, machine: Machine, usable: list[str]) -> Plan:
     """Looks at a dataset and measures, which takes one or two seconds for each source.

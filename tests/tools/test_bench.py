@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from tools.benchmark.commands.common import print_below
+from tools.benchmark.contenders import Contender
+from tools.benchmark.results import print_results
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,7 +63,7 @@ def test_every_way_to_take_the_step_is_measured(tmp_path):
 
 
 def test_training_is_timed_beside_the_step_alone(image_folder, tmp_path):
-    from tools.benchmark.step import TINY
+    from tools.benchmark.options import TINY
 
     target = tmp_path / "train.json"
     words = ("--data", image_folder, "--rounds", 2, "--steps", 2, "--json", target)
@@ -100,7 +100,7 @@ def test_every_search_is_measured_and_finds_the_same(tmp_path):
 
 
 def test_the_cure_for_who_is_left_out_is_printed_whole(capsys):
-    print_below(Console(width=110), ["faiss-cpu: pip install -e '.[bench]'"])
+    print_results([], [Contender("faiss-cpu", None, error="pip install -e '.[bench]'")])
     assert capsys.readouterr().out == "left out: faiss-cpu: pip install -e '.[bench]'\n"
 
 

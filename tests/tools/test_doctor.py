@@ -11,6 +11,7 @@ import torch
 
 from loaders.beton.file import BetonFile
 from loaders.planning import installed
+from loaders.planning.report import size
 from tools import doctor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,7 +174,7 @@ def test_mistakes_get_one_sentence(arguments, words, image_beton, capsys):
 
 
 def test_sizes_are_written_for_people():
-    assert [doctor.size(count) for count in (0, 999, 1500, 44.1e6, 8e9, 2.5e12)] == [
+    assert [size(count) for count in (0, 999, 1500, 44.1e6, 8e9, 2.5e12)] == [
         "0 B", "999 B", "1.5 kB", "44.1 MB", "8 GB", "2.5 TB",
     ]  # fmt: skip
 

@@ -4,9 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tools.bench import PARTS
+
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted((ROOT / "tools").glob("[a-z]*.py"))
-PARTS = sorted(path.stem for path in (ROOT / "tools/benchmark/commands").glob("[a-z]*.py") if path.stem != "common")
 
 # Every command in turn in one process, which no import has touched before.
 PROGRAM = """

@@ -9,6 +9,7 @@ from PIL import Image
 
 from fastintl.config import load
 from fastintl.data import multi_crop
+from fastintl.report import crop_sheet
 from loaders import make_loader
 from loaders.sources import open_images
 from tools import show_crops
@@ -41,7 +42,7 @@ def test_every_source_that_can_run_has_a_row(image_beton, image_folder, tmp_path
 
 def test_the_rows_are_the_crops_that_the_loader_makes(image_beton):
     recipe, samples = multi_crop(load(None, SMALL).crops), [9, 4, 31]
-    rows, left_out = show_crops.through_every_source(open_images(image_beton), recipe, samples, 5, 2)
+    rows, left_out = crop_sheet.through_every_source(open_images(image_beton), recipe, samples, 5, 2)
     assert [row.label for row in rows] == ["ffcv", "dali", "memory", "folder"] and left_out == []
     for row in rows:
         assert row.ids == samples
@@ -56,20 +57,20 @@ def test_the_rows_are_the_crops_that_the_loader_makes(image_beton):
                 expected = view[place] * torch.tensor(recipe.std)[:, None, None]
                 expected = (expected + torch.tensor(recipe.mean)[:, None, None]).clamp(0, 1) * 255
                 np.testing.assert_allclose(levels, expected.permute(1, 2, 0), atol=0.01)
-            assert np.mean(show_crops.differences(row, rows[0], i)) < 2
+            assert np.mean(row.differences(rows[0], i)) < 2
 
 
 def test_boxes_tiles_and_frames_lie_where_they_should(image_beton, tmp_path, capsys):
     draw(capsys, tmp_path / "x.png", "--data", image_beton, "--ids", "3", "--seed", "4")
     sheet = np.asarray(Image.open(tmp_path / "x.png").convert("RGB")).astype(int)
     for v in (0, 1):
-        colour = [int(show_crops.colour_of(v)[i : i + 2], 16) for i in (1, 3, 5)]
+        colour = [int(crop_sheet.colour_of(v)[i : i + 2], 16) for i in (1, 3, 5)]
         rows, columns = np.nonzero((sheet == colour).all(axis=2))
-        left = show_crops.view_left(v)
+        left = crop_sheet.view_left(v)
         framed = rows[columns == left]
-        assert len(framed) == 4 * show_crops._TILE  # one tile a source, as high as it should be
-        boxed = columns < show_crops.view_left(0) - show_crops._GAP
-        assert boxed.any() and columns[boxed].min() >= show_crops._GAP + show_crops._LABEL
+        assert len(framed) == 4 * crop_sheet._TILE  # one tile a source, as high as it should be
+        boxed = columns < crop_sheet.view_left(0) - crop_sheet._GAP
+        assert boxed.any() and columns[boxed].min() >= crop_sheet._GAP + crop_sheet._LABEL
 
 
 def test_a_missing_decoder_is_named_on_the_sheet_and_below(image_beton, tmp_path, capsys, monkeypatch):
@@ -83,7 +84,7 @@ def test_a_missing_decoder_is_named_on_the_sheet_and_below(image_beton, tmp_path
 
 
 def test_a_large_data_set_is_not_decoded_for_the_memory_row(image_beton, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(show_crops, "_MOST_IN_MEMORY", 10)
+    monkeypatch.setattr(crop_sheet, "_MOST_IN_MEMORY", 10)
     said = draw(capsys, tmp_path / "x.png", "--data", image_beton, "--samples", 1)
     assert "without memory: it would decode all 60 images first" in said
 

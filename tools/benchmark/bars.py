@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loaders.errors import UserError
+from loaders.errors import writing
 
 _INK = "#7d8590"  # 4 : 1 against white and against GitHub's black
 _COLOURS = {"ours": "#2f81f7", "other": "#8b949e", "ceiling": "none"}
@@ -36,27 +36,21 @@ def draw(bars: Sequence[Bar], title: str, caption: str, path: Path) -> None:
         UserError: the file cannot be written.
     """
     import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     groups = list(dict.fromkeys(bar.group for bar in bars))
     rows = len(bars) + len(groups) * (len(groups) > 1)
     settings = {"svg.fonttype": "none", "svg.hashsalt": "fastintl", "font.size": 9, "text.color": _INK}
     with matplotlib.rc_context(settings):
-        figure, axes = pyplot.subplots(figsize=(_WIDTH_INCHES, 0.75 + _BAR_INCHES * rows))
+        figure = Figure((_WIDTH_INCHES, 0.75 + _BAR_INCHES * rows))
+        axes = figure.subplots()
         _draw_rows(axes, bars, groups)
         axes.set_title(title, loc="left", fontsize=10, x=0)
         figure.text(0.01, 0.01, caption, fontsize=7.5)
         figure.tight_layout(rect=(0, 0.02, 1, 1))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
             figure.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}") from error
-        finally:
-            pyplot.close(figure)
-    path.write_text(re.sub(r"[ \t]+$", "", path.read_text(), flags=re.M))
+            path.write_text(re.sub(r"[ \t]+$", "", path.read_text(), flags=re.M))
 
 
 def _draw_rows(axes, bars: Sequence[Bar], groups: Sequence[str]) -> None:

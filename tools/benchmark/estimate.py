@@ -1,19 +1,30 @@
-"""How long a recipe takes, from rates that were measured for it; where none was, there is no answer."""
+"""Hours and GPU-hours of a recipe, and what bounds it, from rates that were measured; it refuses where none was.
+
+    python tools/bench.py estimate --rcfg rcfgs/ep100.yaml --gpus 8
+    python tools/bench.py estimate --rcfg rcfgs/ep100.yaml --gpus 8 --step step_32.json --loader loader.json
+    python tools/bench.py estimate --rcfg rcfgs/ep100.yaml --gpus 8 --step-rate 500
+
+A rate for 8 GPUs is 8 times that of one with an eighth of the batch (bench.py step … train.batch_size=32), which leaves
+out what the GPUs wait for each other, or that of bench.py train under torchrun, which has it in it.
+"""
 
 from __future__ import annotations
 
+import argparse
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from fastintl.config import Config
+from fastintl.config import Config, load
 from fastintl.config.options import shown, values
-from fastintl.report.record import flat_keys
 from loaders.errors import UserError
+from loaders.files import write_json
+from tools.benchmark.options import add_overrides, require_positive
+from tools.benchmark.results import read_result
 
 # Images that are trained on in the public datasets and the demo.
 IMAGES = {
@@ -27,6 +38,10 @@ IMAGES = {
 }
 _OUR_STEP = "all together"  # among the contenders of bench.py step, the one that training takes
 _LOADER_BOUND = 0.1  # share of the time that the step waits for images, from which on the loader is the bottleneck
+_MEASURED = "docs/benchmarks"
+_PROJECT = Path(__file__).resolve().parents[2]
+
+Results = Mapping[Path, Mapping[str, Any]]  # what bench.py wrote, by file
 
 
 @dataclass(frozen=True)
@@ -34,7 +49,7 @@ class StepRate:
     """A measured rate of training.
 
     Attributes:
-        images_per_second: of all GPUs together.
+        images_per_second: rate of all GPUs together.
         machine: what it was measured on.
         source: where the number stands.
         with_loader: whether images were loaded meanwhile, and by all these ranks at once.
@@ -68,6 +83,51 @@ class Estimate:
     other: str
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rcfg", type=Path, required=True, help="recipe")
+    parser.add_argument("--gpus", type=int, default=1, help="number of GPUs, or of ranks on the CPU (default: 1)")
+    parser.add_argument("--images", type=int, help="trained on (default: those of the public dataset)")
+    parser.add_argument("--step", nargs="+", metavar="JSON", help=f"of step or train (default: {_MEASURED})")
+    parser.add_argument("--step-rate", type=float, metavar="R", help="images/s of one GPU with its share of the batch")
+    parser.add_argument("--loader", type=Path, metavar="JSON", help="of loader, measured on the host of the GPUs")
+    parser.add_argument("--json", type=Path, help="write the estimates to this file")
+    add_overrides(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    require_positive(arguments, "gpus")
+    words, gpus = arguments.step or [], arguments.gpus
+    behind_step = [word for word in words if "=" in word and not Path(word).exists()]  # --step takes all that follows
+    config = load(arguments.rcfg, [*behind_step, *arguments.overrides])
+    batch = config.train.batch_size
+    if batch % gpus:
+        raise UserError(f"a batch of {batch} images cannot be shared evenly by {gpus} GPUs")
+    images = images_of(config, arguments.images)
+    host = host_rate(arguments.loader, read_result(arguments.loader)) if arguments.loader else None
+    if arguments.step_rate is not None:
+        require_positive(arguments, "step_rate")
+        rates = [StepRate(gpus * arguments.step_rate, "GPU of your choice", "as --step-rate says")]
+    else:
+        given = [Path(word) for word in words if word not in behind_step]
+        rates = _measured_rates(given, config, gpus, arguments.rcfg)
+    found = [estimate(config, images, gpus, rate, host) for rate in rates]
+    if arguments.json:
+        rows = [{**asdict(rate), **asdict(one)} for rate, one in zip(rates, found, strict=True)]
+        what = {"recipe": str(arguments.rcfg), "gpus": gpus, "images": images}
+        write_json(arguments.json, {"benchmark": "estimate", **what, "rows": rows})
+    epochs = config.train.epochs
+    print(f"{config.name}: {epochs} epochs of {images:,} images, {images * epochs:,} in all")
+    for rate, one in zip(rates, found, strict=True):
+        print(f"\n{gpus} x {rate.machine}   ({rate.source})")
+        print(f"{one.images_per_second:>12,.0f} images/s   {one.hours:,.2f} hours   {one.gpu_hours:,.2f} GPU-hours")
+        print(f"{'bounded by':>12} the {one.bottleneck}{f'; {one.other}' if one.other else ''}")
+    if host is not None:
+        print(f"\nloader: {host.images_per_second:,.0f} images/s   ({host.source})")
+    elif not all(rate.with_loader for rate in rates):
+        fastest = max(rate.images_per_second for rate in rates)
+        print(f"\nThat a host feeds {fastest:,.0f} images/s is not known here: give --loader, measured on that host.")
+
+
 def images_of(config: Config, given: int | None) -> int:
     """How many images an epoch draws from: as given, or the public dataset's.
 
@@ -82,10 +142,11 @@ def images_of(config: Config, given: int | None) -> int:
     return count
 
 
-def step_rates(results: Sequence[tuple[Path, Mapping[str, Any]]], config: Config, gpus: int) -> list[StepRate]:
+def step_rates(results: Results, config: Config, gpus: int) -> Iterator[StepRate]:
     """Every result that was measured for this recipe at this number of GPUs, or for one GPU's share of it."""
-    found = []
-    for path, result in results:
+    from fastintl.report.record import flat_keys
+
+    for path, result in results.items():
         if result["benchmark"] not in ("step", "train"):
             continue
         measured = dict(flat_keys(yaml.safe_load(result["config"])))
@@ -93,12 +154,11 @@ def step_rates(results: Sequence[tuple[Path, Mapping[str, Any]]], config: Config
         if result["benchmark"] == "train" and result["ranks"] == gpus and _same_work(measured, config, 1):
             rate = statistics.median(result["images_per_second"])
             bottleneck = "loader" if statistics.median(result["data_wait"]) >= _LOADER_BOUND else "step"
-            found.append(StepRate(rate, machine, f"{path.name}, with its loader", True, bottleneck))
+            yield StepRate(rate, machine, f"{path.name}, with its loader", True, bottleneck)
         if result["benchmark"] == "step" and _same_work(measured, config, gpus):
             rates = {row["name"]: row["images_per_second"] for row in result["contenders"]}
             if rates.get(_OUR_STEP):
-                found.append(StepRate(gpus * rates[_OUR_STEP], machine, path.name))
-    return found
+                yield StepRate(gpus * rates[_OUR_STEP], machine, path.name)
 
 
 def host_rate(path: Path, result: Mapping[str, Any]) -> HostRate:
@@ -127,6 +187,20 @@ def estimate(config: Config, images: int, gpus: int, step: StepRate, host: HostR
     steps = images // batch * config.train.epochs
     hours = min(steps, config.train.max_steps or steps) * batch / rate / 3600
     return Estimate(rate, hours, gpus * hours, bottleneck, other)
+
+
+def _measured_rates(given: Sequence[Path], config: Config, gpus: int, recipe: Path) -> list[StepRate]:
+    """The rates in the given files, or in all of docs/benchmarks."""
+    paths = given or sorted((_PROJECT / _MEASURED).glob("*.json"))
+    rates = list(step_rates({path: read_result(path) for path in paths}, config, gpus))
+    if not rates:
+        share, where = config.train.batch_size // gpus, ", ".join(map(str, given)) or _MEASURED
+        raise UserError(
+            f"no step of {recipe} with {share} images a GPU is measured in {where}: run python tools/bench.py step "
+            f"--rcfg {recipe} train.batch_size={share} --json step_{share}.json on such a GPU and give --step "
+            f"step_{share}.json, or give --step-rate"
+        )
+    return rates
 
 
 def _same_work(measured: Mapping[str, str], config: Config, gpus: int) -> bool:

@@ -1,126 +1,124 @@
-"""Compares loaders: ours with each source, and what others do for the same crops."""
+"""images/s from images on disk to normalised crops, for every source that can run here, beside other ways of making
+the same crops. Each contender has a process of its own, on one core and on all; they are timed in turn, round after
+round, without start-up and compilation, and stopped meanwhile.
+
+    python tools/bench.py loader --data data/imagenet_val.beton --json out.json
+"""
 
 from __future__ import annotations
 
-import itertools
-import statistics
+import argparse
+import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from loaders.recipe import MultiCrop
-from tools.benchmark.worker import Contender, Worker, time_round
-from tools.benchmark.workload import Workload
+from tools.benchmark.contenders import Contender, note, ratio, time_in_turn
+from tools.benchmark.options import add_timing, require_positive
+from tools.benchmark.results import Target, print_results, rate_table, rates_as_json, write_result
 
-_OURS, _BASELINES = "tools.benchmark.loader_ours", "tools.benchmark.loader_baselines"
+if TYPE_CHECKING:
+    from loaders.recipe import MultiCrop
+    from tools.benchmark.loader_pipelines import Workload
+
 PIL, VISION, DALI, SIX = "PIL, six pipelines", "torchvision v2, six", "DALI native, CPU", "FFCV, six decodes, no colour"
 APART = "ffcv, a process a core"  # what the machine itself makes of more cores
 PLAIN = "libjpeg-turbo, one decode"
 FLOOR = "decode and resize alone"  # what bounds the full path: no crop can do without either
 _SOURCES = ("ffcv", "dali", "memory", "folder")
+_TITLES = {
+    "full path": "decode, six crops, colour",
+    "decode only": "decode only",
+    "crops on the GPU": "crops on the GPU",
+}
 
 
-@dataclass(frozen=True)
-class Target:
-    """A promise of the project.
-
-    Attributes:
-        what: whose rate is divided by whose.
-        least: the ratio that was promised; None where the ratio only tells what the machine can do.
-        measured: the median over the rounds, None where one of the two could not run.
-    """
-
-    what: str
-    least: float | None
-    measured: float | None
-
-    @property
-    def holds(self) -> bool | None:
-        return None if self.measured is None or self.least is None else self.measured >= self.least
-
-    def __str__(self) -> str:
-        measured = "not measured" if self.measured is None else f"{self.measured:.2f}"
-        promised = "" if self.least is None else f"promised {self.least:.2f}"
-        verdict = {True: "holds", False: "MISSED", None: ""}[self.holds]
-        return f"{self.what:48} {measured:>12}   {promised:13}   {verdict}"
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help=".beton file or folder class/image")
+    add_timing(parser)
+    parser.add_argument("--rcfg", type=Path, help="recipe whose crops are made (default: INTL's for ImageNet)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="length of a round (default: 1.5)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images in a batch (default: 32)")
 
 
-def contenders(cores: int, on_gpu: bool) -> list[list[Contender]]:
-    """Who runs against whom: two groups on one core and on all, the full path and decoding alone."""
+def run(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from fastintl.config import load
+    from fastintl.data import multi_crop
+    from loaders.sources import open_images
+
+    sizes = require_positive(arguments, "rounds", "seconds", "batch_size")
+    images = open_images(arguments.data)
+    recipe = multi_crop(load(arguments.rcfg, []).crops)
+    cores, on_gpu = len(os.sched_getaffinity(0)), torch.cuda.is_available()
+    with _workload(arguments.data, recipe, arguments.batch_size, "cuda" if on_gpu else "cpu") as work:
+        groups = contenders(work, arguments.seconds, cores)
+        for group in groups.values():
+            time_in_turn(group, arguments.rounds)
+    found = targets(groups["full path"], groups["decode only"], cores)
+    sizes = {"images": len(images), "views": [spec.size for spec in recipe.views], **sizes}
+    rows = [row for name, group in groups.items() for row in rates_as_json(name, group)]
+    write_result(arguments, "loader", **sizes, contenders=rows, targets=[target.as_json() for target in found])
+    tables = [rate_table(_TITLES[name], group) for name, group in groups.items()]
+    print_results(tables, [contender for group in groups.values() for contender in group], found)
+
+
+def contenders(work: Workload, seconds: float, cores: int) -> dict[str, list[Contender]]:
+    """Who runs against whom, on one core and on all: the full path, decoding alone, and on a GPU the crops alone."""
+    from tools.benchmark.child_processes import Pipeline, timed_in_processes
+
+    def contender(name: str, function: str, many: int, *arguments: str, ahead: bool = True, processes: int = 1):
+        pipeline = Pipeline(function, many, arguments, ahead, processes)
+        return Contender(name, partial(timed_in_processes, pipeline, work, seconds), asdict(pipeline))
+
     full = [
-        Contender(PIL, _BASELINES, "authors_pipeline", 1, works_ahead=False),
-        Contender(VISION, _BASELINES, "torchvision_v2", 1, works_ahead=False),
-        Contender(DALI, _BASELINES, "dali_native", 1),
-        Contender(SIX, _BASELINES, "ffcv_six_decodes", 1),
-        Contender(FLOOR, _BASELINES, "decode_and_resize", 1, works_ahead=False),
+        contender(PIL, "authors_pipeline", 1, ahead=False),
+        contender(VISION, "torchvision_v2", 1, ahead=False),
+        contender(DALI, "dali_native", 1),
+        contender(SIX, "ffcv_six_decodes", 1),
+        contender(FLOOR, "decode_and_resize", 1, ahead=False),
     ]
-    decode = [Contender(PLAIN, _BASELINES, "plain_decode", 1, works_ahead=False)]
+    decode = [contender(PLAIN, "plain_decode", 1, ahead=False)]
     for many in sorted({1, cores}):
-        full += [Contender(source, _OURS, "full_path", many, (source,)) for source in _SOURCES]
-        decode += [Contender(source, _OURS, "decode_only", many, (source,)) for source in ("ffcv", "dali", "folder")]
+        full += [contender(source, "full_path", many, source) for source in _SOURCES]
+        decode += [contender(source, "decode_only", many, source) for source in ("ffcv", "dali", "folder")]
     if cores > 1:
-        full.append(Contender(APART, _OURS, "full_path", cores, ("ffcv",), processes=cores))
-    groups = [full, decode]
-    if on_gpu:
-        groups.append([Contender("crops on the GPU alone", _OURS, "engine_on_gpu", cores, works_ahead=False)])
+        full.append(contender(APART, "full_path", cores, "ffcv", processes=cores))
+    groups = {"full path": full, "decode only": decode}
+    if work.device == "cuda":
+        groups["crops on the GPU"] = [contender("crops on the GPU alone", "crops_on_gpu", cores, ahead=False)]
     return groups
 
 
-def compare(work: Workload, groups: list[list[Contender]], rounds: int, seconds: float, note: Callable) -> None:
-    """Times every contender ``rounds`` times for ``seconds``, those of a group in turn; fills their ``samples``."""
-    for group in groups:
-        workers: list[list[Worker]] = []
-        try:
-            for contender in group:
-                note(f"starting {contender.name} on {contender.cores}")
-                workers.append([])
-                for place in range(contender.processes):  # one after the other: two would share the cores
-                    workers[-1].append(Worker(contender, work, place))
-                    workers[-1][-1].wait_until_warm()
-            for round_ in range(rounds):
-                note(f"round {round_ + 1} of {rounds}")
-                for its_workers in workers:
-                    time_round(its_workers, seconds)
-        finally:
-            for worker in itertools.chain.from_iterable(workers):
-                worker.stop()
-
-
-def targets(full: list[Contender], decode: list[Contender], cores: int) -> list[Target]:
+def targets(full: Sequence[Contender], decode: Sequence[Contender], cores: int) -> list[Target]:
     """The project's promises, measured."""
-    one = {c.name: c for c in full if c.cores == 1}
+    one, plain = ({c.name: c for c in group if c.settings["cores"] == 1} for group in (full, decode))
+    rates: Callable = partial(ratio, what="images_per_second")
     found = [
-        Target("ffcv, full path : PIL, on one core", 6.0, ratio(one["ffcv"], one[PIL])),
-        Target("ffcv, full path : DALI native, on one core", 4.0, ratio(one["ffcv"], one[DALI])),
-        Target(f"ffcv, full path : {FLOOR}, on one core", None, ratio(one["ffcv"], one[FLOOR])),
+        Target("ffcv, full path : PIL, on one core", 6.0, rates(one["ffcv"], one[PIL])),
+        Target("ffcv, full path : DALI native, on one core", 4.0, rates(one["ffcv"], one[DALI])),
+        Target(f"ffcv, full path : {FLOOR}, on one core", None, rates(one["ffcv"], one[FLOOR])),
+        Target("ffcv, decode only : libjpeg-turbo, on one core", 1 / 1.25, rates(plain["ffcv"], plain[PLAIN])),
     ]
-    plain = {c.name: c for c in decode if c.cores == 1}
-    found.append(Target("ffcv, decode only : libjpeg-turbo, on one core", 1 / 1.25, ratio(plain["ffcv"], plain[PLAIN])))
     if cores > 1:
+        many = {c.name: c for c in full if c.settings["cores"] == cores}
         for source in _SOURCES:
-            many = next(c for c in full if c.name == source and c.cores == cores)
-            found.append(Target(f"{source}, full path : itself on one core", 0.9 * cores, ratio(many, one[source])))
-        apart = next(c for c in full if c.name == APART)
-        found.append(Target(f"{APART} : one process on one core", None, ratio(apart, one["ffcv"])))
+            what = f"{source}, full path : itself on one core"
+            found.append(Target(what, 0.9 * cores, rates(many[source], one[source])))
+        found.append(Target(f"{APART} : one process on one core", None, rates(many[APART], one["ffcv"])))
     return found
 
 
-def ratio(first: Contender, second: Contender) -> float | None:
-    """Median over the rounds of the two rates' ratio; rounds are taken in turn, so drift hits both alike."""
-    pairs = list(zip(first.samples, second.samples, strict=False))
-    return statistics.median(a[0] / b[0] for a, b in pairs) if pairs else None
-
-
-def rate(contender: Contender) -> float | None:
-    """Median images a second."""
-    return statistics.median(sample[0] for sample in contender.samples) if contender.samples else None
-
-
 @contextmanager
-def workload(data: Path, recipe: MultiCrop, batch_size: int, device: str, note: Callable):
+def _workload(data: Path, recipe: MultiCrop, batch_size: int, device: str) -> Iterator[Workload]:
     """The work on ``data``; a folder is converted to a temporary ``.beton`` for those who read nothing else."""
+    from tools.benchmark.loader_pipelines import Workload
+
     if not data.is_dir():
         yield Workload(data, data, recipe, batch_size, 1, device)
         return
@@ -132,30 +130,3 @@ def workload(data: Path, recipe: MultiCrop, batch_size: int, device: str, note: 
         beton = Path(place) / "images.beton"
         convert(class_tree(data), beton)
         yield Workload(data, beton, recipe, batch_size, 1, device)
-
-
-def left_out(group: list[Contender]) -> list[str]:
-    """Those of a group that could not run, on how many cores, and why."""
-    return [f"{contender.name} on {contender.cores}: {contender.error}" for contender in group if contender.error]
-
-
-def as_json(groups: list[list[Contender]]) -> list[dict]:
-    """Contenders with every sample, as plain values."""
-    names = ("full path", "decode only", "crops on the GPU")
-    return [row for name, group in zip(names, groups, strict=False) for row in as_rows(name, group)]
-
-
-def as_rows(name: str, group: list[Contender]) -> list[dict]:
-    """Those of one group, which is called ``name``."""
-    rows = []
-    for contender in group:
-        row = asdict(contender)
-        samples = row.pop("samples")
-        row |= {
-            "group": name,
-            "images_per_second": [sample[0] for sample in samples],
-            "cpu_seconds_per_image": [sample[1] for sample in samples],
-            "median_images_per_second": rate(contender),
-        }
-        rows.append(row)
-    return rows

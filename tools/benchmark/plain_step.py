@@ -24,7 +24,7 @@ class PlainStep:
     Args:
         config: its recipe; its settings of speed are not read.
         device: where it runs.
-        dtype: of autocast.
+        dtype: the number format of autocast.
         channels_last: memory format of the weights.
         compiled: whether the network runs in compiled regions; the views then run in lockstep.
         cuda_graphs: whether these replay as CUDA graphs.

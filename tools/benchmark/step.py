@@ -1,87 +1,92 @@
-"""Times training steps on synthetic views: the authors' way, each change to it alone, and all together."""
+"""The training step on synthetic views: the authors' way, each of our changes to it alone, and all together; a small
+network without a GPU. On a GPU, each at the whole recipe and at what one rank of eight has of it:
+
+    python tools/bench.py step --rcfg rcfgs/ep100.yaml --json step_256.json
+    python tools/bench.py step --rcfg rcfgs/ep100.yaml train.batch_size=32 --json step_32.json
+"""
 
 from __future__ import annotations
 
-import gc
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from tools.benchmark.contenders import Contender, Rounds, ratio, time_in_turn
+from tools.benchmark.options import add_steps, recipe_or_tiny, require_positive
+from tools.benchmark.results import print_results, write_result
 
-from fastintl.config import Config
-from fastintl.distributed import World
-from fastintl.network.precision import autocast_dtype
-from fastintl.training.build import build_model
-from fastintl.training.step import TrainingStep
-from tools.benchmark.plain_step import PlainStep
+if TYPE_CHECKING:
+    import torch
+    from rich.table import Table
+    from torch import Tensor
 
-# Without a GPU and without a recipe: the demo's network on three small crops, sixteen images.
-TINY = (
-    "model.arch=resnet8",
-    "model.stem=small",
-    "model.projector=[256,256,256]",
-    "crops.sizes=[40,40,24]",
-    "crops.scales=[[0.2,1],[0.2,1],[0.1,0.5]]",
-    "crops.blur=[0,0,0]",
-    "crops.solarize=[0,0,0]",
-    "train.batch_size=16",
-)
+    from fastintl.config import Config
+
+    Step = Callable[[list[Tensor], int], Tensor]
+
 _WARM_UP_STEPS = 3
 _SCHEDULE_STEPS = 1000  # of the synthetic epoch: the first steps of a warm-up, whose learning rate moves nothing far
+_SHORT = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 
-Step = Callable[[list[Tensor], int], Tensor]
-
-
-@dataclass
-class Contender:
-    """A way to take the step, and what was measured of it.
-
-    Attributes:
-        name: for the table.
-        build: makes the step.
-        dtype, channels_last: of the views that it is given.
-        seconds: of a step, one value a round.
-        first_step_seconds: of the very first, which compiles and picks the convolutions' algorithms.
-        peak_bytes: of GPU memory, its weights included.
-        error: why it could not run.
-    """
-
-    name: str
-    build: Callable[[], Step] = field(repr=False)
-    dtype: torch.dtype
-    channels_last: bool = False
-    seconds: list[float] = field(default_factory=list)
-    first_step_seconds: float | None = None
-    peak_bytes: int | None = None
-    error: str | None = None
-
-    @property
-    def median(self) -> float | None:
-        return statistics.median(self.seconds) if self.seconds else None
+add_arguments = add_steps
 
 
-def contenders(config: Config, device: torch.device) -> list[list[Contender]]:
+def run(arguments: argparse.Namespace) -> None:
+    sizes = require_positive(arguments, "rounds", "steps")
+    import torch
+
+    from fastintl.config import to_yaml
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = recipe_or_tiny(arguments, device.type)
+    torch.backends.cudnn.benchmark = True
+    flops, batch, model = step_flops(config), config.train.batch_size, config.model
+    rows, rates = [], []
+    for number, group in enumerate(contenders(config, device, arguments.steps)):
+        # What the device could do at best, timed in the same rounds.
+        product = Contender("matrix product", partial(_matrix_rate, device))
+        time_in_turn([product, *group], arguments.rounds)
+        rates.append(product.values("operations_per_second"))
+        share = flops / product.median("operations_per_second")
+        rows += [_as_json(contender, group[0], share, batch) | {"group": number} for contender in group]
+    measured = {"flops_of_a_step": flops, "matrix_rates": rates, "config": to_yaml(config), "contenders": rows}
+    write_result(arguments, "step", **sizes, **measured)
+    title = f"{model.arch}, batch {batch}, views {' '.join(map(str, config.crops.sizes))}, {device.type}"
+    print_results(list(_tables(rows, title)), [Contender(row["name"], None, error=row["error"]) for row in rows])
+
+
+def contenders(config: Config, device: torch.device, steps: int) -> list[list[Contender]]:
     """Two groups, each with the baseline; CUDA graphs keep their memory, so they form the second, on a GPU only."""
+    import torch
+
+    from fastintl.distributed import World
+    from fastintl.network.precision import autocast_dtype
+    from fastintl.training.step import TrainingStep
+    from tools.benchmark.plain_step import PlainStep
+    from tools.benchmark.synthetic import synthetic_views
+
     old = torch.float16 if device.type == "cuda" else torch.float32
     best = autocast_dtype("auto", device)
     new = best if device.type == "cuda" else torch.bfloat16  # on a CPU a change, but hardly for the better
-    name = f"authors' way, NCHW {_short(old)}"
 
-    def plain(label: str, dtype: torch.dtype = old, **changes: bool) -> Contender:
+    def contender(name: str, build: Callable[[], Step], dtype: torch.dtype, channels_last: bool) -> Contender:
+        views = partial(synthetic_views, config, device, dtype, channels_last)
+        settings = {"dtype": _short(dtype), "channels_last": channels_last}
+        return Contender(name, partial(_rounds, build, views, device, steps), settings)
+
+    def plain(name: str, dtype: torch.dtype = old, **changes: bool) -> Contender:
         channels_last = changes.get("channels_last", False)
-        return Contender(label, lambda: PlainStep(config, device, dtype, **changes), torch.float32, channels_last)
+        return contender(name, lambda: PlainStep(config, device, dtype, **changes), torch.float32, channels_last)
 
-    def ours(label: str, **changes: str) -> Contender:
-        train = replace(config.train, precision="auto", compile="on", **changes)
-        settings = replace(config, train=train)
-        return Contender(label, lambda: TrainingStep(settings, World(0, 1, 0, device), _SCHEDULE_STEPS), best, True)
+    def ours(name: str, **changes: str) -> Contender:
+        settings = replace(config, train=replace(config.train, precision="auto", compile="on", **changes))
+        return contender(name, lambda: TrainingStep(settings, World(0, 1, 0, device), _SCHEDULE_STEPS), best, True)
 
-    plain_group = [
-        plain(name),
+    authors = f"authors' way, NCHW {_short(old)}"
+    changes = [
+        plain(authors),
         plain("+ channels_last", channels_last=True),
         plain(f"+ {_short(new)}", new),
         plain("+ compile", compiled=True),
@@ -89,56 +94,22 @@ def contenders(config: Config, device: torch.device) -> list[list[Contender]]:
         ours("all together"),
     ]
     if device.type != "cuda":
-        return [plain_group]
+        return [changes]
     graphs = [
-        plain(name),
+        plain(authors),
         plain("+ compile + graphs", compiled=True, cuda_graphs=True),
         ours("all together + graphs", cuda_graphs="on"),
     ]
-    return [plain_group, graphs]
-
-
-def compare(
-    group: list[Contender], config: Config, device: torch.device, rounds: int, steps: int, note: Callable[[str], None]
-) -> list[float]:
-    """Times the contenders of a group in turn, round after round, and the device's matrix product beside them.
-
-    Args:
-        steps: of a round.
-        note: told what is going on.
-
-    Returns:
-        Of each round, the floating-point operations a second of a large matrix product.
-    """
-    running: dict[str, tuple[Step, list[Tensor], int]] = {}
-    for contender in group:
-        note(f"first step of {contender.name}")
-        _attempt(contender, lambda c=contender: running.update({c.name: _start(c, config, device)}))
-    rates = []
-    for round_ in range(rounds):
-        note(f"round {round_ + 1} of {rounds}")
-        rates.append(matrix_rate(device))
-        for contender in group:
-            if contender.error is None:
-                step, views, own_bytes = running[contender.name]
-                _attempt(contender, lambda c=contender, s=step, v=views, o=own_bytes: _time(c, s, v, steps, o))
-    running.clear()
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    return rates
-
-
-def synthetic_views(config: Config, device: torch.device, dtype: torch.dtype, channels_last: bool) -> list[Tensor]:
-    """Views of noise in the recipe's sizes."""
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    count = config.train.batch_size
-    views = [torch.randn(count, 3, size, size, device=device, dtype=dtype) for size in config.crops.sizes]
-    return [view.contiguous(memory_format=memory_format) for view in views]
+    return [changes, graphs]
 
 
 def step_flops(config: Config) -> int:
     """Floating-point operations of a step's convolutions and linear layers, forward and backward, without the loss."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from fastintl.training.build import build_model
+
     with torch.device("meta"):
         model = build_model(config.model)
         views = [torch.empty(config.train.batch_size, 3, size, size) for size in config.crops.sizes]
@@ -147,89 +118,76 @@ def step_flops(config: Config) -> int:
     return counter.get_total_flops()
 
 
-def matrix_rate(device: torch.device) -> float:
-    """Operations a second of a matrix product: 8192 cubed in the training format on a GPU, else 1024 in float32."""
+def _rounds(
+    build: Callable[[], Step], make_views: Callable[[], list[Tensor]], device: torch.device, steps: int
+) -> Rounds:
+    """Rounds of so many steps: ``seconds`` of a step, ``first_step_seconds`` of the very first, which compiles and
+    picks the convolutions' algorithms, and on a GPU ``peak_bytes`` of its memory, the weights included."""
+    import torch
+
+    from tools.benchmark.synthetic import seconds_of
+
     on_gpu = device.type == "cuda"
-    size, dtype = (8192, autocast_dtype("auto", device)) if on_gpu else (1024, torch.float32)
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    for times in (3, 20):  # the first are the warm-up
-        synchronize(device)
-        start = time.perf_counter()
-        for _ in range(times):
-            a @ b
-        synchronize(device)
-    return times * 2 * size**3 / (time.perf_counter() - start)
+    before = torch.cuda.memory_allocated(device) if on_gpu else 0
+    step, views = build(), make_views()
+    first = seconds_of(lambda: step(views, 0), device)
+    seconds_of(lambda: step(views, 0), device, _WARM_UP_STEPS)
+    own = torch.cuda.memory_allocated(device) - before if on_gpu else 0
+    yield {}
+    while True:
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
+            others = torch.cuda.memory_allocated(device) - own
+        seconds = seconds_of(lambda: step(views, 0), device, steps)
+        peak = {"peak_bytes": torch.cuda.max_memory_allocated(device) - others} if on_gpu else {}
+        yield {"seconds": seconds / steps, "first_step_seconds": first, **peak}
 
 
-def synchronize(device: torch.device) -> None:
-    """Waits until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _matrix_rate(device: torch.device) -> Rounds:
+    """Operations a second of a matrix product: 8192 cubed in the training format on a GPU, else 1024 in float32."""
+    import torch
+
+    from fastintl.network.precision import autocast_dtype
+    from tools.benchmark.synthetic import seconds_of
+
+    size, dtype = (8192, autocast_dtype("auto", device)) if device.type == "cuda" else (1024, torch.float32)
+    times = 20
+    yield {}
+    while True:
+        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+        multiply = partial(torch.matmul, a, b)
+        seconds_of(multiply, device, 3)  # as a warm-up
+        yield {"operations_per_second": times * 2 * size**3 / seconds_of(multiply, device, times)}
 
 
-def as_json(groups: list[list[Contender]], flops: int, rates: list[list[float]], batch_size: int) -> list[dict]:
-    """Contenders with every sample, the ratio to the first of their group, and their share of the matrix rate."""
-    rows = []
-    for number, (group, rate) in enumerate(zip(groups, rates, strict=True)):
-        for contender in group:
-            row = asdict(replace(contender, build=None))
-            row["dtype"], row["group"] = _short(contender.dtype), number
-            del row["build"]
-            row["median_seconds"], row["images_per_second"] = contender.median, None
-            if contender.median:
-                row["images_per_second"] = batch_size / contender.median
-                row["share_of_matrix_rate"] = flops / contender.median / statistics.median(rate)
-                row["times_the_baseline"] = ratio(group[0], contender)
-            rows.append(row)
-    return rows
+def _as_json(contender: Contender, baseline: Contender, share: float, batch_size: int) -> dict[str, Any]:
+    """A row with every sample, the ratio to the baseline, and the share of the matrix rate."""
+    seconds = contender.median("seconds")
+    row = contender.as_json("seconds") | {
+        "first_step_seconds": contender.largest("first_step_seconds"),
+        "peak_bytes": contender.largest("peak_bytes"),
+        "median_seconds": seconds,
+        "images_per_second": batch_size / seconds if seconds else None,
+    }
+    if seconds:
+        row["share_of_matrix_rate"] = share / seconds
+        row["times_the_baseline"] = ratio(baseline, contender, "seconds")
+    return row
 
 
-def ratio(baseline: Contender, contender: Contender) -> float | None:
-    """How many times faster, the median over the rounds; both were timed in each, so drift hits both alike."""
-    pairs = list(zip(baseline.seconds, contender.seconds, strict=False))
-    return statistics.median(b / c for b, c in pairs) if pairs else None
+def _tables(rows: Sequence[dict[str, Any]], title: str) -> Iterator[Table]:
+    from rich.table import Table
 
-
-def _start(contender: Contender, config: Config, device: torch.device) -> tuple[Step, list[Tensor], int]:
-    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-    step = contender.build()
-    views = synthetic_views(config, device, contender.dtype, contender.channels_last)
-    synchronize(device)
-    start = time.perf_counter()
-    step(views, 0)
-    synchronize(device)
-    contender.first_step_seconds = time.perf_counter() - start
-    for i in range(_WARM_UP_STEPS):
-        step(views, i)
-    own = torch.cuda.memory_allocated(device) - before if device.type == "cuda" else 0
-    return step, views, own
-
-
-def _time(contender: Contender, step: Step, views: list[Tensor], steps: int, own_bytes: int) -> None:
-    device = views[0].device
-    synchronize(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        others = torch.cuda.memory_allocated(device) - own_bytes
-    start = time.perf_counter()
-    for i in range(steps):
-        step(views, i)
-    synchronize(device)
-    contender.seconds.append((time.perf_counter() - start) / steps)
-    if device.type == "cuda":
-        contender.peak_bytes = torch.cuda.max_memory_allocated(device) - others
-
-
-def _attempt(contender: Contender, action: Callable[[], None]) -> None:
-    """Notes why a contender cannot run, out of memory for one, and lets the others go on."""
-    try:
-        action()
-    except Exception as error:
-        contender.error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    columns = ("step", "ms", "images/s", "times the first", "of the matrix rate", "peak memory", "first step")
+    for number in sorted({row["group"] for row in rows}):
+        table = Table(*columns, title=title)
+        for row in (row for row in rows if row["group"] == number and row["median_seconds"]):
+            memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e9:.1f} GB"
+            times = (f"{1000 * row['median_seconds']:,.1f}", f"{row['images_per_second']:,.0f}")
+            ratios = (f"{row['times_the_baseline'] or 0:.2f}", f"{row['share_of_matrix_rate']:.1%}")
+            table.add_row(row["name"], *times, *ratios, memory, f"{row['first_step_seconds']:.1f} s")
+        yield table
 
 
 def _short(dtype: torch.dtype) -> str:
-    return {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}[dtype]
+    return _SHORT[str(dtype).removeprefix("torch.")]

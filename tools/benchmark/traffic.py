@@ -1,6 +1,6 @@
 """What the ranks send each other in a training step: computed from the model, and the floor that it sets.
 
-Shapes: V views, N images of the global batch, d channels of the embedding, C of a BatchNorm, W ranks, M machines.
+Shapes: V views, N images of the global batch, d channels of the embedding, C channels of a BatchNorm, M machines.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ _EMBEDDING_BYTES = 2  # under autocast
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes handed to each kind of collective in a step, and how often the ranks wait for each other.
+    """Bytes handed to each kind of collective in a step, and the number of SyncBatchNorm all-reduces.
 
     Attributes:
-        gradients: all-reduced.
-        embeddings: of the global batch, (V, N, d), all-gathered.
-        batchnorm: all-reduced; (2, V, C) in float64 forward, in float32 backward.
-        meetings: at BatchNorms, all views together: one a layer forward and one backward.
-        meetings_view_by_view: the same if every view has its own, as torch.nn.SyncBatchNorm does it.
+        gradients: bytes of all gradients, which are all-reduced.
+        embeddings: bytes of the global batch's embeddings, (V, N, d), which are all-gathered.
+        batchnorm: bytes of all statistics, which are all-reduced: (2, V, C) in float64 forward, in float32 backward.
+        all_reduces: SyncBatchNorm all-reduces with all views together: one a layer forward and one backward.
+        all_reduces_view_by_view: the same if every view has its own, as torch.nn.SyncBatchNorm does it.
     """
 
     gradients: int
     embeddings: int
     batchnorm: int
-    meetings: int
-    meetings_view_by_view: int
+    all_reduces: int
+    all_reduces_view_by_view: int
 
     def seconds(self, machines: int, bandwidth: float) -> dict[str, float]:
         """The least time of each between machines, if within them it is free.
@@ -65,6 +65,6 @@ def traffic(config: Config) -> Traffic:
         gradients=GRADIENT_BYTES[config.train.compress_gradients] * parameters,
         embeddings=_EMBEDDING_BYTES * views * config.train.batch_size * config.model.projector[-1],
         batchnorm=2 * views * channels * (8 + 4),
-        meetings=2 * len(norms),
-        meetings_view_by_view=(views + online) * len(norms),
+        all_reduces=2 * len(norms),
+        all_reduces_view_by_view=(views + online) * len(norms),
     )

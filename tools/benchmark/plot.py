@@ -1,13 +1,19 @@
-"""Which bars a measurement's JSON has: one function a part of the benchmark."""
+"""Draws what the other parts measured, one SVG a file:
+
+python tools/bench.py plot docs/benchmarks/*.json --out docs/figures
+"""
 
 from __future__ import annotations
 
+import argparse
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from tools.benchmark.bars import Bar
+from tools.benchmark.bars import Bar, draw
+from tools.benchmark.results import read_result
 
 Result = Mapping[str, Any]
 _CEILINGS = ("libjpeg-turbo", "decode and resize", "decode alone", "matrix product", "the products")
@@ -20,16 +26,26 @@ _OURS = {
 }
 
 
-def figure(result: Result) -> tuple[str, list[Bar]] | None:
-    """Title and bars of a result; None for a part that has no image."""
-    bars_of = _BARS.get(result["benchmark"])
-    if bars_of is None:
-        return None
-    title, bars = bars_of(result)
-    return title, [bar for bar in bars if bar.value]
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", type=Path, nargs="+", metavar="JSON", help="what --json of another part wrote")
+    parser.add_argument("--out", type=Path, default=Path("docs/figures"), help="folder (default: docs/figures)")
 
 
-def caption(result: Result) -> str:
+def run(arguments: argparse.Namespace) -> None:
+    for path in arguments.results:
+        result = read_result(path)
+        bars_of = _BARS.get(result["benchmark"])
+        title, bars = bars_of(result) if bars_of else ("", [])
+        bars = [bar for bar in bars if bar.value]
+        if not bars:
+            print(f"{path}: nothing to draw")
+            continue
+        target = arguments.out / f"{path.stem}.svg"
+        draw(bars, title, _caption(result), target)
+        print(target)
+
+
+def _caption(result: Result) -> str:
     """The machine, and how the numbers came about."""
     where = result["surroundings"]
     machine = where["gpu"] or f"{where['cpu']}, {where['cores']} cores"
@@ -45,8 +61,8 @@ def _convert(result: Result) -> tuple[str, list[Bar]]:
     return "Folder to one file, images/s", _rates(result, ("conversion",))
 
 
-def _rates(result: Result, groups: tuple[str, ...]) -> list[Bar]:
-    """Of contenders that were timed on several numbers of cores."""
+def _rates(result: Result, groups: Sequence[str]) -> list[Bar]:
+    """Bars of contenders that were timed on several numbers of cores."""
     rows = [row for row in result["contenders"] if row["group"] in groups]
     bars = [
         _bar(result, row["name"], row["median_images_per_second"], f"{row['cores']} core{'s' * (row['cores'] > 1)}")
@@ -71,14 +87,16 @@ def _train(result: Result) -> tuple[str, list[Bar]]:
 
 def _knn(result: Result) -> tuple[str, list[Bar]]:
     title = f"{result['k']} nearest of {result['features']:,} features of {result['channels']} channels, queries/s"
-    rows = [(row["name"], row["seconds"]) for row in result["contenders"] if row["seconds"]]
-    return title, [_bar(result, name, result["queries"] / statistics.median(seconds)) for name, seconds in rows]
+    return title, [replace(bar, value=result["queries"] / bar.value) for bar in _seconds(result)]
 
 
 def _probe(result: Result) -> tuple[str, list[Bar]]:
-    title = f"{result['epochs']} epochs of linear heads on {result['samples']:,} features, seconds"
-    rows = [(row["name"], row["seconds"]) for row in result["contenders"] if row["seconds"]]
-    return title, [_bar(result, name, statistics.median(seconds)) for name, seconds in rows]
+    return f"{result['epochs']} epochs of linear heads on {result['samples']:,} features, seconds", _seconds(result)
+
+
+def _seconds(result: Result) -> list[Bar]:
+    rows = [row for row in result["contenders"] if row["seconds"]]
+    return [_bar(result, row["name"], statistics.median(row["seconds"])) for row in rows]
 
 
 def _bar(result: Result, name: str, value: float | None, group: str = "") -> Bar:

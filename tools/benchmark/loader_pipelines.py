@@ -1,4 +1,5 @@
-"""What others do for the same crops, each as a good user of that library writes it.
+"""The pipelines that ``bench.py loader`` compares, from images on disk to normalised crops: this project's, and what
+others do for the same crops, each as a good user of that library writes it.
 
 Every function returns an endless iterator over the number of images that are ready.
 """
@@ -8,11 +9,80 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from tools.benchmark.workload import Workload
+from loaders.beton.file import JPEG
+from loaders.loader import make_loader
+from loaders.planning.rates import cropping, decoding
+from loaders.recipe import MultiCrop
+from loaders.sources import open_images
+from loaders.sources.images import BetonImages
+from loaders.sources.quarantine import Quarantine
+
+_PASS = 20_000  # images, so that few ends of a pass are timed
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What every pipeline is given to do.
+
+    Attributes:
+        data: the dataset that was named, a ``.beton`` file or a folder.
+        beton: the same images as a ``.beton``; ``data`` itself if it is one.
+        recipe: the views.
+        batch_size: images in a batch, where there are batches.
+        threads: threads of a process, one for each of its cores.
+        device: where the views are wanted.
+    """
+
+    data: Path
+    beton: Path
+    recipe: MultiCrop
+    batch_size: int
+    threads: int
+    device: str = "cpu"
+
+    def path(self, source: str) -> Path:
+        """What one of our sources reads."""
+        return self.beton if source == "ffcv" else self.data
+
+    def streams(self) -> Iterator[np.ndarray]:
+        """The images' JPEG bytes in a random order, without end."""
+        images = BetonImages(self.beton)
+        ids = np.flatnonzero(images.modes == JPEG)
+        generator = np.random.default_rng(0)
+        while True:
+            for i in generator.permutation(ids):
+                yield images.read(int(i))
+
+
+def full_path(work: Workload, source: str) -> Iterator[int]:
+    """This project: decode, crops, colour, normalise."""
+    path = work.path(source)
+    how = {"source": source, "device": work.device, "threads": work.threads}
+    loader = make_loader(path, work.recipe, work.batch_size, samples=_long_pass(len(open_images(path))), **how)
+    while True:
+        for batch in loader:
+            yield len(batch.ids)
+
+
+def decode_only(work: Workload, source: str) -> Iterator[int]:
+    """This project: what is left to the host when the crops are cut on a GPU."""
+    images = open_images(work.path(source))
+    quarantine, device = Quarantine(images.path, len(images), max_bad=0.05), torch.device(work.device)
+    return decoding(images, _long_pass(len(images)), source, work.batch_size, work.threads, quarantine, device)
+
+
+def crops_on_gpu(work: Workload) -> Iterator[int]:
+    """This project: the crops alone, of one decoded batch that lies on the GPU."""
+    images = open_images(work.data)
+    quarantine, device = Quarantine(images.path, len(images), max_bad=0.05), torch.device(work.device)
+    ids = np.resize(np.arange(len(images)), work.batch_size)
+    return cropping(images, ids, work.recipe, work.threads, quarantine, device, torch.bfloat16)
 
 
 def authors_pipeline(work: Workload) -> Iterator[int]:
@@ -178,3 +248,8 @@ def _batches(work: Workload) -> Iterator[list[np.ndarray]]:
     streams = work.streams()
     while True:
         yield [next(streams) for _ in range(work.batch_size)]
+
+
+def _long_pass(images: int) -> np.ndarray:
+    """The ids of all images, repeated to at least ``_PASS``."""
+    return np.tile(np.arange(images), -(-_PASS // images))
