@@ -16,15 +16,14 @@ from torchvision.utils import draw_segmentation_masks, make_grid
 from fastintl.detection.annotations import AnnotatedImage, AnnotatedSet, decode
 from fastintl.detection.augment import fitted, read_pixels
 from fastintl.detection.inference import Detection
-from loaders.errors import UserError
+from loaders.errors import UserError, writing
 
 _COLUMNS, _ROWS, _SIDE, _FONT_SIZE = 4, 3, 320, 15
+_LEAST_SCORE = 0.5
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324")
 
 
-def draw_detections(
-    annotated: AnnotatedSet, detections: Sequence[Detection], path: Path, threshold: float = 0.5
-) -> None:
+def draw_detections(annotated: AnnotatedSet, detections: Sequence[Detection], path: Path) -> None:
     """Writes one image of the first images of a set with their detections above a score, a colour a class.
 
     Raises:
@@ -32,14 +31,14 @@ def draw_detections(
     """
     found = defaultdict(list)
     for detection in detections:
-        if detection["score"] >= threshold:
+        if detection["score"] >= _LEAST_SCORE:
             found[detection["image_id"]].append(detection)
     tiles = [_tile(image, found[image.id], annotated) for image in annotated.images[: _COLUMNS * _ROWS]]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        to_pil_image(make_grid(tiles, nrow=_COLUMNS, padding=6, pad_value=255)).save(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be written: {error}") from error
+    with writing(path):
+        try:
+            to_pil_image(make_grid(tiles, nrow=_COLUMNS, padding=6, pad_value=255)).save(path)
+        except ValueError as error:  # a suffix that Pillow does not know
+            raise UserError(f"{path} cannot be written: {error}") from error
 
 
 def _tile(image: AnnotatedImage, detections: Sequence[Detection], annotated: AnnotatedSet) -> Tensor:

@@ -26,6 +26,7 @@ from fastintl.evaluate.backbone import EvaluatedBackbone, Reading
 from fastintl.evaluate.results import versions
 from fastintl.runs.fingerprint import fingerprint
 from loaders import Loader, UserError
+from loaders.errors import writing
 from loaders.files import write_text
 from loaders.order import Order
 from loaders.progress import Progress
@@ -264,8 +265,7 @@ def _begin(folder: Path, meta: dict[str, Any], channels: int) -> None:
         if other:
             raise UserError(f"{folder} holds features of another {', '.join(other)}: name another folder, or remove it")
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder / _META):
         for name, kind in _COLUMNS.items():
             shape = (meta["count"], channels) if name == "features" else (meta["count"],)
             path = folder / f"{name}.npy"
@@ -273,5 +273,3 @@ def _begin(folder: Path, meta: dict[str, Any], channels: int) -> None:
             with open(path, "r+b") as file:  # room now: a full disk later would kill the process at a page
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         write_text(folder / _META, json.dumps(meta, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}") from error

@@ -161,8 +161,8 @@ def finetune(
         return FineTuning(backbone.network, classes, protocol, world, training.seed, dtype)
 
     labels = {"labels": len(samples), "subset": listed_by or f"{percent:g} %"}
-    names = "fine-tuning" if backbone.path else "training from scratch", "finetune"
-    tuning, _, folder, result = training.run(*names, backbone, protocol, labels, build, world, samples)
+    task = "fine-tuning" if backbone.path else "training from scratch"
+    tuning, _, folder, result = training.run(task, "finetune", backbone, protocol, labels, build, world, samples)
     if world.is_main:
         write_atomically(tuning.network.state_dict(), folder / "finetuned.pt")
     return result

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from loaders.errors import UserError
+from loaders.errors import writing
 from loaders.files import write_json
 
 _COLUMNS = ("date", "task", "accuracy", "backbone", "sha256", "data", "settings", "versions")
@@ -84,13 +84,9 @@ def write(result: Result, json: Path | None = None, results: Path | None = None)
             "sha256": (values["sha256"] or "")[:12],
         }
         row = "| " + " | ".join(cells[column].replace("|", "\\|") for column in _COLUMNS) + " |\n"
-        try:
-            results.parent.mkdir(parents=True, exist_ok=True)
-            with open(results, "a") as file:  # appended in one write: runs that end together keep their rows
-                head = f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}\n" if file.tell() == 0 else ""
-                file.write(head + row)
-        except OSError as error:
-            raise UserError(f"{results} cannot be written: {error.strerror}") from error
+        with writing(results), open(results, "a") as file:  # one write: runs that end together keep their rows
+            head = f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}\n" if file.tell() == 0 else ""
+            file.write(head + row)
 
 
 def print_table(result: Result) -> None:

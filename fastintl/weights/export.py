@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.models.resnet import ResNet
 
-from loaders.errors import UserError
+from loaders.errors import UserError, writing
 from loaders.files import replacing
 
 
@@ -31,12 +31,8 @@ def export(backbone: ResNet, path: Path) -> None:
     if path.suffix not in formats:
         raise UserError(f"{path} names no format: its suffix must be {', '.join(formats)}")
     write = formats[path.suffix](backbone)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            write(temporary)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    with writing(path), replacing(path) as temporary:
+        write(temporary)
 
 
 def detectron2_name(name: str) -> str:

@@ -88,8 +88,8 @@ def probe_on_crops(
         network = backbone.network
         return FrozenProbe(network, network.feature_dim, classes, protocol, world, training.seed, dtype)
 
-    names = f"linear, {name}", "linear"
-    _, accuracy, _, result = training.run(*names, backbone, protocol, {"protocol": name}, build, world)
+    task, stated = f"linear, {name}", {"protocol": name}
+    _, accuracy, _, result = training.run(task, "linear", backbone, protocol, stated, build, world)
     return replace(result, details=_details(protocol, accuracy))
 
 

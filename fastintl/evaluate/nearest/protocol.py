@@ -47,7 +47,7 @@ def evaluate(
     for name, stored in (("train", train), ("val", val)):
         if (stored.labels < 0).any():
             raise UserError(f"the images of {name} ({stored.meta['data']}) have no labels, and k-NN needs them")
-    columns, where = (train.features, train.labels, val.features, val.labels), {"world": world, "device": world.device}
-    scores = knn.accuracy(*columns, k=ks, memory=memory, **where, **settings)
+    columns = train.features, train.labels, val.features, val.labels
+    scores = knn.accuracy(*columns, k=ks, memory=memory, device=world.device, world=world, **settings)
     shown = {**settings, **{name: train.meta[name] for name in _SHOWN}}
     return Result("k-NN", data, train.meta["backbone"], shown, {f"{k}-nn": score for k, score in scores.items()})

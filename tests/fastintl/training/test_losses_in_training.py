@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from fastintl import config as configuration
-from fastintl.config import options as configfile
+from fastintl.config.options import options
 from fastintl.distributed import World
 from fastintl.losses import LOSSES
 from fastintl.losses.base import Position
@@ -140,7 +140,7 @@ def test_the_table_names_the_arguments_and_every_key_is_read(name):
     for key in LOSSES[name].keys:  # and the defaults are the configuration's
         default = inspect.signature(type(loss)).parameters[key].default
         assert default == getattr(settings, key), key
-    assert configfile.options(configuration.Loss).keys() == {"name"}.union(*(entry.keys for entry in LOSSES.values()))
+    assert options(configuration.Loss).keys() == {"name"}.union(*(entry.keys for entry in LOSSES.values()))
 
 
 @pytest.mark.parametrize(
