@@ -141,7 +141,7 @@ class DetectionConfig(Options):
 
 
 def load(rcfg: Path | str, overrides: Sequence[str] = ()) -> DetectionConfig:
-    """The configuration of a recipe file overridden by ``key=value`` words; its name is the file's."""
+    """The configuration of a recipe file with ``key=value`` words, which override it; its name is the file's."""
     return options.load(DetectionConfig, rcfg, overrides, Path(rcfg).stem)
 
 

@@ -1,4 +1,4 @@
-"""Several runs on one page: curves overlaid, results and differing settings side by side."""
+"""Several runs on one page: curves in one chart, results and differing settings side by side."""
 
 from __future__ import annotations
 

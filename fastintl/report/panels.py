@@ -1,4 +1,4 @@
-"""The charts of a page, of one run or of several, overlaid."""
+"""The charts of a page, of one run or of several in one chart."""
 
 from __future__ import annotations
 
