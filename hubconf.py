@@ -13,7 +13,7 @@ def resnet50(weights: str | None = None, stem: str | None = None, target: bool =
 
     Args:
         weights: file, run folder or URL, as ``fastintl.load_backbone`` takes it; None: untrained.
-        stem: imagenet, cifar or small; None: what the file says, else imagenet.
+        stem: imagenet, cifar, cifar_padded or small; None: what the file says, else imagenet.
         target: take the EMA copy.
     """
     return _backbone("resnet50", weights, stem, target)

@@ -42,12 +42,14 @@ def multi_crop(crops: Crops) -> MultiCrop:
         )
         for size, scale, blur, solarize in views
     )
-    return MultiCrop(specs, crops.mean, crops.std)
+    return MultiCrop(specs, crops.mean, crops.std, crops.interpolation)
 
 
 def center_crop(config: Config) -> CenterCrop:
     """The recipe of the evaluation view."""
-    return CenterCrop(config.eval.resize, config.eval.size, config.crops.mean, config.crops.std)
+    settings, crops = config.eval, config.crops
+    statistics = settings.mean or crops.mean, settings.std or crops.std
+    return CenterCrop(settings.resize, settings.size, *statistics, settings.interpolation)
 
 
 def find(config: Config, split: str) -> Path | None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from loaders.errors import UserError
+
+Interpolation = Literal["bicubic", "bilinear"]  # both antialiased, as Pillow's
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -62,23 +65,33 @@ class CropSpec:
 
 @dataclass(frozen=True)
 class MultiCrop:
-    """Several random crops of every image, normalised to ``(x - mean) / std`` with ``x`` in [0, 1]."""
+    """Several random crops of every image, normalised to ``(x - mean) / std`` with ``x`` in [0, 1].
+
+    Attributes:
+        interpolation: how a box of the image becomes a view of its size.
+    """
 
     views: tuple[CropSpec, ...]
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: Interpolation = "bicubic"
+
+    def __post_init__(self) -> None:
+        _check_interpolation(self.interpolation)
 
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """The view that evaluation takes: shorter side to ``resize`` (antialiased bilinear), central ``size`` square."""
+    """The view that evaluation takes: shorter side to ``resize`` by ``interpolation``, central ``size`` square."""
 
     resize: int = 256
     size: int = 224
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
+        _check_interpolation(self.interpolation)
         if not 0 < self.size <= self.resize:
             raise UserError(f"the centre crop of {self.size} px does not fit a shorter side of {self.resize} px")
 
@@ -88,11 +101,17 @@ def random_crop_and_flip(
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
     least_area: float = LEAST_AREA,
+    interpolation: Interpolation = "bicubic",
 ) -> MultiCrop:
-    """What a linear probe trains on: torchvision's RandomResizedCrop with its defaults, and a flip (bicubic here).
+    """What a linear probe trains on: torchvision's RandomResizedCrop, whose own interpolation is bilinear, and a flip.
 
     Args:
         least_area: share of the image that a crop takes at least.
     """
     spec = CropSpec(size, scale=(least_area, 1.0), jitter=0, grayscale=0, blur=0, solarize=0)
-    return MultiCrop((spec,), mean, std)
+    return MultiCrop((spec,), mean, std, interpolation)
+
+
+def _check_interpolation(name: str) -> None:
+    if name not in get_args(Interpolation):
+        raise UserError(f"no interpolation is named {name!r}; there are {' and '.join(get_args(Interpolation))}")

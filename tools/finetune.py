@@ -9,8 +9,9 @@
 The labels: --subset takes the public list of 1 % or 10 % of ImageNet (imagenet-1pct, imagenet-10pct; fetched once
 and checked) or a file of your own, one image name a line; --percent draws the same share of every class.
 
-The defaults are INTL's for models of several crops; for those of two crops --lr-backbone 0.006. --from-scratch trains
-a new network the same way, all of it at the classifier's rate, for comparison.
+The defaults are INTL's for models of several crops; for those of two crops --lr-backbone 0.006. The rates stay as they
+are; --schedule cosine is Barlow Twins'. --from-scratch trains a new network the same way, all of it at the classifier's
+rate, for comparison.
 
 The same command again goes on where it was, also after a kill and with another number of GPUs.
 """
@@ -44,7 +45,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     protocol.add_argument("--lr-backbone", type=float, help="for 256 images a step (default: 0.004)")
     protocol.add_argument("--lr-classifier", type=float, default=0.2, help="likewise (default: 0.2)")
     protocol.add_argument("--weight-decay", type=float, default=0.0, help="default: 0")
-    protocol.add_argument("--schedule", default="cosine", choices=("cosine", "steps", "exponential", "constant"))
+    protocol.add_argument("--schedule", default="constant", choices=("constant", "cosine", "steps", "exponential"))
     command.add_random_crops(protocol)
     parser.add_argument("--out", type=Path, help="folder of state and weights (default: runs/finetune-…)")
     parser.add_argument("--save-minutes", type=float, default=10, help="save this often within an epoch (default: 10)")
@@ -71,6 +72,7 @@ def main(words: list[str] | None = None) -> None:
 def _finetune(arguments: argparse.Namespace, world) -> None:
     from dataclasses import asdict
 
+    from fastintl.evaluate.backbone import describe_view
     from fastintl.evaluate.epoch_loop import EpochLoop
     from fastintl.evaluate.finetune import FineTuning
     from fastintl.evaluate.labels import count_classes
@@ -91,8 +93,10 @@ def _finetune(arguments: argparse.Namespace, world) -> None:
     tuning = FineTuning(backbone, classes, protocol, world, arguments.seed, dtype)
     start = {"labels": len(samples), "subset": arguments.subset or f"{arguments.percent:g} %"}
     if arguments.from_scratch:
-        start |= {"from_scratch": True, "arch": backbone.arch, "stem": backbone.stem, **asdict(crop)}
-    settings = command.settings_of(arguments, subject, {**asdict(protocol), "crop_area": arguments.crop_area, **start})
+        start |= {"from_scratch": True, "arch": backbone.arch, "stem": backbone.stem, **describe_view(crop)}
+    settings = command.settings_of(
+        arguments, subject, {**asdict(protocol), **command.describe_crops(arguments), **start}
+    )
     identity = command.identity_of(settings, train, samples)
     folder = arguments.out or command.run_folder("finetune", identity)
     loop = EpochLoop(tuning, train, protocol.epochs, world, folder, identity, arguments.save_minutes, "training")

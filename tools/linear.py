@@ -135,7 +135,7 @@ def _frozen(arguments: argparse.Namespace, world, protocol, said: dict) -> tuple
     held_out = command.open_loader(arguments, world, arguments.val, subject.crop, dtype)
     classes, dim = count_classes(train.images, held_out.images), subject.network.feature_dim
     probe = linear.FrozenProbe(subject.network, dim, classes, protocol, world, arguments.seed, dtype)
-    settings = command.settings_of(arguments, subject, {**said, "crop_area": arguments.crop_area})
+    settings = command.settings_of(arguments, subject, {**said, **command.describe_crops(arguments)})
     identity = command.identity_of(settings, train)
     folder = arguments.out or command.run_folder("linear", identity)
     loop = EpochLoop(probe, train, protocol.epochs, world, folder, identity, arguments.save_minutes, "training")

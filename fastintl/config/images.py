@@ -8,8 +8,10 @@ from typing import Literal
 from fastintl.config import options as configfile
 from fastintl.config.options import Options, option
 from loaders.errors import UserError
+from loaders.recipe import Interpolation
 
 Pair = tuple[float, float]
+Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Crops(Options, key="crops"):
     solarize: tuple[float, ...] = option(
         (0.1,) * 6, "Probability of inverting the pixels from 128 on, per view.", least=0, most=1
     )
+    interpolation: Interpolation = option("bicubic", "How a crop is resized to its view, antialiased.")
     ratio: Pair = option((0.75, 1.3333333333333333), "Aspect ratio of a crop before resizing, from and to.", above=0)
     flip: float = option(0.5, "Probability of a horizontal flip.", least=0, most=1)
     jitter: float = option(
@@ -72,13 +75,13 @@ class Crops(Options, key="crops"):
     hue: float = option(0.1, "Jitter: hue shift from -x to x, in turns of the colour circle.", least=0, most=0.5)
     grayscale: float = option(0.2, "Probability of a grey image.", least=0, most=1)
     blur_sigma: Pair = option((0.1, 2.0), "Standard deviation of the blur in pixels of the view, from and to.", above=0)
-    mean: tuple[float, float, float] = option(
+    mean: Channels = option(
         (0.485, 0.456, 0.406),
         "Subtracted from the red, green and blue of an image in 0..1.",
         least=0,
         most=1,
     )
-    std: tuple[float, float, float] = option((0.229, 0.224, 0.225), "Then divided by this.", above=0)
+    std: Channels = option((0.229, 0.224, 0.225), "Then divided by this.", above=0)
 
     def __post_init__(self) -> None:
         views = len(self.sizes) if isinstance(self.sizes, list | tuple) else "as many as crops.sizes has"

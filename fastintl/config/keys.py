@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastintl.config import options as configfile
-from fastintl.config.images import Crops, Data
+from fastintl.config.images import Channels, Crops, Data
 from fastintl.config.options import Options, group, option
 from fastintl.config.values import check_folder_name
 from fastintl.losses import LOSSES
 from fastintl.network.names import ARCHITECTURES, STEMS
 from loaders.errors import UserError
+from loaders.recipe import Interpolation
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,17 @@ class Model(Options, key="model"):
     )
     stem: Literal[STEMS] = option(
         "imagenet",
-        "First layers: imagenet is 7x7 stride 2 and a max-pool; cifar is 3x3 stride 1 and none; "
-        "small is 3x3 stride 1 and a max-pool.",
+        "First layers: imagenet is 7x7 stride 2 and a max-pool; cifar is 3x3 stride 1 and none; cifar_padded pads its "
+        "input by one pixel more, as INTL's CIFAR code since 2023-06-02; small is 3x3 stride 1 and a max-pool.",
     )
     zero_init_residual: bool = option(True, "Start every residual block as the identity.")
     projector: tuple[int, ...] = option((8192, 8192, 8192), "Widths of the projector's layers.", least=1)
     projector_bias: bool = option(False, "Biases in the projector's layers before the last, which always has them.")
+    projector_views: Literal["apart", "together"] = option(
+        "apart",
+        "What the projector's BatchNorms take their statistics over: each view, as INTL, or all views of a network "
+        "together, as CW-RGP.",
+    )
     ema: bool = option(True, "Compare with a slowly moving average of the network (INTL's EMA form).")
     ema_momentum: float = option(
         0.996, "Share of the average kept at the first step; rises to 1 along a cosine.", least=0, most=1
@@ -161,6 +167,9 @@ class Eval(Options, key="eval"):
     k: int = option(5, "Neighbours that vote.", least=1)
     resize: int = option(256, "Shorter side of an image in pixels before the centre crop.", least=1)
     size: int = option(224, "Side of the centre crop in pixels.", least=1)
+    interpolation: Interpolation = option("bilinear", "How an image is resized for it, antialiased.")
+    mean: Channels | None = option(None, "Subtracted from its pixels; null is crops.mean.", least=0, most=1)
+    std: Channels | None = option(None, "What they are divided by; null is crops.std.", above=0)
     batch_size: int = option(256, "Images at a time, of all ranks together.", least=1)
     bank: int | None = option(None, "At most so many training images as neighbours; null is all.", least=1)
     probes: tuple[Literal["linear", "quick"], ...] = option(

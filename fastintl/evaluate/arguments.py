@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fastintl.config import options as configfile
+from fastintl.network.names import STEMS
 from loaders.errors import UserError
 
 
@@ -61,7 +62,7 @@ def add_images(parser: argparse.ArgumentParser) -> None:
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Which network is in the file."""
     parser.add_argument("--arch", help="architecture (default: what the file says, else resnet50)")
-    parser.add_argument("--stem", help="imagenet, cifar or small (default: what the file says, else imagenet)")
+    parser.add_argument("--stem", help=f"{', '.join(STEMS)} (default: what the file says, else imagenet)")
     parser.add_argument("--target", action="store_true", help="take the EMA copy of the backbone")
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torchvision.models.resnet import ResNet
 
-from fastintl.data import host_threads
+from fastintl.data import center_crop, host_threads
 from fastintl.distributed import World
 from fastintl.evaluate.feature_file import StoredFeatures, load_features, write_features
 from fastintl.evaluate.results import versions
@@ -47,11 +47,14 @@ class Subject:
             "arch": self.network.arch,
             "stem": self.network.stem,
             "target": self.target,
-            "resize": self.crop.resize,
-            "size": self.crop.size,
-            "mean": list(self.crop.mean),
-            "std": list(self.crop.std),
+            **describe_view(self.crop),
         }
+
+
+def describe_view(crop: CenterCrop) -> dict[str, Any]:
+    """The numbers of a view as plain values; bilinear goes without saying, as when there was nothing else."""
+    view = asdict(crop) | {"mean": list(crop.mean), "std": list(crop.std)}
+    return {name: value for name, value in view.items() if (name, value) != ("interpolation", "bilinear")}
 
 
 def open_subject(
@@ -68,11 +71,8 @@ def open_subject(
         resize, size: of the centre crop. None: as in the run that wrote the file, or 256 and 224.
     """
     file = read_weights(weights)
-    crop = CenterCrop()
-    if file.config is not None:
-        crops, evaluation = file.config.crops, file.config.eval
-        crop = CenterCrop(evaluation.resize, evaluation.size, crops.mean, crops.std)
-    crop = CenterCrop(resize or crop.resize, size or crop.size, crop.mean, crop.std)
+    crop = CenterCrop() if file.config is None else center_crop(file.config)
+    crop = replace(crop, resize=resize or crop.resize, size=size or crop.size)
     return Subject(backbone_of(file, arch, stem, target), file.path, sha256(file.path), target, crop)
 
 

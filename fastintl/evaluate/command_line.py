@@ -8,11 +8,11 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from fastintl.evaluate import arguments as options
 from loaders.errors import UserError
-from loaders.recipe import LEAST_AREA, CenterCrop, MultiCrop, random_crop_and_flip
+from loaders.recipe import LEAST_AREA, CenterCrop, Interpolation, MultiCrop, random_crop_and_flip
 
 if TYPE_CHECKING:  # these import torch, and --help needs none
     import torch
@@ -44,9 +44,11 @@ def open_subject(arguments: argparse.Namespace) -> Subject:
 
 
 def add_random_crops(group: argparse._ArgumentGroup) -> None:
-    """The option of ``random_crops``."""
+    """The options of ``random_crops``."""
     text = f"least share of an image that a training crop takes (default: {LEAST_AREA})"
     group.add_argument("--crop-area", type=float, default=LEAST_AREA, metavar="SHARE", help=text)
+    text = "how it is resized (default: bilinear, as published)"
+    group.add_argument("--crop-interpolation", default="bilinear", choices=get_args(Interpolation), help=text)
 
 
 def random_crops(arguments: argparse.Namespace, crop: CenterCrop) -> MultiCrop:
@@ -57,7 +59,15 @@ def random_crops(arguments: argparse.Namespace, crop: CenterCrop) -> MultiCrop:
     """
     if not 0 < arguments.crop_area <= 1:
         raise UserError(f"--crop-area must be above 0 and at most 1, not {arguments.crop_area}")
-    return random_crop_and_flip(crop.size, crop.mean, crop.std, arguments.crop_area)
+    return random_crop_and_flip(
+        crop.size, crop.mean, crop.std, arguments.crop_area, interpolation=arguments.crop_interpolation
+    )
+
+
+def describe_crops(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of ``random_crops``; bicubic goes without saying, as when there was nothing else."""
+    said = {"crop_area": arguments.crop_area, "crop_interpolation": arguments.crop_interpolation}
+    return {name: value for name, value in said.items() if value != "bicubic"}
 
 
 def open_loader(

@@ -1,7 +1,8 @@
 """Fine-tuning a backbone and a linear classifier on few labels, and training the same network from scratch.
 
-Follows Barlow Twins' evaluation script where INTL's paper is silent: SGD with momentum 0.9 and a cosine by epoch
-without warm-up; classifier N(0, 0.01), bias 0. BatchNorm is synchronised, so that the ranks' number does not matter.
+As INTL's code: SGD with momentum 0.9, rates that stay as they are; classifier N(0, 0.01), bias 0. In Barlow Twins' code
+the rates fall along a cosine by epoch. Both normalise by the batch of each GPU; here BatchNorm is synchronised, so that
+the number of ranks does not matter.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class FineTuneProtocol:
     lr_classifier: float = 0.2
     weight_decay: float = 0.0
     momentum: float = 0.9
-    schedule: ScheduleName = "cosine"
+    schedule: ScheduleName = "constant"
     frozen: bool = False
 
 

@@ -23,7 +23,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from fastintl.network.batchnorm import batch_norm
 
-Region = Callable[[Sequence[nn.Module], Sequence[Tensor]], list[Tensor]]
+Region = Callable[..., list[Tensor]]
 
 
 def stem(backbones: Sequence[ResNet], views: Sequence[Tensor]) -> list[Tensor]:
@@ -45,9 +45,21 @@ def block(blocks: Sequence[BasicBlock | Bottleneck], xs: Sequence[Tensor]) -> li
     return _relu([x + shortcut for x, shortcut in zip(xs, shortcuts, strict=True)])
 
 
-def head(encoders: Sequence[nn.Module], xs: Sequence[Tensor]) -> list[Tensor]:
-    """The backbone's pooling, then the projector: (n, C, s, s) -> (n, d)."""
+def head(encoders: Sequence[nn.Module], xs: Sequence[Tensor], views_together: bool) -> list[Tensor]:
+    """The backbone's pooling, then the projector: (n, C, s, s) -> (n, d).
+
+    Args:
+        views_together: whether all views of a network are one batch to its projector, or each is one of its own.
+    """
     xs = [torch.flatten(e.backbone.avgpool(x), 1) for e, x in zip(encoders, xs, strict=True)]
+    if not views_together:
+        return _project(encoders, xs)
+    first = _first_online(encoders)
+    *target, online = _project(encoders[: first + 1], [*xs[:first], torch.cat(list(xs[first:]))])
+    return [*target, *online.chunk(len(xs) - first)]
+
+
+def _project(encoders: Sequence[nn.Module], xs: Sequence[Tensor]) -> list[Tensor]:
     for layers in zip(*(encoder.projector for encoder in encoders), strict=True):
         if isinstance(layers[0], nn.Linear):
             xs = _linear(layers, xs)
@@ -67,8 +79,14 @@ class Regions:
     head: Region = head
 
 
-def embed(encoders: Sequence[nn.Module], views: Sequence[Tensor], regions: Regions) -> list[Tensor]:
-    """The embeddings (n, d) of V views (n, 3, s, s), each by its encoder; encoders may repeat."""
+def embed(
+    encoders: Sequence[nn.Module], views: Sequence[Tensor], regions: Regions, views_together: bool = False
+) -> list[Tensor]:
+    """The embeddings (n, d) of V views (n, 3, s, s), each by its encoder; encoders may repeat.
+
+    Args:
+        views_together: see ``head``.
+    """
     backbones = [encoder.backbone for encoder in encoders]
     xs = regions.stem(backbones, views)
     for stage in ("layer1", "layer2", "layer3", "layer4"):
@@ -76,7 +94,7 @@ def embed(encoders: Sequence[nn.Module], views: Sequence[Tensor], regions: Regio
         if isinstance(stages[0], nn.Sequential):  # resnet8 has three
             for blocks in zip(*stages, strict=True):
                 xs = regions.block(blocks, xs)
-    return regions.head(encoders, xs)
+    return regions.head(encoders, xs, views_together)
 
 
 def _conv_norm(convs: Sequence[nn.Module], norms: Sequence[nn.Module], xs: Sequence[Tensor]) -> list[Tensor]:
@@ -87,9 +105,13 @@ def _relu(xs: Sequence[Tensor]) -> list[Tensor]:
     return [F.relu(x, inplace=True) for x in xs]
 
 
+def _first_online(parts: Sequence[nn.Module]) -> int:
+    """The first view of the online network: the target, if any, has view 0."""
+    return 0 if parts[0] is parts[-1] else 1
+
+
 def _linear(layers: Sequence[nn.Linear], xs: Sequence[Tensor]) -> list[Tensor]:
-    """One product for all views of the online network; the target, if any, has view 0."""
-    online = layers[-1]
-    first = 0 if layers[0] is online else 1
+    """One product for all views of the online network."""
+    online, first = layers[-1], _first_online(layers)
     together = online(torch.cat(list(xs[first:]))).chunk(len(xs) - first)
     return [layers[0](xs[0]), *together] if first else list(together)

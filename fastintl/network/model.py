@@ -25,7 +25,8 @@ def build_backbone(arch: str, stem: str = "imagenet", zero_init_residual: bool =
     Args:
         arch: one of ``ARCHITECTURES``; torchvision's networks, and resnet8, a small one for demonstrations.
         stem: "imagenet" (torchvision's); "cifar": 3x3 first convolution of stride 1 and no max-pool, for
-            images of 32 pixels; "small": the same convolution, max-pool kept, for 64 pixels.
+            images of 32 pixels; "cifar_padded": the same with one pixel of padding more, so that the maps are 34,
+            17, 9 and 5 wide for 32, 16, 8 and 4; "small": cifar's convolution, max-pool kept, for 64 pixels.
         zero_init_residual: whether the last BatchNorm of a residual branch starts at zero.
 
     Returns:
@@ -42,8 +43,9 @@ def build_backbone(arch: str, stem: str = "imagenet", zero_init_residual: bool =
         backbone = get_model(arch, weights=None, zero_init_residual=zero_init_residual)
     if stem != "imagenet":
         width = backbone.conv1.out_channels
-        backbone.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=1, bias=False)
-    if stem == "cifar":
+        padding = 2 if stem == "cifar_padded" else 1
+        backbone.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=padding, bias=False)
+    if stem in ("cifar", "cifar_padded"):
         backbone.maxpool = nn.Identity()
     backbone.arch, backbone.stem, backbone.feature_dim = arch, stem, backbone.fc.in_features
     backbone.fc = nn.Identity()
@@ -104,15 +106,15 @@ class JointEmbedding(nn.Module):
 
     The target has BatchNorm statistics of its own and normalises by its batch in training, like the encoder.
     All views pass in one ``forward``, which is what DistributedDataParallel needs, through the layers in
-    lockstep; each view is a batch of its own to BatchNorm, as in the authors' code, with the statistics of all
-    ranks. ``regions`` may be replaced by compiled ones.
+    lockstep; each view is a batch of its own to BatchNorm, with the statistics of all ranks, but for the projector's
+    where ``views_together``, as in CW-RGP's code. ``regions`` may be replaced by compiled ones.
 
     State-dict keys: ``encoder.backbone.*``, ``encoder.projector.*``, and the same under ``target``.
     """
 
-    def __init__(self, encoder: Encoder, with_target: bool) -> None:
+    def __init__(self, encoder: Encoder, with_target: bool, views_together: bool = False) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.views_together = encoder, views_together
         self.target = copy.deepcopy(encoder).requires_grad_(False) if with_target else None
         self.regions = lockstep.Regions()
 
@@ -126,9 +128,12 @@ class JointEmbedding(nn.Module):
         """
         encoders = [self.encoder] * len(views)
         if self.target is None:
-            return torch.stack(lockstep.embed(encoders, views, self.regions)), None
-        target, *online = lockstep.embed([self.target, *encoders[1:]], views, self.regions)
+            return torch.stack(self._embed(encoders, views)), None
+        target, *online = self._embed([self.target, *encoders[1:]], views)
         return torch.stack(online), target
+
+    def _embed(self, encoders: Sequence[Encoder], views: Sequence[Tensor]) -> list[Tensor]:
+        return lockstep.embed(encoders, views, self.regions, self.views_together)
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:

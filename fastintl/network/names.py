@@ -10,4 +10,4 @@ ARCHITECTURES = (
     "wide_resnet50_2",
     "wide_resnet101_2",
 )
-STEMS = ("imagenet", "cifar", "small")
+STEMS = ("imagenet", "cifar", "cifar_padded", "small")

@@ -16,7 +16,7 @@ def build_model(settings: Model) -> JointEmbedding:
     backbone = build_backbone(settings.arch, settings.stem, settings.zero_init_residual)
     projector = build_projector(backbone.feature_dim, settings.projector, settings.projector_bias)
     encoder = Encoder(backbone, projector)
-    return JointEmbedding(encoder, settings.ema)
+    return JointEmbedding(encoder, settings.ema, settings.projector_views == "together")
 
 
 def build_loss(settings: LossSettings) -> Loss:

@@ -16,6 +16,10 @@ from fastintl.weights.layouts import find_layout
 from loaders.errors import UserError
 
 _LISTED = 5
+_SAME_WEIGHTS = (
+    "cifar, cifar_padded or small, which have the same weights: name the one it is (stem, --stem of a tool); "
+    "cifar_padded is INTL's CIFAR network since 2023-06-02, cifar INTL's before and CW-RGP's, small has a max-pool"
+)
 
 
 def load_backbone(
@@ -30,7 +34,8 @@ def load_backbone(
     Args:
         path_or_url: a file, a run folder (its newest checkpoint) or a URL.
         arch: one of ``fastintl.network.names.ARCHITECTURES``. None: what the file says, or resnet50 if nothing.
-        stem: one of ``fastintl.network.names.STEMS``. None: what the file says, or imagenet if nothing.
+        stem: one of ``fastintl.network.names.STEMS``. None: what the file says, or imagenet if nothing; a file of
+            another stem that does not say which is refused, for the weights of all others are alike.
         target: take the EMA copy (INTL with EMA, MoCo) and not the network that was trained.
 
     Returns:
@@ -98,9 +103,9 @@ def _misfit(file: WeightFile, state: dict[str, Tensor], arch: str, stem: str, wr
 
 
 def _fitting(state: dict[str, Tensor]) -> str | None:
-    """The known network that the weights do belong to; the stems cifar and small have the same weights."""
+    """The known network that the weights do belong to."""
     for arch in ARCHITECTURES:
-        for stem, name in (("imagenet", "imagenet"), ("cifar", "cifar or small")):
+        for stem, name in (("imagenet", "imagenet"), ("cifar", _SAME_WEIGHTS)):
             with torch.device("meta"):
                 network = build_backbone(arch, stem)
             if not _differences(state, network):

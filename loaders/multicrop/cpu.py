@@ -70,7 +70,7 @@ class CpuMultiCrop:
             size, row = self._sizes[view], draws[i, view]
             top, left, height, width = row[TOP : WIDTH + 1].astype(int).tolist()
             box = images[i][top : top + height, left : left + width]
-            pixels = resize(box, (size, size), "bicubic").reshape(3, -1)
+            pixels = resize(box, (size, size), self.recipe.interpolation).reshape(3, -1)
             colour_crop(pixels, size, row, self._mean, self._std, planes, padded, crops[view][i].reshape(-1))
 
     def _buffers(self) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +105,7 @@ class CpuCenterCrop:
         height, width = image.shape[:2]
         short, size = self.recipe.resize, self.recipe.size
         target = (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
-        pixels = torch.from_numpy(resize(image.numpy(), target, "bilinear"))
+        pixels = torch.from_numpy(resize(image.numpy(), target, self.recipe.interpolation))
         # torchvision's rounding of the centre.
         top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
         square = pixels[:, top : top + size, left : left + size]

@@ -46,7 +46,6 @@ class _DeviceCrops:
         self,
         recipe: MultiCrop | CenterCrop,
         sizes: list[int],
-        mode: str,
         device: torch.device | str,
         dtype: torch.dtype,
         implementation: str | None,
@@ -59,7 +58,7 @@ class _DeviceCrops:
             from loaders.multicrop.batched import BatchedCrops as Crops
         else:
             raise UserError(f"no implementation is named {implementation!r}; there are {', '.join(IMPLEMENTATIONS)}")
-        self._crops = Crops(sizes, mode, recipe.mean, recipe.std, device, dtype)
+        self._crops = Crops(sizes, recipe.interpolation, recipe.mean, recipe.std, device, dtype)
 
     def close(self) -> None:
         """Nothing is held; here because engines have it."""
@@ -87,7 +86,7 @@ class DeviceMultiCrop(_DeviceCrops):
         implementation: str | None = None,
     ) -> None:
         self._sizes = [spec.size for spec in recipe.views]
-        super().__init__(recipe, self._sizes, "bicubic", device, dtype, implementation)
+        super().__init__(recipe, self._sizes, device, dtype, implementation)
 
     def __call__(self, decoded: DecodedBatch, seed: int, epoch: int) -> list[torch.Tensor]:
         """Cuts V normalised views (B, 3, s, s), channels_last, of decoded images."""
@@ -105,7 +104,7 @@ class DeviceCenterCrop(_DeviceCrops):
         dtype: torch.dtype = torch.float32,
         implementation: str | None = None,
     ) -> None:
-        super().__init__(recipe, [recipe.size], "bilinear", device, dtype, implementation)
+        super().__init__(recipe, [recipe.size], device, dtype, implementation)
 
     def __call__(self, decoded: DecodedBatch, seed: int, epoch: int) -> list[torch.Tensor]:
         """Returns one view (B, 3, size, size), channels_last, normalised; nothing about it is random."""

@@ -1,7 +1,7 @@
 """The definition of a crop, in plain NumPy: slow and obviously right. The fast engines are tested against it.
 
-Geometry is Pillow's antialiased bicubic (Keys' kernel, a = -0.5), rounded to whole grey levels as Pillow and
-torchvision round it; colour is torchvision's, on values in [0, 1], clipped after every operation.
+Geometry is Pillow's antialiased bicubic (Keys' kernel, a = -0.5) or bilinear, rounded to whole grey levels as Pillow
+and torchvision round it; colour is torchvision's, on values in [0, 1], clipped after every operation.
 """
 
 from __future__ import annotations
@@ -26,12 +26,18 @@ from loaders.multicrop.draws import (
     TOP,
     WIDTH,
 )
+from loaders.recipe import Interpolation
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)
 
 
 def crop(
-    image: np.ndarray, draw: np.ndarray, size: int, mean: tuple[float, ...], std: tuple[float, ...]
+    image: np.ndarray,
+    draw: np.ndarray,
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    interpolation: Interpolation = "bicubic",
 ) -> np.ndarray:
     """Cuts one crop.
 
@@ -44,7 +50,7 @@ def crop(
         (size, size, 3) float64, normalised.
     """
     top, left, height, width = draw[[TOP, LEFT, HEIGHT, WIDTH]].astype(int)
-    image = resize(image[top : top + height, left : left + width], size) / 255
+    image = resize(image[top : top + height, left : left + width], size, interpolation) / 255
     if draw[JITTER_ORDER] >= 0:
         operations = (
             (brightness, draw[BRIGHTNESS]),
@@ -66,23 +72,27 @@ def crop(
     return (image - mean) / std
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Antialiased bicubic to ``size`` x ``size``, rounded and clipped to 0..255; float64."""
-    rows, columns = bicubic_weights(image.shape[0], size), bicubic_weights(image.shape[1], size)
+def resize(image: np.ndarray, size: int, interpolation: Interpolation = "bicubic") -> np.ndarray:
+    """Antialiased to ``size`` x ``size``, rounded and clipped to 0..255; float64."""
+    rows, columns = (resize_weights(length, size, interpolation) for length in image.shape[:2])
     # Pillow rounds after each of its two passes, columns first.
     narrow = _to_levels(np.einsum("ow,hwc->hoc", columns, image.astype(np.float64)))
     return _to_levels(np.einsum("oh,hwc->owc", rows, narrow))
 
 
-def bicubic_weights(source: int, target: int) -> np.ndarray:
-    """Weights (target, source) of Keys' cubic kernel, widened when shrinking so that no pixel is skipped."""
+def resize_weights(source: int, target: int, interpolation: Interpolation) -> np.ndarray:
+    """Weights (target, source) of Keys' cubic kernel or of a triangle.
+
+    The kernel is widened when the image shrinks, so that no pixel is skipped.
+    """
     scale = source / target
     width = max(scale, 1.0)
     centres = (np.arange(target) + 0.5) * scale
     distance = np.abs(np.arange(source)[None] + 0.5 - centres[:, None]) / width
     near = 1.5 * distance**3 - 2.5 * distance**2 + 1
     far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
-    weights = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+    cubic = np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+    weights = cubic if interpolation == "bicubic" else np.maximum(1 - distance, 0)
     return weights / weights.sum(axis=1, keepdims=True)
 
 

@@ -48,7 +48,7 @@ def _encoders(model: JointEmbedding, count: int) -> list:
 
 
 def _lockstep(model: JointEmbedding, views: Sequence[Tensor]) -> list[Tensor]:
-    return lockstep.embed(_encoders(model, len(views)), views, model.regions)
+    return lockstep.embed(_encoders(model, len(views)), views, model.regions, model.views_together)
 
 
 def _view_by_view(model: JointEmbedding, views: Sequence[Tensor]) -> list[Tensor]:

@@ -20,12 +20,13 @@ from tests.helpers.ddp import free_port, run_ranks
 SIZES = (24, 16, 20)  # pixels of the three views
 BATCH = 8
 CASES = [(axis, with_target) for axis in ("channel", "batch") for with_target in (False, True)]
+CASES += [("channel", with_target, "together") for with_target in (False, True)]
 
 
-def build(with_target):
+def build(with_target, views="apart"):
     torch.manual_seed(0)
     backbone = build_backbone("resnet8", "cifar", zero_init_residual=False)
-    model = JointEmbedding(Encoder(backbone, build_projector(128, (32, 24))), with_target)
+    model = JointEmbedding(Encoder(backbone, build_projector(128, (32, 24))), with_target, views == "together")
     for p in model.parameters():  # so that the target is not the encoder
         p.data += 0.01 * torch.randn_like(p)
     return model
@@ -36,9 +37,9 @@ def images():
     return [torch.randn(BATCH, 3, s, s, generator=generator) for s in SIZES]
 
 
-def one_step(share, axis, with_target):
+def one_step(share, axis, with_target, views="apart"):
     """Loss, parameter gradients and BatchNorm statistics after one step on this rank's share of the batch."""
-    model = build(with_target)
+    model = build(with_target, views)
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     parallel = data_parallel(model, World(0, world_size, 0, torch.device("cpu")))
     online, target = parallel([view[share] for view in images()])
@@ -262,23 +263,27 @@ def test_compressed_gradients_are_rounded_and_no_more(two_ranks, compress, round
 
 
 def compiled():
-    """A residual block, eager and as one compiled graph: outputs, gradients and statistics of both."""
+    """A residual block and the head of all views together, eager and as one compiled graph: outputs, gradients and
+    statistics of both."""
     found = []
-    run = torch.compile(lockstep.block, fullgraph=True, dynamic=False, backend="aot_eager")
-    for function in (lockstep.block, run):
-        block = build(with_target=False).encoder.backbone.layer2[0]
-        generator = torch.Generator().manual_seed(dist.get_rank())
-        xs = [torch.randn(4, 32, side, side, generator=generator) for side in (8, 6)]
-        ys = function([block, block], xs)
-        weighted_sum(ys).backward()
-        gradients = [p.grad for p in block.parameters()]
-        found.append([*(y.detach() for y in ys), *gradients, *block.state_dict().values()])
+    regions = (lockstep.block, 32, ()), (lockstep.head, 128, (True,))
+    for region, channels, more in regions:
+        for function in (region, torch.compile(region, fullgraph=True, dynamic=False, backend="aot_eager")):
+            encoder = build(with_target=False).encoder
+            module = encoder.backbone.layer2[0] if region is lockstep.block else encoder
+            generator = torch.Generator().manual_seed(dist.get_rank())
+            xs = [torch.randn(4, channels, side, side, generator=generator) for side in (8, 6)]
+            ys = function([module, module], xs, *more)
+            weighted_sum(ys).backward()
+            gradients = [p.grad for p in module.parameters() if p.grad is not None]
+            found.append([*(y.detach() for y in ys), *gradients, *module.state_dict().values()])
     return found
 
 
 def test_the_exchange_of_batchnorm_compiles(two_ranks):
     for rank in two_ranks:
-        torch.testing.assert_close(*rank[5], rtol=1e-4, atol=1e-4)
+        for eager, as_one_graph in zip(rank[5][::2], rank[5][1::2], strict=True):
+            torch.testing.assert_close(as_one_graph, eager, rtol=1e-4, atol=1e-4)
 
 
 def started():

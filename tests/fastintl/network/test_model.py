@@ -4,14 +4,16 @@ import pytest
 import torch
 import torchvision
 
+from fastintl.network import lockstep
 from fastintl.network.model import Encoder, JointEmbedding, build_backbone, build_projector
 from fastintl.network.names import ARCHITECTURES
 from loaders.errors import UserError
 
 
-def small_model(with_target):
+def small_model(with_target, views_together=False):
     torch.manual_seed(0)
-    return JointEmbedding(Encoder(build_backbone("resnet8", "cifar"), build_projector(128, (16, 8))), with_target)
+    encoder = Encoder(build_backbone("resnet8", "cifar"), build_projector(128, (16, 8)))
+    return JointEmbedding(encoder, with_target, views_together)
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
@@ -28,13 +30,29 @@ def test_backbone_is_torchvisions(arch):
     assert missing == ["fc.weight", "fc.bias"] and not unexpected
 
 
-@pytest.mark.parametrize("stem, pixels, grid", [("imagenet", 64, 16), ("cifar", 32, 32), ("small", 64, 32)])
+STEMS_GRIDS = [("imagenet", 64, 16), ("cifar", 32, 32), ("cifar_padded", 32, 34), ("small", 64, 32)]
+
+
+@pytest.mark.parametrize("stem, pixels, grid", STEMS_GRIDS)
 def test_stems(stem, pixels, grid):
     backbone = build_backbone("resnet8", stem).eval()
     seen = []
     backbone.layer1.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[-1]))
     assert backbone(torch.randn(2, 3, pixels, pixels)).shape == (2, 128)
     assert seen == [grid]
+
+
+def test_the_padded_cifar_network_is_the_cifar_network_on_padded_images():
+    """As in INTL's code: zeros around the image, then the convolution with its own padding."""
+    torch.manual_seed(0)
+    padded, plain = build_backbone("resnet18", "cifar_padded").eval(), build_backbone("resnet18", "cifar").eval()
+    plain.load_state_dict(padded.state_dict())
+    maps = []
+    for stage in (padded.layer1, padded.layer2, padded.layer3, padded.layer4):
+        stage.register_forward_hook(lambda _, __, output: maps.append(output.shape[-1]))
+    images = torch.randn(3, 3, 32, 32)
+    torch.testing.assert_close(padded(images), plain(torch.nn.functional.pad(images, (1, 1, 1, 1))))
+    assert maps == [34, 17, 9, 5]
 
 
 def test_zero_init_residual():
@@ -70,6 +88,45 @@ def test_views_without_target_are_batches_of_their_own():
     for i, view in enumerate(views):
         torch.testing.assert_close(online[i], fresh.encoder(view))
     torch.testing.assert_close(dict(model.named_buffers()), dict(fresh.named_buffers()))
+
+
+@pytest.mark.parametrize("with_target", [False, True])
+def test_views_together_are_one_batch_to_the_projector(with_target):
+    """The plain network: the backbone view by view, then the projector on all views of the online network at once."""
+    model = small_model(with_target, views_together=True)
+    with torch.no_grad():  # views that differ: their own statistics are not those of all
+        views = [torch.randn(4, 3, s, s) * (1 + i) + i for i, s in enumerate((16, 16, 12))]
+    online, target = model(views)
+    fresh = small_model(with_target)
+    ours = views[1:] if with_target else views
+    expected = fresh.encoder.projector(torch.cat([fresh.encoder.backbone(view) for view in ours]))
+    torch.testing.assert_close(online, torch.stack(expected.chunk(len(ours))))
+    if with_target:
+        torch.testing.assert_close(target, fresh.target(views[0]).detach())
+        assert not target.requires_grad
+    torch.testing.assert_close(dict(model.named_buffers()), dict(fresh.named_buffers()))
+    weights = torch.randn(online.shape)
+    (online * weights).sum().backward()
+    (expected * weights.flatten(0, 1)).sum().backward()
+    for (name, p), q in zip(model.encoder.named_parameters(), fresh.encoder.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-4, atol=1e-5, msg=name)
+    apart, _ = small_model(with_target)(views)
+    assert (apart - online).norm() > 0.01 * online.norm()
+
+
+@pytest.mark.parametrize("views_together", [False, True])
+@pytest.mark.parametrize("with_target", [False, True])
+def test_the_projector_compiles_as_one_graph(with_target, views_together):
+    found = []
+    compiled = torch.compile(lockstep.head, fullgraph=True, dynamic=False, backend="aot_eager")
+    for head in (lockstep.head, compiled):
+        model = small_model(with_target, views_together)
+        model.regions = lockstep.Regions(head=head)
+        online, _ = model([torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(3)])
+        online.square().sum().backward()
+        gradients = [p.grad for p in model.encoder.parameters()]
+        found.append([online.detach(), *gradients, *model.state_dict().values()])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
 def test_lockstep_is_torchvisions_forward_pass():

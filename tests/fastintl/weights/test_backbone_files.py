@@ -130,6 +130,39 @@ def test_safetensors_and_urls(network, views, expected, tmp_path, monkeypatch):
         fastintl.load_backbone((tmp_path / "net-01234567.safetensors").as_uri(), "resnet18")
 
 
+class PaddedCifar(torchvision.models.ResNet):
+    """INTL's CIFAR network since 2023-06-02: a border of zeros, then a ResNet-18 of stride 1 without max-pool."""
+
+    def __init__(self):
+        super().__init__(torchvision.models.resnet.BasicBlock, [2, 2, 2, 2])
+        self.conv1 = torch.nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+
+    def forward(self, x):
+        x = self.relu(self.bn1(self.conv1(torch.nn.functional.pad(x, (1, 1, 1, 1)))))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        return x.mean((2, 3))
+
+
+def test_the_authors_cifar_files_are_asked_which_of_their_two_networks_they_hold(tmp_path):
+    torch.manual_seed(0)
+    theirs, images = PaddedCifar(), torch.randn(4, 3, 32, 32)
+    theirs(torch.randn(16, 3, 32, 32))  # statistics
+    state = {**under("module.backbone.", bare(theirs)), "module.projection.0.weight": torch.ones(4, 4)}
+    torch.save({"epoch": 1000, "arch": "resnet18", "state_dict": state, "optimizer": {}}, tmp_path / "ckpt.pth.tar")
+    with pytest.raises(UserError, match="cifar_padded is INTL's CIFAR network since 2023-06-02, cifar INTL's before"):
+        fastintl.load_backbone(tmp_path / "ckpt.pth.tar")
+    with torch.no_grad():
+        expected = theirs.eval()(images)
+        padded, plain = (
+            fastintl.load_backbone(tmp_path / "ckpt.pth.tar", stem=stem)(images) for stem in ("cifar_padded", "cifar")
+        )
+    torch.testing.assert_close(padded, expected, rtol=1e-5, atol=1e-5)
+    assert (plain - expected).norm() > 0.01 * expected.norm()
+    export(fastintl.load_backbone(tmp_path / "ckpt.pth.tar", stem="cifar_padded"), tmp_path / "ours.safetensors")
+    assert fastintl.load_backbone(tmp_path / "ours.safetensors").stem == "cifar_padded"
+
+
 def test_our_own_runs_say_what_they_hold(finished, tmp_path):
     run = finished / "run"
     state = torch.load(max((run / "checkpoints").glob("step_*.pt")), weights_only=True)["model"]
@@ -141,7 +174,7 @@ def test_our_own_runs_say_what_they_hold(finished, tmp_path):
     with pytest.raises(UserError, match="holds a network of arch resnet8, not resnet50"):
         fastintl.load_backbone(run, "resnet50")
     shutil.copy(run / "backbone.pt", tmp_path)
-    with pytest.raises(UserError, match="but of a resnet8 with the stem cifar or small"):
+    with pytest.raises(UserError, match="but of a resnet8 with the stem cifar, cifar_padded or small, which"):
         fastintl.load_backbone(tmp_path / "backbone.pt")
     assert fastintl.load_backbone(tmp_path / "backbone.pt", "resnet8", stem="small").stem == "small"
 

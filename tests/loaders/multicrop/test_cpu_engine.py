@@ -1,5 +1,7 @@
 """The CPU engine against the definition (``reference.py``), and its centre crop against torchvision."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -36,10 +38,10 @@ def decoded(count: int = 28, seed: int = 0) -> DecodedBatch:
     return packed(images, np.arange(count), np.arange(count) + 1000)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_every_crop_agrees_with_the_reference(threads):
+@pytest.mark.parametrize("threads, interpolation", [(1, "bicubic"), (2, "bicubic"), (2, "bilinear")])
+def test_every_crop_agrees_with_the_reference(threads, interpolation):
     batch = decoded()
-    engine = CpuMultiCrop(RECIPE, threads)
+    engine = CpuMultiCrop(replace(RECIPE, interpolation=interpolation), threads)
     views = engine(batch, seed=3, epoch=2)
     draws = draw(RECIPE, 3, 2, batch.ids, batch.heights, batch.widths)
     levels = np.array(RECIPE.std) * 255
@@ -47,7 +49,8 @@ def test_every_crop_agrees_with_the_reference(threads):
         assert views[view].shape == (28, 3, spec.size, spec.size) and views[view].dtype == torch.float32
         assert views[view].is_contiguous(memory_format=torch.channels_last)
         for i, image in enumerate(batch.images):
-            expected = reference.crop(image.numpy(), draws[i, view], spec.size, RECIPE.mean, RECIPE.std)
+            normalise = RECIPE.mean, RECIPE.std
+            expected = reference.crop(image.numpy(), draws[i, view], spec.size, *normalise, interpolation)
             error = np.abs(views[view][i].permute(1, 2, 0).numpy() - expected) * levels
             # A level next to the solarising threshold may fall on either side of it.
             error = np.sort(error.reshape(-1))[: -max(3, error.size // 200)]
@@ -68,9 +71,9 @@ def test_an_untouched_crop_is_the_normalised_image():
     torch.testing.assert_close(view, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("least_area", [0.08, 0.6])
-def test_a_probes_crop_is_torchvisions_resized_crop_of_the_drawn_box(least_area):
-    recipe, batch = random_crop_and_flip(24, least_area=least_area), decoded()
+@pytest.mark.parametrize("least_area, interpolation", [(0.08, "bicubic"), (0.6, "bicubic"), (0.08, "bilinear")])
+def test_a_probes_crop_is_torchvisions_resized_crop_of_the_drawn_box(least_area, interpolation):
+    recipe, batch = random_crop_and_flip(24, least_area=least_area, interpolation=interpolation), decoded()
     views = CpuMultiCrop(recipe, 1)(batch, 0, 0)[0]
     boxes = draw(recipe, 0, 0, batch.ids, batch.heights, batch.widths)[:, 0]
     assert 0 < boxes[:, FLIP].mean() < 1
@@ -80,20 +83,24 @@ def test_a_probes_crop_is_torchvisions_resized_crop_of_the_drawn_box(least_area)
     for view, image, row in zip(views, batch.images, boxes, strict=True):
         top, left, height, width = row[:4].astype(int).tolist()
         image = Image.fromarray(image.numpy())
-        pixels = resized_crop(image, top, left, height, width, [24, 24], InterpolationMode.BICUBIC)
+        pixels = resized_crop(image, top, left, height, width, [24, 24], InterpolationMode(interpolation))
         expected = Normalize(recipe.mean, recipe.std)(ToTensor()(hflip(pixels) if row[FLIP] else pixels))
         error = (view - expected).abs() * 255 * torch.tensor(recipe.std)[:, None, None]
         assert error.max() < 2.01 and error.mean() < 0.5
 
 
-@pytest.mark.parametrize("resize, size", [(64, 56), (48, 48), (37, 20)])
-def test_centre_crop_is_torchvisions(resize, size):
+CENTRES = [(64, 56, "bilinear"), (48, 48, "bilinear"), (37, 20, "bilinear"), (70, 64, "bicubic"), (37, 20, "bicubic")]
+
+
+@pytest.mark.parametrize("resize, size, interpolation", CENTRES)
+def test_centre_crop_is_torchvisions(resize, size, interpolation):
     batch = decoded()
-    views = CpuCenterCrop(CenterCrop(resize, size), 2)(batch, 0, 0)
+    views = CpuCenterCrop(CenterCrop(resize, size, interpolation=interpolation), 2)(batch, 0, 0)
     assert len(views) == 1 and views[0].is_contiguous(memory_format=torch.channels_last)
-    steps = [Resize(resize, InterpolationMode.BILINEAR, antialias=True), VisionCenterCrop(size), ToTensor()]
+    steps = [Resize(resize, InterpolationMode(interpolation), antialias=True), VisionCenterCrop(size), ToTensor()]
     vision = Compose([*steps, Normalize(CenterCrop().mean, CenterCrop().std)])
     for view, image in zip(views[0], batch.images, strict=True):
         difference = (view - vision(Image.fromarray(image.numpy()))).abs()
         error = difference * 255 * torch.tensor(CenterCrop().std)[:, None, None]
-        assert error.max() < 1.01 and error.mean() < 0.5
+        # torch's weights have 16 bits, of which the cubic's negative ones leave fewer.
+        assert error.max() < (1.01 if interpolation == "bilinear" else 2.01) and error.mean() < 0.5

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop as VisionCenterCrop
 from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
+from torchvision.transforms.functional import resized_crop
 
 from loaders.errors import UserError
 from loaders.multicrop import device as device_engine
@@ -111,6 +112,25 @@ def test_every_crop_agrees_with_the_reference(views):
             agree(views[view][i], torch.from_numpy(expected).permute(2, 0, 1))
 
 
+def test_bilinear_crops_are_those_of_torchvision_and_the_reference(target):
+    device, implementation = target
+    batch = batch_of([0, 1, 4])
+    plain = CropSpec(17, jitter=0, grayscale=0, blur=0, solarize=0, flip=0)
+    recipe = MultiCrop((RECIPE.views[1], plain), interpolation="bilinear")
+    coloured, resized = DeviceMultiCrop(recipe, device, implementation=implementation)(
+        batch.to(torch.device(device)), SEED, EPOCH
+    )
+    draws = draw(recipe, SEED, EPOCH, batch.ids, batch.heights, batch.widths)
+    for i, pixels in enumerate(batch.images):
+        expected = reference.crop(pixels.numpy(), draws[i, 0], 20, RECIPE.mean, RECIPE.std, "bilinear")
+        agree(coloured[i], torch.from_numpy(expected).permute(2, 0, 1))
+        top, left, height, width = draws[i, 1, :4].astype(int).tolist()
+        image = Image.fromarray(pixels.numpy())
+        vision = resized_crop(image, top, left, height, width, [17, 17], InterpolationMode.BILINEAR)
+        error = levels(resized[i].cpu() - Normalize(RECIPE.mean, RECIPE.std)(ToTensor()(vision)))
+        assert error.mean() < 0.5 and error.max() < 2.01
+
+
 @pytest.mark.parametrize("planar", [False, True])
 def test_neither_the_batch_nor_its_layout_changes_a_crop(target, views, planar):
     device, implementation = target
@@ -140,14 +160,18 @@ def test_views_have_the_precision_of_their_type(target, views, dtype, digits):
             agree(view.cpu().float(), expected)
 
 
-@pytest.mark.parametrize("resize, size", [(37, 20), (18, 18)])
-def test_centre_crop_is_torchvisions(target, resize, size):
+CENTRES = [(37, 20, "bilinear"), (18, 18, "bilinear"), (22, 18, "bicubic")]
+
+
+@pytest.mark.parametrize("resize, size, interpolation", CENTRES)
+def test_centre_crop_is_torchvisions(target, resize, size, interpolation):
     device, implementation = target
     batch = batch_of(range(len(SIZES)))
-    engine = DeviceCenterCrop(CenterCrop(resize=resize, size=size), device, implementation=implementation)
+    recipe = CenterCrop(resize=resize, size=size, interpolation=interpolation)
+    engine = DeviceCenterCrop(recipe, device, implementation=implementation)
     (view,) = engine(batch.to(torch.device(device)), 0, 0)
     assert view.is_contiguous(memory_format=torch.channels_last)
-    steps = [Resize(resize, InterpolationMode.BILINEAR, antialias=True), VisionCenterCrop(size), ToTensor()]
+    steps = [Resize(resize, InterpolationMode(interpolation), antialias=True), VisionCenterCrop(size), ToTensor()]
     vision = Compose([*steps, Normalize(CenterCrop().mean, CenterCrop().std)])
     for crop, pixels in zip(view.cpu(), batch.images, strict=True):
         error = levels(crop - vision(Image.fromarray(pixels.numpy())))

@@ -29,11 +29,12 @@ def levels(a: np.ndarray, b) -> np.ndarray:
 
 @pytest.mark.parametrize("source", [(61, 83), (300, 200), (17, 400), (5, 4), (1, 1)])
 @pytest.mark.parametrize("size", [32, 96])
-def test_resize_is_pillows_and_torchvisions_bicubic(source, size):
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_resize_is_pillows_and_torchvisions(source, size, interpolation):
     image = noisy_image(*source)
-    ours = reference.resize(image, size)
-    pillow = np.asarray(Image.fromarray(image).resize((size, size), Image.BICUBIC))
-    vision = F.resize(as_tensor(image), [size, size], F.InterpolationMode.BICUBIC, antialias=True)
+    ours = reference.resize(image, size, interpolation)
+    pillow = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling[interpolation.upper()]))
+    vision = F.resize(as_tensor(image), [size, size], F.InterpolationMode(interpolation), antialias=True)
     for other in (pillow, vision.permute(1, 2, 0).numpy()):
         error = np.abs(ours - other)
         assert error.mean() < 0.05 and error.max() <= 2
