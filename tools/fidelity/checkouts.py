@@ -10,6 +10,7 @@ from pathlib import Path
 
 from loaders.errors import UserError
 
+RECIPES = Path(__file__).resolve().parents[2] / "rcfgs"
 ADDRESSES = {"intl": "https://github.com/winci-ai/INTL", "cw_rgp": "https://github.com/winci-ai/CW-RGP"}
 
 
@@ -24,6 +25,12 @@ class Checkouts:
     intl: Path
     cw_rgp: Path
 
+    def check(self) -> None:
+        """Looks for the programs that are run; raises as ``file``."""
+        for command in COMMANDS.values():
+            self.file(command.whose, command.script)
+        self.file("intl", "evaluate.py")
+
     def file(self, whose: str, name: str) -> Path:
         """A file of a checkout.
 
@@ -33,7 +40,9 @@ class Checkouts:
         root = getattr(self, whose)
         option = f"--{whose.replace('_', '-')}"
         if not root.is_dir():
-            raise UserError(f"{option} {root}: there is no such folder; git clone {ADDRESSES[whose]} and name the clone")
+            raise UserError(
+                f"{option} {root}: there is no such folder; git clone {ADDRESSES[whose]} and name the clone"
+            )
         if not (root / name).is_file():
             raise UserError(f"{option} {root} holds no {name}: it must be a clone of {ADDRESSES[whose]}")
         return root / name
@@ -90,7 +99,12 @@ COMMANDS = {
     **{name: _intl(name, "cifar/main.py") for name in ("cifar10", "cifar100")},
     **{
         f"cw_rgp/{ours}_{views}": _small(theirs, views)
-        for ours, theirs in {"cifar10": "cifar10", "cifar100": "cifar100", "stl10": "stl10", "tiny_imagenet": "tiny_in"}.items()
+        for ours, theirs in {
+            "cifar10": "cifar10",
+            "cifar100": "cifar100",
+            "stl10": "stl10",
+            "tiny_imagenet": "tiny_in",
+        }.items()
         for views in (2, 4)
     },
     "cw_rgp/imagenet_ep100": Command("cw_rgp", "scripts/ImageNet.sh", "ImageNet/train.py", r"^(?!.*--epochs)"),

@@ -1,4 +1,4 @@
-"""The figures of a comparison: how far two trainings lie apart, how two samples differ, and what may still be called equal."""
+"""How far two trainings lie apart, how far two samples, and what still counts as equal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def relative(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 
 
 def distances(ours: Sequence[Weights], theirs: Sequence[Weights], start: Weights) -> list[float]:
-    """After each step, ``||ours - theirs|| / ||theirs - start||``: the distance as a share of the way from the start."""
+    """After each step ``||ours - theirs|| / ||theirs - start||``, the distance as a share of the way from the start."""
 
     def norm(a: Weights, b: Weights) -> float:
         return sum(float((a[name].double() - b[name].double()).square().sum()) for name in theirs[0]) ** 0.5

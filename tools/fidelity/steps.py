@@ -14,15 +14,14 @@ from fastintl.data import training_loader
 from fastintl.distributed import World
 from fastintl.losses.base import Position
 from fastintl.losses.partition import random_orders
-from fastintl.training.optim import Schedule, ema_momentum
+from fastintl.training.optim import ema_momentum
 from fastintl.training.step import TrainingStep
-from tools.fidelity.checkouts import COMMANDS, Checkouts
-from tools.fidelity.comparison import allowed, distances, own_difference, relative
+from tools.fidelity.checkouts import COMMANDS, RECIPES, Checkouts
+from tools.fidelity.comparison import SCHEDULE_TOLERANCE, allowed, distances, own_difference, relative
 from tools.fidelity.their_process import ask
 
 STEPS, ORDERS = 6, 2
-_RECIPES = Path(__file__).resolve().parents[2] / "rcfgs"
-_ALONE = World(0, 1, 0, torch.device("cpu"))
+ALONE = World(0, 1, 0, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -57,57 +56,74 @@ METHODS = (
 
 
 def compare_steps(method: Method, checkouts: Checkouts, images: Path) -> dict[str, Any]:
-    """Trains ``STEPS`` steps on batches of ``images``, and says how far the two lie apart.
+    """Trains ``STEPS`` steps on batches of ``images`` from the authors' weights, and says how far the two lie apart.
+
+    Twice: with the images in torch's contiguous memory format, as the authors train, so that both sides' convolutions
+    round alike; and as we train, in channels_last, beside the authors' code in channels_last.
 
     Returns:
-        Of every step: ``their_loss``; the relative differences of the losses, ``ours``, and ``own``, the largest of
-        the authors' code to itself with its samples in another order, up to this step; ``allowed``; the same two of
-        the weights, as shares of the way from the start; the differences of learning rate and EMA momentum.
-        ``holds``: whether no loss is further off than allowed.
+        ``their_loss`` of every step; ``lr`` and ``momentum``, the largest differences of the learning rate (relative)
+        and of the EMA momentum; ``contiguous`` and ``channels_last``, each a dict as ``_differences`` has it; and
+        ``holds``, whether all is as near as it must be.
     """
     words = ["train.device=cpu", "train.precision=fp32", f"train.epochs={STEPS}", f"data.train={images}", *method.ours]
-    config = load(_RECIPES / f"{method.recipe}.yaml", [*words, "data.source=memory"])
+    config = load(RECIPES / f"{method.recipe}.yaml", [*words, "data.source=memory"])
     batches = _batches(config)
-    command = COMMANDS[method.recipe]
-    generator = torch.Generator().manual_seed(0)
-    theirs = ask(
-        "training",
-        "steps",
-        {
-            "script": str(checkouts.file(command.whose, command.script).absolute()),
-            "arguments": [*command.arguments(checkouts), *method.theirs, "--epochs", str(STEPS)],
-            "batches": batches,
-            "orders": [torch.randperm(config.train.batch_size, generator=generator) for _ in range(ORDERS)],
-            "partitions": _partitions(config) if config.loss.name == "cw_rgp" else [],
-            "probe": batches[0][0],
-        },
-    )
-    ours = _our_steps(config, batches, _our_names(theirs["start"]))
-    own = own_difference([relative(other["loss"], theirs["loss"]) for other in theirs["others"]])
-    losses = relative(ours["loss"], theirs["loss"])
-    start, weights = _our_names(theirs["start"]), [_our_names(one) for one in theirs["weights"]]
-    return {
+    theirs = _their_steps(method, config, batches, checkouts)
+    ours = _our_steps(config, batches, theirs["start"], torch.contiguous_format)
+    trained = _our_steps(config, batches, theirs["start"], torch.channels_last)
+    found = {
         "method": method.name,
         "recipe": method.recipe,
         "changed": list(method.ours),
         "their_loss": theirs["loss"],
-        "loss": losses,
-        "own_loss": own,
-        "allowed": allowed(own),
-        "weights": distances(ours["weights"], weights, start),
-        "own_weights": own_difference([other["distance"] for other in theirs["others"]]),
         "lr": max(relative(ours["lr"], theirs["lr"])),
         "momentum": max(abs(a - b) for a, b in zip(ours["momentum"], theirs["momentum"], strict=True)),
-        "holds": all(a <= b for a, b in zip(losses, allowed(own), strict=True)),
+        "contiguous": _differences(ours, theirs, theirs["reordered"]),
+        "channels_last": _differences(trained, theirs, [theirs["channels_last"]]),
+    }
+    schedules = max(found["lr"], found["momentum"]) <= SCHEDULE_TOLERANCE
+    return found | {"holds": schedules and found["contiguous"]["holds"]}
+
+
+def _differences(ours: dict[str, list], theirs: dict[str, Any], again: list[dict[str, list[float]]]) -> dict[str, Any]:
+    """Of every step: the relative difference of the losses, ``loss``; how far the weights lie apart as a share of
+    their way from the start, ``weights``; the largest of both that the authors' code, trained ``again``, has shown to
+    itself up to the step, ``own_loss`` and ``own_weights``; and ``allowed`` for the loss."""
+    own = own_difference([relative(one["loss"], theirs["loss"]) for one in again])
+    loss, limit = relative(ours["loss"], theirs["loss"]), allowed(own)
+    return {
+        "loss": loss,
+        "own_loss": own,
+        "allowed": limit,
+        "weights": distances(ours["weights"], theirs["weights"], theirs["start"]),
+        "own_weights": own_difference([one["distance"] for one in again]),
+        "holds": all(a <= b for a, b in zip(loss, limit, strict=True)),
     }
 
 
 def _batches(config: Config) -> list[list[Tensor]]:
-    loader = training_loader(config, _ALONE, Path("quarantine.txt"), torch.float32)
+    loader = training_loader(config, ALONE, Path("quarantine.txt"), torch.float32)
     try:
-        return [[view.contiguous() for view in batch.views] for batch, _ in zip(loader, range(STEPS), strict=False)]
+        return [batch.views for _, batch in zip(range(STEPS), loader, strict=False)]
     finally:
         loader.close()
+
+
+def _their_steps(method: Method, config: Config, batches: list[list[Tensor]], checkouts: Checkouts) -> dict[str, Any]:
+    """The answer of ``theirs.training.steps``, its weights under our names."""
+    command, generator = COMMANDS[method.recipe], torch.Generator().manual_seed(0)
+    job = {
+        "script": str(checkouts.file(command.whose, command.script).absolute()),
+        "arguments": [*command.arguments(checkouts), *method.theirs, "--epochs", str(STEPS)],
+        "batches": batches,
+        "orders": [torch.randperm(config.train.batch_size, generator=generator) for _ in range(ORDERS)],
+        "partitions": _partitions(config) if config.loss.name == "cw_rgp" else [],
+        "probe": batches[0][0],
+    }
+    answer = ask("training", "steps", job)
+    weights = [_our_names(one) for one in answer["weights"]]
+    return {**answer, "start": _our_names(answer["start"]), "weights": weights}
 
 
 def _partitions(config: Config) -> list[dict[str, Tensor]]:
@@ -118,16 +134,19 @@ def _partitions(config: Config) -> list[dict[str, Tensor]]:
     return [{"samples": samples, "channels": channels} for samples, channels in drawn]
 
 
-def _our_steps(config: Config, batches: list[list[Tensor]], start: dict[str, Tensor]) -> dict[str, list]:
-    step = TrainingStep(config, _ALONE, epoch_steps=1)
+def _our_steps(
+    config: Config, batches: list[list[Tensor]], start: dict[str, Tensor], memory: torch.memory_format
+) -> dict[str, list]:
+    """``loss``, ``lr``, ``momentum`` and ``weights`` of every step."""
+    step = TrainingStep(config, ALONE, epoch_steps=1)
     step.model.load_state_dict(start)
+    step.model.to(memory_format=memory)
     found: dict[str, list] = {"loss": [], "lr": [], "momentum": [], "weights": []}
-    for number, views in enumerate(batches):
-        views = [view.to(memory_format=torch.channels_last) for view in views]
-        found["loss"].append(step(views, number).item())
+    for number, batch in enumerate(batches):
+        found["loss"].append(step([view.to(memory_format=memory) for view in batch], number).item())
         found["lr"].append(step.lr)
-        momentum = ema_momentum(number, step.total_steps, config.model.ema_momentum) if config.model.ema else 0.0
-        found["momentum"].append(momentum)
+        ema = config.model.ema
+        found["momentum"].append(ema_momentum(number, STEPS, config.model.ema_momentum) if ema else 0.0)
         found["weights"].append({name: value.detach().clone() for name, value in step.model.named_parameters()})
     return found
 

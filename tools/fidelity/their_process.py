@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,26 @@ def ask(module: str, function: str, job: dict[str, Any], folder: Path | None = N
         with tempfile.TemporaryDirectory() as new:
             return ask(module, function, job, Path(new))
     folder.mkdir(parents=True, exist_ok=True)
-    file, log = folder / "job.pt", Path(tempfile.gettempdir()) / f"against_authors-{module}-{function}.log"
+    file = folder / "job.pt"
     torch.save(job, file)
-    command = [sys.executable, "-m", "tools.fidelity.theirs", module, function, str(file.absolute())]
-    with log.open("w") as output:
-        environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
-        ended = subprocess.run(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    if ended.returncode:
-        last = (log.read_text().strip().splitlines() or ["without a word"])[-1]
-        raise UserError(f"the authors' code ended with an error: {last} ({log} has all that it said)")
+    run("the authors' code", "tools.fidelity.theirs", [module, function, str(file.absolute())], folder)
     answer = torch.load(file)
     file.unlink()
     return answer
+
+
+def run(whose: str, module: str, words: Sequence[str], folder: Path | None = None) -> None:
+    """``python -m module words…`` in a folder; what it says is kept if it fails.
+
+    Raises:
+        UserError: it has ended with an error, in a sentence that begins with ``whose``.
+    """
+    with tempfile.NamedTemporaryFile("w+", prefix="against_authors_", suffix=".log", delete=False) as log:
+        command, environment = [sys.executable, "-m", module, *words], {**os.environ, "PYTHONPATH": str(_ROOT)}
+        ended = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        log.seek(0)
+        lines = log.read().strip().splitlines()
+    if ended.returncode:
+        last = lines[-1].removeprefix("error: ") if lines else "without a word"
+        raise UserError(f"{whose} ended with an error: {last} ({log.name} has all that it said)")
+    os.unlink(log.name)

@@ -19,11 +19,18 @@ from torch import nn
 
 
 class Parallel(nn.Module):
-    """DistributedDataParallel of one process: the gradients are those of the module."""
+    """DistributedDataParallel of one process: the gradients are those of the module.
+
+    Attributes:
+        begin: is shown every module that is wrapped, when its weights are those that the training begins with.
+    """
+
+    begin: Callable[[nn.Module], None] = staticmethod(lambda module: None)
 
     def __init__(self, module: nn.Module, **options: Any) -> None:
         super().__init__()
         self.module = module
+        self.begin(module)
 
     def forward(self, *inputs: Any) -> Any:
         return self.module(*inputs)
@@ -84,4 +91,3 @@ def _module(name: str, **contents: Any) -> ModuleType:
     module = ModuleType(name)
     vars(module).update(contents)
     return module
-

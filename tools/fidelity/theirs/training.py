@@ -16,7 +16,7 @@ from tools.fidelity.theirs.programs import Followed
 
 
 def steps(job: dict[str, Any]) -> dict[str, Any]:
-    """The first steps of a program, one batch an epoch, then the same with the samples of each batch in other orders.
+    """The first steps of a program, one batch an epoch, and the same again with other roundings.
 
     Args:
         job: ``script`` and ``arguments``; ``batches``, of V views (n, 3, s, s) each; ``orders``, permutations (n,) of
@@ -24,22 +24,28 @@ def steps(job: dict[str, Any]) -> dict[str, Any]:
             (V, T, S, d) as ``CWRGPLoss`` has them; ``probe`` (b, 3, s, s), images whose features are wanted.
 
     Returns:
-        ``start`` (weights), and of every step ``loss``, ``lr``, ``momentum`` and ``weights``; ``others``: the
-        ``loss`` in each other order, and the ``distance`` of its weights to the first ones; the ``features`` of
-        ``probe`` after the last step, in evaluation mode.
+        ``start`` (weights), and of every step ``loss``, ``lr``, ``momentum`` and ``weights``; the same again with the
+        samples of each batch in other orders, ``reordered``, and with the images in torch's memory format
+        channels_last, ``channels_last``: the ``loss`` and the ``distance`` of the weights to the first ones; the
+        ``features`` of ``probe`` after the last step, in evaluation mode.
     """
     stand_ins.install()
     program = programs.load(job["script"])
-    first = _followed(program, job, None, None)
+    first = _followed(program, job)
     backbone = getattr(first.model, "backbone", None) or first.model.model
     with torch.no_grad():
         features = backbone.eval()(job["probe"])
-    answer = {name: getattr(first, name) for name in ("start", "loss", "lr", "momentum", "weights")}
-    others = []
-    for order in job["orders"]:
-        other = _followed(program, job, order, first.start)
-        others.append({"loss": other.loss, "distance": distances(other.weights, first.weights, first.start)})
-    return {**answer, "others": others, "features": features}
+
+    def again(**options: Any) -> dict[str, list[float]]:
+        other = _followed(program, job, start=first.start, **options)
+        return {"loss": other.loss, "distance": distances(other.weights, first.weights, first.start)}
+
+    return {
+        **{name: getattr(first, name) for name in ("start", "loss", "lr", "momentum", "weights")},
+        "reordered": [again(order=order) for order in job["orders"]],
+        "channels_last": again(memory=torch.channels_last),
+        "features": features,
+    }
 
 
 def schedules(job: dict[str, Any]) -> dict[str, Any]:
@@ -55,23 +61,34 @@ def schedules(job: dict[str, Any]) -> dict[str, Any]:
     program, runs = programs.load(job["script"]), []
     for arguments in job["arguments"]:
         with Followed(keep_weights=False) as run:
-            _give(program, [(torch.zeros(1), None)] * job["epoch_steps"], lambda cfg, run=run: run.watch(programs.Tiny()))
+            _give(
+                program, [(torch.zeros(1), None)] * job["epoch_steps"], lambda cfg, run=run: run.watch(programs.Tiny())
+            )
             programs.run(program, arguments)
         runs.append({"lr": run.lr, "momentum": run.momentum})
     return {"runs": runs}
 
 
-def _followed(program: ModuleType, job: dict[str, Any], order: Tensor | None, start: dict | None) -> Followed:
-    """One run of the program over the batches, their samples reordered, from its own start or a given one."""
+def _followed(
+    program: ModuleType,
+    job: dict[str, Any],
+    start: dict[str, Tensor] | None = None,
+    order: Tensor | None = None,
+    memory: torch.memory_format = torch.contiguous_format,
+) -> Followed:
+    """One run of the program over the batches, from its own start or a given one."""
+    batches = [
+        [(view if order is None else view[order]).to(memory_format=memory) for view in b] for b in job["batches"]
+    ]
     with Followed() as run:
 
         def build(cfg: Any) -> nn.Module:
             model = importlib.import_module("methods").get_method(cfg.method)(cfg)
             if start is not None:
                 model.load_state_dict(start)
-            return run.watch(model)
+            return run.watch(model.to(memory_format=memory))
 
-        _give(program, _OneAnEpoch(job["batches"], order), build)
+        _give(program, _OneAnEpoch(batches), build)
         stand_ins.give_permutations(one for drawn in job["partitions"] for one in _permutations(**drawn, order=order))
         torch.manual_seed(0)
         programs.run(program, job["arguments"])
@@ -89,8 +106,8 @@ def _give(program: ModuleType, loader: Any, build: Callable[[Any], nn.Module]) -
 class _OneAnEpoch:
     """A loader of one batch, in every epoch another."""
 
-    def __init__(self, batches: Sequence[list[Tensor]], order: Tensor | None) -> None:
-        self._turns = iter(batches if order is None else [[view[order] for view in batch] for batch in batches])
+    def __init__(self, batches: Sequence[list[Tensor]]) -> None:
+        self._turns = iter(batches)
 
     def __len__(self) -> int:
         return 1
