@@ -5,11 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from fastintl import config
 from fastintl.config import Config
+from fastintl.data import center_crop
 from fastintl.evaluate.linear import protocols
+from fastintl.training.optim import build_optimizer, set_learning_rate
 from tools import finetune, knn, linear
 
 ROOT = Path(__file__).parent.parent
@@ -22,78 +25,137 @@ def table(text: str) -> list[dict[str, str]]:
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-# lr is for 256 images a step, but for 1 image more or less with adam; decay: whether biases decay, too; published:
-# top-1 of the linear classifier / 5-nn / top-5, in per cent.
-PUBLISHED = table("""
-recipe               | data          | arch     | stem     | zero  | projector      | bias  | ema   | crops      | epochs | batch | optimiser | lr   | wd     | decay | schedule     | warm-up    | loss                                      | published
-ep100                | imagenet      | resnet50 | imagenet | true  | 8192 8192 8192 | false | true  | multi      | 100    | 256   | sgd       | 0.5  | 1e-5   | false | cosine       | 2 epochs   | intl                                      | 73.5
-ep200                | imagenet      | resnet50 | imagenet | true  | 8192 8192 8192 | false | true  | multi      | 200    | 256   | sgd       | 0.4  | 1e-5   | false | cosine       | 2 epochs   | intl                                      | 75.2
-ep400                | imagenet      | resnet50 | imagenet | true  | 8192 8192 8192 | false | true  | multi      | 400    | 256   | sgd       | 0.4  | 1e-5   | false | cosine       | 2 epochs   | intl                                      | 76.1
-ep800                | imagenet      | resnet50 | imagenet | true  | 8192 8192 8192 | false | true  | multi      | 800    | 256   | sgd       | 0.3  | 1e-5   | false | cosine       | 2 epochs   | intl                                      | 76.6
-ep800_two_crop       | imagenet      | resnet50 | imagenet | true  | 8192 8192 8192 | false | false | two        | 800    | 256   | sgd       | 0.3  | 1e-5   | false | cosine       | 2 epochs   | intl                                      | 73.1
-in100                | imagenet100   | resnet18 | imagenet | false | 4096 4096 8192 | false | false | two        | 400    | 128   | sgd       | 0.5  | 2.5e-5 | false | cosine       | 2 epochs   | intl                                      | 81.68 / 73.46 / 95.42
-cifar10              | cifar10       | resnet18 | cifar    | false | 2048 2048 2048 | false | false | cifar      | 1000   | 256   | sgd       | 0.3  | 1e-4   | true  | cosine       | 2 epochs   | intl                                      | 92.60 / 90.03 / 99.80
-cifar100             | cifar100      | resnet18 | cifar    | false | 2048 2048 2048 | false | false | cifar      | 1000   | 256   | sgd       | 0.3  | 1e-4   | true  | cosine       | 2 epochs   | intl                                      | 70.88 / 61.90 / 92.13
-cw_rgp/cifar10_2     | cifar10       | resnet18 | cifar    | true  | 1024 512       | true  | false | cw_rgp 2   | 1000   | 256   | adam      | 3e-3 | 1e-6   | true  | step         | 500 steps  | cw_rgp groups 4 w_size 64 w_iter 4        | 91.92 / 89.54
-cw_rgp/cifar10_4     | cifar10       | resnet18 | cifar    | true  | 1024 512       | true  | false | cw_rgp 4   | 1000   | 256   | adam      | 3e-3 | 1e-6   | true  | step         | 500 steps  | cw_rgp groups 4 w_size 64 w_iter 1        | 92.47 / 90.74
-cw_rgp/cifar100_2    | cifar100      | resnet18 | cifar    | true  | 1024 512       | true  | false | cw_rgp 2   | 1000   | 512   | adam      | 3e-3 | 1e-6   | true  | step         | 500 steps  | cw_rgp groups 4 w_size 64 w_iter 1        | 67.51 / 57.35
-cw_rgp/cifar100_4    | cifar100      | resnet18 | cifar    | true  | 1024 512       | true  | false | cw_rgp 4   | 1000   | 256   | adam      | 3e-3 | 1e-6   | true  | step         | 500 steps  | cw_rgp groups 4 w_size 64 w_iter 1        | 68.26 / 58.67
-cw_rgp/stl10_2       | stl10         | resnet18 | small    | true  | 1024 512       | true  | false | cw_rgp 2   | 2000   | 512   | adam      | 2e-3 | 1e-6   | true  | step         | 500 steps  | cw_rgp groups 4 w_size 64 w_iter 1        | 90.76 / 87.34
-cw_rgp/stl10_4       | stl10         | resnet18 | small    | true  | 1024 512       | true  | false | cw_rgp 4   | 2000   | 256   | adam      | 2e-3 | 1e-6   | true  | step         | 500 steps  | cw_rgp groups 4 w_size 64 w_iter 1        | 92.04 / 88.95
-cw_rgp/tiny_imagenet_2 | tiny-imagenet | resnet18 | small  | true  | 2048 1024      | true  | false | cw_rgp 2   | 1000   | 512   | adam      | 2e-3 | 1e-6   | true  | step         | 500 steps  | cw_rgp groups 2 w_size 128 w_iter 1       | 49.23 / 34.04
-cw_rgp/tiny_imagenet_4 | tiny-imagenet | resnet18 | small  | true  | 2048 1024      | true  | false | cw_rgp 4   | 1000   | 256   | adam      | 2e-3 | 1e-6   | true  | step         | 500 steps  | cw_rgp groups 2 w_size 128 w_iter 1       | 50.24 / 35.99
-cw_rgp/imagenet_ep100 | imagenet     | resnet50 | imagenet | true  | 2048 2048 1024 | true  | false | cw_rgp 4   | 100    | 512   | sgd       | 0.05 | 1e-4   | true  | cosine_epoch | 500 steps  | cw_rgp groups 2 w_size 128 w_iter 1 cov_w 0.005 cov_stop 50 scope rank | 69.7
-cw_rgp/imagenet_ep200 | imagenet     | resnet50 | imagenet | true  | 2048 2048 1024 | true  | false | cw_rgp 4   | 200    | 512   | sgd       | 0.05 | 1e-4   | true  | cosine_epoch | 500 steps  | cw_rgp groups 2 w_size 128 w_iter 1 cov_w 0.01 cov_stop 100 scope rank | 71.0
-barlow_twins/imagenet | imagenet     | resnet50 | imagenet | true  | 8192 8192 8192 | false | false | two        | 1000   | 2048  | lars      | 0.2  | 1e-6   | false | cosine       | 10 epochs  | barlow_twins lambd 0.0051                 | 73.2
-barlow_twins/cifar10 | cifar10       | resnet18 | cifar    | false | 2048 2048 2048 | false | false | cifar      | 1000   | 256   | sgd       | 0.3  | 1e-4   | true  | cosine       | 2 epochs   | barlow_twins lambd 0.0051                 |
+# images: to train on; lr: for 256 images a step, but for 1 image more or less with adam; decay: whether biases decay,
+# too; published: top-1 of the linear classifier / 5-nn / top-5, in per cent. Barlow Twins' own decay is 1e-6: see
+# test_barlow_twins_steps_are_its_authors.
+TRAINING = table("""
+recipe                 | data          | images  | epochs | batch | optimiser | lr   | wd     | decay | schedule     | warm-up   | loss                                                                   | published
+ep100                  | imagenet      | 1281167 | 100    | 256   | sgd       | 0.5  | 1e-5   | false | cosine       | 2 epochs  | intl                                                                   | 73.5
+ep200                  | imagenet      | 1281167 | 200    | 256   | sgd       | 0.4  | 1e-5   | false | cosine       | 2 epochs  | intl                                                                   | 75.2
+ep400                  | imagenet      | 1281167 | 400    | 256   | sgd       | 0.4  | 1e-5   | false | cosine       | 2 epochs  | intl                                                                   | 76.1
+ep800                  | imagenet      | 1281167 | 800    | 256   | sgd       | 0.3  | 1e-5   | false | cosine       | 2 epochs  | intl                                                                   | 76.6
+ep800_two_crop         | imagenet      | 1281167 | 800    | 256   | sgd       | 0.3  | 1e-5   | false | cosine       | 2 epochs  | intl                                                                   | 73.1
+in100                  | imagenet100   | 126689  | 400    | 128   | sgd       | 0.5  | 2.5e-5 | false | cosine       | 2 epochs  | intl                                                                   | 81.68 / 73.46 / 95.42
+cifar10                | cifar10       | 50000   | 1000   | 256   | sgd       | 0.3  | 1e-4   | true  | cosine       | 2 epochs  | intl                                                                   | 92.60 / 90.03 / 99.80
+cifar100               | cifar100      | 50000   | 1000   | 256   | sgd       | 0.3  | 1e-4   | true  | cosine       | 2 epochs  | intl                                                                   | 70.88 / 61.90 / 92.13
+cw_rgp/cifar10_2       | cifar10       | 50000   | 1000   | 256   | adam      | 3e-3 | 1e-6   | true  | step         | 500 steps | cw_rgp groups 4 w_size 64 w_iter 4                                     | 91.92 / 89.54
+cw_rgp/cifar10_4       | cifar10       | 50000   | 1000   | 256   | adam      | 3e-3 | 1e-6   | true  | step         | 500 steps | cw_rgp groups 4 w_size 64 w_iter 1                                     | 92.47 / 90.74
+cw_rgp/cifar100_2      | cifar100      | 50000   | 1000   | 512   | adam      | 3e-3 | 1e-6   | true  | step         | 500 steps | cw_rgp groups 4 w_size 64 w_iter 1                                     | 67.51 / 57.35
+cw_rgp/cifar100_4      | cifar100      | 50000   | 1000   | 256   | adam      | 3e-3 | 1e-6   | true  | step         | 500 steps | cw_rgp groups 4 w_size 64 w_iter 1                                     | 68.26 / 58.67
+cw_rgp/stl10_2         | stl10         | 105000  | 2000   | 512   | adam      | 2e-3 | 1e-6   | true  | step         | 500 steps | cw_rgp groups 4 w_size 64 w_iter 1                                     | 90.76 / 87.34
+cw_rgp/stl10_4         | stl10         | 105000  | 2000   | 256   | adam      | 2e-3 | 1e-6   | true  | step         | 500 steps | cw_rgp groups 4 w_size 64 w_iter 1                                     | 92.04 / 88.95
+cw_rgp/tiny_imagenet_2 | tiny-imagenet | 100000  | 1000   | 512   | adam      | 2e-3 | 1e-6   | true  | step         | 500 steps | cw_rgp groups 2 w_size 128 w_iter 1                                    | 49.23 / 34.04
+cw_rgp/tiny_imagenet_4 | tiny-imagenet | 100000  | 1000   | 256   | adam      | 2e-3 | 1e-6   | true  | step         | 500 steps | cw_rgp groups 2 w_size 128 w_iter 1                                    | 50.24 / 35.99
+cw_rgp/imagenet_ep100  | imagenet      | 1281167 | 100    | 512   | sgd       | 0.05 | 1e-4   | true  | cosine_epoch | 500 steps | cw_rgp groups 2 w_size 128 w_iter 1 cov_w 0.005 cov_stop 50 scope rank | 69.7
+cw_rgp/imagenet_ep200  | imagenet      | 1281167 | 200    | 512   | sgd       | 0.05 | 1e-4   | true  | cosine_epoch | 500 steps | cw_rgp groups 2 w_size 128 w_iter 1 cov_w 0.01 cov_stop 100 scope rank | 71.0
+barlow_twins/imagenet  | imagenet      | 1281167 | 1000   | 2048  | lars      | 0.2  | 16e-6  | false | cosine       | 10 epochs | barlow_twins lambd 0.0051                                              | 73.2
+barlow_twins/cifar10   | cifar10       | 50000   | 1000   | 256   | sgd       | 0.3  | 1e-4   | true  | cosine       | 2 epochs  | barlow_twins lambd 0.0051                                              |
 """)  # noqa: E501
 
-# Images to train on; mean and standard deviation; shorter side and crop of the images that are tested.
-DATA = {
-    row["data"]: row
-    for row in table("""
-data          | images | mean                 | std                  | resize | size
-imagenet      | 1281167  | 0.485 0.456 0.406    | 0.229 0.224 0.225    | 256    | 224
-imagenet100   | 126689   | 0.485 0.456 0.406    | 0.229 0.224 0.225    | 256    | 224
-cifar10       | 50000    | 0.4914 0.4822 0.4465 | 0.2470 0.2435 0.2616 | 32     | 32
-cifar100      | 50000    | 0.5071 0.4865 0.4409 | 0.2673 0.2564 0.2762 | 32     | 32
-stl10         | 105000   | 0.43 0.42 0.39       | 0.27 0.26 0.27       | 70     | 64
-tiny-imagenet | 100000   | 0.480 0.448 0.398    | 0.277 0.269 0.282    | 64     | 64
+# zero: whether residual blocks start as the identity; bias, views: of the projector.
+NETWORKS = table("""
+recipe                 | arch     | stem         | zero  | projector      | bias  | views    | ema
+ep100                  | resnet50 | imagenet     | true  | 8192 8192 8192 | false | apart    | true
+ep200                  | resnet50 | imagenet     | true  | 8192 8192 8192 | false | apart    | true
+ep400                  | resnet50 | imagenet     | true  | 8192 8192 8192 | false | apart    | true
+ep800                  | resnet50 | imagenet     | true  | 8192 8192 8192 | false | apart    | true
+ep800_two_crop         | resnet50 | imagenet     | true  | 8192 8192 8192 | false | apart    | false
+in100                  | resnet18 | imagenet     | false | 4096 4096 8192 | false | apart    | false
+cifar10                | resnet18 | cifar_padded | false | 2048 2048 2048 | false | apart    | false
+cifar100               | resnet18 | cifar_padded | false | 2048 2048 2048 | false | apart    | false
+cw_rgp/cifar10_2       | resnet18 | cifar        | true  | 1024 512       | true  | together | false
+cw_rgp/cifar10_4       | resnet18 | cifar        | true  | 1024 512       | true  | together | false
+cw_rgp/cifar100_2      | resnet18 | cifar        | true  | 1024 512       | true  | together | false
+cw_rgp/cifar100_4      | resnet18 | cifar        | true  | 1024 512       | true  | together | false
+cw_rgp/stl10_2         | resnet18 | small        | true  | 1024 512       | true  | together | false
+cw_rgp/stl10_4         | resnet18 | small        | true  | 1024 512       | true  | together | false
+cw_rgp/tiny_imagenet_2 | resnet18 | small        | true  | 2048 1024      | true  | together | false
+cw_rgp/tiny_imagenet_4 | resnet18 | small        | true  | 2048 1024      | true  | together | false
+cw_rgp/imagenet_ep100  | resnet50 | imagenet     | true  | 2048 2048 1024 | true  | together | false
+cw_rgp/imagenet_ep200  | resnet50 | imagenet     | true  | 2048 2048 1024 | true  | together | false
+barlow_twins/imagenet  | resnet50 | imagenet     | true  | 8192 8192 8192 | false | apart    | false
+barlow_twins/cifar10   | resnet18 | cifar_padded | false | 2048 2048 2048 | false | apart    | false
 """)
-}
 
-# size, scale from, scale to, probability of blur, of solarise
-VIEWS = {
-    "multi": [
-        (224, 0.2, 1.0, 0.5, 0.1),
-        (224, 0.2, 1.0, 0.5, 0.1),
-        (192, 0.171, 0.857, 0.5, 0.1),
-        (160, 0.143, 0.714, 0.5, 0.1),
-        (128, 0.114, 0.571, 0.5, 0.1),
-        (96, 0.086, 0.429, 0.5, 0.1),
-    ],
-    "two": [(224, 0.08, 1.0, 1.0, 0.0), (224, 0.08, 1.0, 0.1, 0.2)],
-    "cifar": [(32, 0.08, 1.0, 0.0, 0.0), (32, 0.08, 1.0, 0.0, 0.2)],
-}
+# A value a view: sizes, scale from and to, probability of blur and of solarise.
+CROPS = table("""
+recipe                 | sizes                  | from                      | to                      | blur              | solarise          | saturation | grayscale | interpolation | mean              | std
+ep100                  | 224 224 192 160 128 96 | .2 .2 .171 .143 .114 .086 | 1 1 .857 .714 .571 .429 | .5 .5 .5 .5 .5 .5 | .1 .1 .1 .1 .1 .1 | 0.2        | 0.2       | bicubic       | 0.485 0.456 0.406 | 0.229 0.224 0.225
+ep200                  | 224 224 192 160 128 96 | .2 .2 .171 .143 .114 .086 | 1 1 .857 .714 .571 .429 | .5 .5 .5 .5 .5 .5 | .1 .1 .1 .1 .1 .1 | 0.2        | 0.2       | bicubic       | 0.485 0.456 0.406 | 0.229 0.224 0.225
+ep400                  | 224 224 192 160 128 96 | .2 .2 .171 .143 .114 .086 | 1 1 .857 .714 .571 .429 | .5 .5 .5 .5 .5 .5 | .1 .1 .1 .1 .1 .1 | 0.2        | 0.2       | bicubic       | 0.485 0.456 0.406 | 0.229 0.224 0.225
+ep800                  | 224 224 192 160 128 96 | .2 .2 .171 .143 .114 .086 | 1 1 .857 .714 .571 .429 | .5 .5 .5 .5 .5 .5 | .1 .1 .1 .1 .1 .1 | 0.2        | 0.2       | bicubic       | 0.485 0.456 0.406 | 0.229 0.224 0.225
+ep800_two_crop         | 224 224                | .08 .08                   | 1 1                     | 1 .1              | 0 .2              | 0.2        | 0.2       | bicubic       | 0.485 0.456 0.406 | 0.229 0.224 0.225
+in100                  | 224 224                | .08 .08                   | 1 1                     | 1 .1              | 0 .2              | 0.2        | 0.2       | bicubic       | 0.485 0.456 0.406 | 0.229 0.224 0.225
+cifar10                | 32 32                  | .08 .08                   | 1 1                     | 0 0               | 0 .2              | 0.2        | 0.2       | bicubic       | .4914 .4822 .4465 | .2470 .2435 .2616
+cifar100               | 32 32                  | .08 .08                   | 1 1                     | 0 0               | 0 .2              | 0.2        | 0.2       | bicubic       | .5071 .4865 .4409 | .2673 .2564 .2762
+cw_rgp/cifar10_2       | 32 32                  | .2 .2                     | 1 1                     | 0 0               | 0 0               | 0.4        | 0.1       | bicubic       | .4914 .4822 .4465 | .2023 .1994 .2010
+cw_rgp/cifar10_4       | 32 32 32 32            | .2 .2 .2 .2               | 1 1 1 1                 | 0 0 0 0           | 0 0 0 0           | 0.4        | 0.1       | bicubic       | .4914 .4822 .4465 | .2023 .1994 .2010
+cw_rgp/cifar100_2      | 32 32                  | .2 .2                     | 1 1                     | 0 0               | 0 0               | 0.4        | 0.1       | bicubic       | .5071 .4867 .4408 | .2675 .2565 .2761
+cw_rgp/cifar100_4      | 32 32 32 32            | .2 .2 .2 .2               | 1 1 1 1                 | 0 0 0 0           | 0 0 0 0           | 0.4        | 0.1       | bicubic       | .5071 .4867 .4408 | .2675 .2565 .2761
+cw_rgp/stl10_2         | 64 64                  | .2 .2                     | 1 1                     | 0 0               | 0 0               | 0.4        | 0.1       | bicubic       | .43 .42 .39       | .27 .26 .27
+cw_rgp/stl10_4         | 64 64 64 64            | .2 .2 .2 .2               | 1 1 1 1                 | 0 0 0 0           | 0 0 0 0           | 0.4        | 0.1       | bicubic       | .43 .42 .39       | .27 .26 .27
+cw_rgp/tiny_imagenet_2 | 64 64                  | .2 .2                     | 1 1                     | 0 0               | 0 0               | 0.4        | 0.1       | bicubic       | .480 .448 .398    | .277 .269 .282
+cw_rgp/tiny_imagenet_4 | 64 64 64 64            | .2 .2 .2 .2               | 1 1 1 1                 | 0 0 0 0           | 0 0 0 0           | 0.4        | 0.1       | bicubic       | .480 .448 .398    | .277 .269 .282
+cw_rgp/imagenet_ep100  | 224 224 224 224        | .2 .2 .2 .2               | 1 1 1 1                 | .5 .5 .5 .5       | 0 0 0 0           | 0.4        | 0.2       | bilinear      | 0.485 0.456 0.406 | 0.229 0.224 0.225
+cw_rgp/imagenet_ep200  | 224 224 224 224        | .2 .2 .2 .2               | 1 1 1 1                 | .5 .5 .5 .5       | 0 0 0 0           | 0.4        | 0.2       | bilinear      | 0.485 0.456 0.406 | 0.229 0.224 0.225
+barlow_twins/imagenet  | 224 224                | .08 .08                   | 1 1                     | 1 .1              | 0 .2              | 0.2        | 0.2       | bicubic       | 0.485 0.456 0.406 | 0.229 0.224 0.225
+barlow_twins/cifar10   | 32 32                  | .08 .08                   | 1 1                     | 0 0               | 0 .2              | 0.2        | 0.2       | bicubic       | .4914 .4822 .4465 | .2470 .2435 .2616
+""")  # noqa: E501
+
+# The view that is tested: shorter side and centre crop. The statistics of CIFAR are those of cifar/eval in INTL's code.
+TESTS = table("""
+recipe                 | resize | size | interpolation | mean              | std
+ep100                  | 256    | 224  | bilinear      | 0.485 0.456 0.406 | 0.229 0.224 0.225
+ep200                  | 256    | 224  | bilinear      | 0.485 0.456 0.406 | 0.229 0.224 0.225
+ep400                  | 256    | 224  | bilinear      | 0.485 0.456 0.406 | 0.229 0.224 0.225
+ep800                  | 256    | 224  | bilinear      | 0.485 0.456 0.406 | 0.229 0.224 0.225
+ep800_two_crop         | 256    | 224  | bilinear      | 0.485 0.456 0.406 | 0.229 0.224 0.225
+in100                  | 256    | 224  | bilinear      | 0.485 0.456 0.406 | 0.229 0.224 0.225
+cifar10                | 32     | 32   | bilinear      | .4914 .4822 .4465 | .247 .243 .261
+cifar100               | 32     | 32   | bilinear      | .4914 .4822 .4465 | .247 .243 .261
+cw_rgp/cifar10_2       | 32     | 32   | bilinear      | .4914 .4822 .4465 | .2023 .1994 .2010
+cw_rgp/cifar10_4       | 32     | 32   | bilinear      | .4914 .4822 .4465 | .2023 .1994 .2010
+cw_rgp/cifar100_2      | 32     | 32   | bilinear      | .5071 .4867 .4408 | .2675 .2565 .2761
+cw_rgp/cifar100_4      | 32     | 32   | bilinear      | .5071 .4867 .4408 | .2675 .2565 .2761
+cw_rgp/stl10_2         | 70     | 64   | bicubic       | .43 .42 .39       | .27 .26 .27
+cw_rgp/stl10_4         | 70     | 64   | bicubic       | .43 .42 .39       | .27 .26 .27
+cw_rgp/tiny_imagenet_2 | 64     | 64   | bilinear      | .480 .448 .398    | .277 .269 .282
+cw_rgp/tiny_imagenet_4 | 64     | 64   | bilinear      | .480 .448 .398    | .277 .269 .282
+cw_rgp/imagenet_ep100  | 256    | 224  | bilinear      | 0.485 0.456 0.406 | 0.229 0.224 0.225
+cw_rgp/imagenet_ep200  | 256    | 224  | bilinear      | 0.485 0.456 0.406 | 0.229 0.224 0.225
+barlow_twins/imagenet  | 256    | 224  | bilinear      | 0.485 0.456 0.406 | 0.229 0.224 0.225
+barlow_twins/cifar10   | 32     | 32   | bilinear      | .4914 .4822 .4465 | .247 .243 .261
+""")
 
 # The tools' options, by recipe of rcfgs/eval.
 EVALUATIONS = table("""
-recipe             | tool     | options
-linear_multi_crop  | linear   | protocol imagenet epochs 100 batch-size 256 optimizer sgd schedule steps lr 0.4 weight-decay 0
-linear_two_crop    | linear   | protocol imagenet epochs 100 batch-size 256 optimizer sgd schedule steps lr 0.2 weight-decay 0
-linear_readme      | linear   | protocol imagenet epochs 100 batch-size 256 optimizer sgd schedule steps lr 0.3 weight-decay 0
-linear_cw_rgp      | linear   | protocol cw_rgp epochs 100 batch-size 1024 optimizer lars schedule cosine lr 0.1 weight-decay 0
-linear_small       | linear   | protocol small epochs 500 batch-size 1000 optimizer adam schedule exponential lr 0.01 weight-decay 5e-6
-knn_5              | knn      | k 5 metric euclidean vote majority
-knn_200_weighted   | knn      | k 20,200 metric cosine vote weighted temperature 0.07
-semi_1pct          | finetune | subset imagenet-1pct epochs 20 batch-size 256 lr-backbone 0.004 lr-classifier 0.2 weight-decay 0
-semi_1pct_two_crop | finetune | subset imagenet-1pct epochs 20 batch-size 256 lr-backbone 0.006 lr-classifier 0.2 weight-decay 0
-semi_10pct         | finetune | subset imagenet-10pct epochs 20 batch-size 256 lr-backbone 0.004 lr-classifier 0.2 weight-decay 0
-semi_10pct_two_crop | finetune | subset imagenet-10pct epochs 20 batch-size 256 lr-backbone 0.006 lr-classifier 0.2 weight-decay 0
-semi_1pct_readme   | finetune | subset imagenet-1pct epochs 20 batch-size 256 lr-backbone 0.005 lr-classifier 0.5 weight-decay 0
+recipe              | tool     | options
+linear_multi_crop   | linear   | protocol imagenet epochs 100 batch-size 256 optimizer sgd schedule steps lr 0.4 weight-decay 0 crop-interpolation bilinear
+linear_two_crop     | linear   | protocol imagenet epochs 100 batch-size 256 optimizer sgd schedule steps lr 0.2 weight-decay 0 crop-interpolation bilinear
+linear_readme       | linear   | protocol imagenet epochs 100 batch-size 256 optimizer sgd schedule cosine lr 0.3 weight-decay 1e-6 crop-interpolation bilinear
+linear_barlow_twins | linear   | protocol imagenet epochs 100 batch-size 256 optimizer sgd schedule cosine lr 0.3 weight-decay 1e-6 crop-interpolation bilinear
+linear_cw_rgp       | linear   | protocol cw_rgp epochs 100 batch-size 1024 optimizer lars schedule cosine lr 0.1 weight-decay 0 crop-interpolation bilinear
+linear_small        | linear   | protocol small epochs 500 batch-size 1000 optimizer adam schedule exponential lr 0.01 weight-decay 5e-6
+knn_5               | knn      | k 5 metric euclidean vote majority
+knn_200_weighted    | knn      | k 20,200 metric cosine vote weighted temperature 0.07
+semi_1pct           | finetune | subset imagenet-1pct epochs 20 batch-size 256 lr-backbone 0.004 lr-classifier 0.2 weight-decay 0 schedule constant crop-interpolation bilinear
+semi_1pct_two_crop  | finetune | subset imagenet-1pct epochs 20 batch-size 256 lr-backbone 0.006 lr-classifier 0.2 weight-decay 0 schedule constant crop-interpolation bilinear
+semi_10pct          | finetune | subset imagenet-10pct epochs 20 batch-size 256 lr-backbone 0.004 lr-classifier 0.2 weight-decay 0 schedule constant crop-interpolation bilinear
+semi_10pct_two_crop | finetune | subset imagenet-10pct epochs 20 batch-size 256 lr-backbone 0.006 lr-classifier 0.2 weight-decay 0 schedule constant crop-interpolation bilinear
+semi_1pct_readme    | finetune | subset imagenet-1pct epochs 20 batch-size 256 lr-backbone 0.005 lr-classifier 0.5 weight-decay 0 schedule cosine crop-interpolation bilinear
 """)  # noqa: E501
 
-by_recipe = pytest.mark.parametrize("facts", PUBLISHED, ids=lambda facts: facts["recipe"])
+by_recipe = pytest.mark.parametrize("recipe", [row["recipe"] for row in TRAINING])
+
+
+def facts_of(rows: list[dict[str, str]], recipe: str) -> dict[str, str]:
+    """The one row of a recipe."""
+    (row,) = (row for row in rows if row["recipe"] == recipe)
+    return row
+
+
+def load(recipe: str) -> Config:
+    return config.load(RCFGS / f"{recipe}.yaml")
 
 
 def pairs(text: str) -> dict[str, str]:
@@ -105,41 +167,12 @@ def numbers(text: str) -> tuple[float, ...]:
     return tuple(map(float, text.split()))
 
 
-def views_of(facts: dict[str, str]) -> list[tuple[float, ...]]:
-    if not facts["crops"].startswith("cw_rgp"):
-        return VIEWS[facts["crops"]]
-    blur = 0.5 if facts["data"] == "imagenet" else 0.0
-    return [(float(DATA[facts["data"]]["size"]), 0.2, 1.0, blur, 0.0)] * int(facts["crops"].split()[1])
-
-
 @by_recipe
-def test_recipe_is_the_published_one(facts):
-    made = config.load(RCFGS / f"{facts['recipe']}.yaml")
-    assert (made.name, made.data.name) == (facts["recipe"].replace("/", "_"), facts["data"])
+def test_the_training_is_the_published_one(recipe):
+    made, facts = load(recipe), facts_of(TRAINING, recipe)
+    assert (made.name, made.data.name) == (recipe.replace("/", "_"), facts["data"])
     train = made.train
     assert (train.epochs, train.batch_size, train.max_steps) == (int(facts["epochs"]), int(facts["batch"]), None)
-    check_optimiser(made, facts)
-
-    model = made.model
-    assert (model.arch, model.stem) == (facts["arch"], facts["stem"])
-    assert (str(model.zero_init_residual).lower(), str(model.projector_bias).lower()) == (facts["zero"], facts["bias"])
-    assert model.projector == tuple(map(int, facts["projector"].split()))
-    assert str(model.ema).lower() == facts["ema"] and (model.ema_momentum == 0.996 or not model.ema)
-
-    crops, data = made.crops, DATA[facts["data"]]
-    columns = zip(crops.sizes, crops.scales, crops.blur, crops.solarize, strict=True)
-    assert [(s, *scale, b, o) for s, scale, b, o in columns] == views_of(facts)
-    assert crops.ratio == (3 / 4, 4 / 3) and crops.flip == 0.5
-    of_cw_rgp = facts["crops"].startswith("cw_rgp")
-    assert (crops.jitter, crops.brightness, crops.contrast, crops.hue) == (0.8, 0.4, 0.4, 0.1)
-    assert crops.saturation == (0.4 if of_cw_rgp else 0.2)
-    assert crops.grayscale == (0.1 if of_cw_rgp and facts["data"] != "imagenet" else 0.2)
-    assert crops.blur_sigma == (0.1, 2.0)
-    assert (crops.mean, crops.std) == (numbers(data["mean"]), numbers(data["std"]))
-    assert (made.eval.k, made.eval.resize, made.eval.size) == (5, int(data["resize"]), int(data["size"]))
-
-
-def check_optimiser(made: Config, facts: dict[str, str]) -> None:
     optim = made.optim
     found = (optim.name, optim.lr, optim.weight_decay, str(optim.decay_one_dimensional).lower(), optim.schedule)
     expected = [facts[name] for name in ("optimiser", "lr", "wd", "decay", "schedule")]
@@ -148,7 +181,7 @@ def check_optimiser(made: Config, facts: dict[str, str]) -> None:
     assert (optim.warmup_steps or optim.warmup_epochs) == float(length)
     assert (optim.warmup_steps is not None) == (unit == "steps")
     assert optim.momentum == 0.9  # adam reads none
-    assert optim.lr_one_dimensional == (0.0048 if optim.name == "lars" else None)
+    assert optim.lr_one_dimensional == (0.0048 / 16 if optim.name == "lars" else None)
     if optim.schedule == "step":
         assert (optim.drop_epochs, optim.drop_factor) == ((50, 25), 0.2)
     else:
@@ -156,13 +189,67 @@ def check_optimiser(made: Config, facts: dict[str, str]) -> None:
 
 
 @by_recipe
-def test_the_loss_is_the_published_one(facts):
-    loss = config.load(RCFGS / f"{facts['recipe']}.yaml").loss
-    name, _, settings = facts["loss"].partition(" ")
+def test_the_network_is_the_published_one(recipe):
+    model, facts = load(recipe).model, facts_of(NETWORKS, recipe)
+    assert (model.arch, model.stem, model.projector_views) == (facts["arch"], facts["stem"], facts["views"])
+    assert (str(model.zero_init_residual).lower(), str(model.projector_bias).lower()) == (facts["zero"], facts["bias"])
+    assert model.projector == tuple(map(int, facts["projector"].split()))
+    assert str(model.ema).lower() == facts["ema"] and (model.ema_momentum == 0.996 or not model.ema)
+
+
+@by_recipe
+def test_the_crops_are_the_published_ones(recipe):
+    crops, facts = load(recipe).crops, facts_of(CROPS, recipe)
+    scales = tuple(zip(numbers(facts["from"]), numbers(facts["to"]), strict=True))
+    assert (crops.sizes, crops.scales) == (numbers(facts["sizes"]), scales)
+    assert (crops.blur, crops.solarize) == (numbers(facts["blur"]), numbers(facts["solarise"]))
+    assert crops.ratio == (3 / 4, 4 / 3) and crops.flip == 0.5
+    assert (crops.jitter, crops.brightness, crops.contrast, crops.hue) == (0.8, 0.4, 0.4, 0.1)
+    assert (crops.saturation, crops.grayscale) == (float(facts["saturation"]), float(facts["grayscale"]))
+    assert crops.blur_sigma == (0.1, 2.0) and crops.interpolation == facts["interpolation"]
+    assert (crops.mean, crops.std) == (numbers(facts["mean"]), numbers(facts["std"]))
+
+
+@by_recipe
+def test_the_tested_view_is_the_published_one(recipe):
+    made, facts = load(recipe), facts_of(TESTS, recipe)
+    view = center_crop(made)
+    assert (made.eval.k, view.resize, view.size) == (5, int(facts["resize"]), int(facts["size"]))
+    assert view.interpolation == facts["interpolation"]
+    assert (view.mean, view.std) == (numbers(facts["mean"]), numbers(facts["std"]))
+
+
+@by_recipe
+def test_the_loss_is_the_published_one(recipe):
+    loss = load(recipe).loss
+    name, _, settings = facts_of(TRAINING, recipe)["loss"].partition(" ")
     keys = {key: type(getattr(loss, key))(value) for key, value in pairs(settings).items()}
     assert loss == config.Loss(name=name, **keys)  # and everything else is at its default
     if name == "intl":
         assert (loss.iterations, loss.axis, loss.trade_off) == (4, "channel", None)
+
+
+def test_barlow_twins_steps_are_its_authors():
+    """On 16 GPUs: their gradient is 1/16 of the true one, their rates are 0.2 and 0.0048, their decay is 1e-6."""
+    settings, generator = load("barlow_twins/imagenet").optim, torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(6, 4).double()
+    theirs = [p.detach().clone() for p in layer.parameters()]
+    momenta = [torch.zeros_like(p) for p in theirs]
+    optimizer = build_optimizer(layer, settings)
+    for factor in (0.1, 1.0, 8.0, 3.0):  # of the schedule
+        set_learning_rate(optimizer, factor * settings.lr)
+        for p, mine, momentum, rate in zip(theirs, layer.parameters(), momenta, (0.2, 0.0048), strict=True):
+            # So small that the decay counts.
+            mine.grad = 1e-4 * torch.randn(p.shape, dtype=torch.float64, generator=generator)
+            update = mine.grad / 16
+            if p.ndim > 1:
+                update = update + 1e-6 * p
+                update = 0.001 * p.norm() / update.norm() * update
+            momentum.mul_(0.9).add_(update)
+            p.sub_(factor * rate * momentum)
+        optimizer.step()
+    for mine, p in zip(layer.parameters(), theirs, strict=True):
+        torch.testing.assert_close(mine.detach(), p, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("path", sorted(RCFGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(RCFGS)))
@@ -176,21 +263,22 @@ def test_header_states_command_hardware_and_result(path):
 
 
 @by_recipe
-def test_header_has_the_published_figures_and_counts_all_images_of_all_epochs(facts):
-    header = (RCFGS / f"{facts['recipe']}.yaml").read_text().split("\n\n")[0]
+def test_header_has_the_published_figures_and_counts_all_images_of_all_epochs(recipe):
+    header, facts = (RCFGS / f"{recipe}.yaml").read_text().split("\n\n")[0], facts_of(TRAINING, recipe)
     figures = [figure for figure in facts["published"].split(" / ") if figure]
     assert all(f" {figure} % " in header for figure in figures)
     assert figures or "nothing is published" in header
     # The last, incomplete batch of an epoch is dropped.
     batch, epochs = int(facts["batch"]), int(facts["epochs"])
-    images = int(DATA[facts["data"]]["images"]) // batch * batch * epochs
+    images = int(facts["images"]) // batch * batch * epochs
     assert f" {images / 1e6:,.0f} million images / 3600 s / " in header
 
 
 def test_every_published_recipe_is_there():
     paths = {str(path.relative_to(RCFGS).with_suffix("")) for path in RCFGS.rglob("*.yaml")}
     pretraining = {path for path in paths if not path.startswith(("eval/", "detection/"))}
-    assert {facts["recipe"] for facts in PUBLISHED} | {"demo"} == pretraining
+    for rows in (TRAINING, NETWORKS, CROPS, TESTS):
+        assert sorted([*(row["recipe"] for row in rows), "demo"]) == sorted(pretraining)
     detection = {f"detection/{name}" for name in ("voc0712", "coco_2x", "shapes")}  # see test_detection_model.py
     assert detection == {path for path in paths if path.startswith("detection/")}
     assert {f"eval/{facts['recipe']}" for facts in EVALUATIONS} == {path for path in paths if path[:5] == "eval/"}
@@ -203,8 +291,8 @@ def test_demo_is_the_multi_crop_recipe_with_ema_and_its_baselines():
 
 
 def test_every_recipe_prints_as_it_is_resolved():
-    for facts in PUBLISHED:
-        made = config.load(RCFGS / f"{facts['recipe']}.yaml")
+    for facts in TRAINING:
+        made = load(facts["recipe"])
         assert config.from_yaml(config.to_yaml(made)) == made
     command = [sys.executable, "-m", "fastintl.train", "--rcfg", "rcfgs/cw_rgp/stl10_4.yaml", "--print-config"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -10,6 +10,8 @@ import yaml
 from fastintl import config
 from fastintl.config import Config, Crops, Train
 from fastintl.config import options as configfile
+from fastintl.data import center_crop
+from fastintl.runs.folder import refuse_other_settings
 from loaders.errors import UserError
 
 
@@ -98,6 +100,9 @@ def test_home_folder_is_expanded_as_the_shell_does_not(monkeypatch):
         ("crops.sizes=40", "crops.sizes: 40 is not a list, each item a whole number"),
         ("crops.sizes=[40", "crops.sizes, line 1: cannot be read as YAML"),
         ("crops.ratio=[1, 2, 3]", "crops.ratio: [1, 2, 3] is not a list of 2 values, each a number"),
+        ("crops.interpolation=nearest", "crops.interpolation: nearest is not one of bicubic, bilinear"),
+        ("eval.mean=[0.5, 0.5]", "eval.mean: [0.5, 0.5] is not a list of 3 values, each a number or null"),
+        ("model.stem=cifar_pad", "model.stem: cifar_pad is not one of imagenet, cifar, cifar_padded, small"),
         ("crops.ratio=[2, 1]", "crops.ratio: [2.0, 1.0] must have the smaller value first"),
         ("crops.mean=[0, 0, 7]", "crops.mean[2]: 7.0 is out of range; it must be at least 0 and at most 1"),
         ("eval.size=300", "eval.size: 300 is more than eval.resize, 256"),
@@ -174,6 +179,23 @@ def test_yaml_round_trip_is_exact_and_plain_yaml():
     assert config.differences(config.from_yaml(text), made) == []
     # Any YAML reader gets the same values, not only ours.
     assert config.from_dict(yaml.safe_load(text)) == made
+
+
+def test_a_run_from_before_a_key_goes_on_as_it_was(tmp_path):
+    later = {"crops": ["interpolation"], "model": ["projector_views"], "eval": ["interpolation", "mean", "std"]}
+    made = config.load(None, ["crops.mean=[0.5, 0.4, 0.3]", "crops.std=[0.2, 0.3, 0.4]"])
+    saved = yaml.safe_load(config.to_yaml(made))
+    for group, names in later.items():
+        for name in names:
+            del saved[group][name]
+    resumed = config.from_yaml(yaml.safe_dump(saved))
+    assert resumed == made and (resumed.crops.interpolation, resumed.model.projector_views) == ("bicubic", "apart")
+    view = center_crop(resumed)
+    assert (view.mean, view.std, view.interpolation) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bilinear")
+    refuse_other_settings(made, yaml.safe_dump(saved), tmp_path)
+    for word in ("crops.interpolation=bilinear", "model.projector_views=together"):
+        with pytest.raises(UserError, match=f"holds a run with another {word.split('=')[0]}"):
+            refuse_other_settings(config.load(None, [word]), config.to_yaml(config.load(None)), tmp_path)
 
 
 def test_help_names_every_key_and_needs_no_torch():
