@@ -20,9 +20,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from loaders.errors import exit_on_user_error  # noqa: E402
+from loaders.errors import UserError, exit_on_user_error  # noqa: E402
+from tools.fidelity.checkouts import Checkouts  # noqa: E402
 
 _PARTS = ("steps", "crops", "training", "evaluation")
+_DROPPED_BATCH = 1000  # the authors' evaluation leaves out a last batch of fewer training images
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
@@ -47,10 +49,16 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
 @exit_on_user_error
 def main(words: list[str] | None = None) -> None:
     arguments = parse_arguments(words)
+    if arguments.images < 1 or arguments.images % _DROPPED_BATCH:
+        raise UserError(f"--images {arguments.images}: the authors' evaluation wants a multiple of {_DROPPED_BATCH}")
+    if arguments.minutes <= 0 or arguments.seeds < 1:
+        raise UserError("--minutes and --seeds must be positive")
+    checkouts = Checkouts(arguments.intl, arguments.cw_rgp)
+    checkouts.check()
 
     from tools.fidelity.command import run
 
-    run(arguments)
+    sys.exit(0 if run(arguments, checkouts) else 1)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def loaders_of(job: dict[str, Any]) -> tuple[Loader, Loader]:
 
 
 class _Pairs:
-    """A loader as theirs are: pairs of views and labels, from the first batch of an epoch at every iteration."""
+    """A loader as theirs are: pairs of views, in torch's contiguous memory format, and labels."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
@@ -99,4 +99,4 @@ class _Pairs:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.loader:
-            yield batch.views[0], batch.labels
+            yield batch.views[0].contiguous(), batch.labels
