@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from loaders.environment import surroundings
-from loaders.json_file import write_json
+from loaders.files import write_json
 from tools.fidelity import augmentation, evaluation, images, on_purpose, tables
 from tools.fidelity.checkouts import Checkouts
 from tools.fidelity.from_scratch import Trainings, compare_trainings

@@ -16,7 +16,8 @@ from fastintl.evaluate.features import Features, represent
 from fastintl.evaluate.finetune import FineTuneProtocol, FineTuning
 from fastintl.evaluate.linear import protocols
 from fastintl.evaluate.linear.heads import LinearHeads
-from fastintl.evaluate.linear.probes import FrozenProbe, fit_heads
+from fastintl.evaluate.linear.probes import FrozenProbe
+from fastintl.evaluate.linear.training import accuracy_on_features, train_on_features
 from fastintl.evaluate.nearest import knn
 from fastintl.network.model import build_backbone
 from fastintl.weights.backbone import load_backbone
@@ -56,8 +57,8 @@ def compare_on_features(
         "seed": _SEED,
     }
     nearest = knn.accuracy(bank.features, bank.labels, queries.features, queries.labels)
-    _, (score,) = fit_heads(bank, queries, _CLASSES, protocols.SMALL, _SEED)
-    ours = {"5-nn": nearest, "top1": score.top1, "top5": score.top5}
+    heads = train_on_features(bank, _CLASSES, protocols.SMALL, _SEED)
+    ours = {"5-nn": nearest, **_only(accuracy_on_features(heads, queries))}
     for whose, file, modules in (
         ("intl", "cifar/eval/evaluate.py", {"knn": "eval.evaluate", "linear": "eval.evaluate"}),
         ("cw_rgp", "base/eval/knn.py", {"knn": "eval.knn", "linear": "eval.sgd"}),
@@ -114,8 +115,7 @@ def _linear(backbone: torch.nn.Module, train: Loader, held_out: Loader) -> dict[
     for epoch in range(protocol.epochs):
         for batch in train:
             probe.train_step(batch, epoch)
-    (score,) = probe.accuracy(held_out)
-    return {"top1": score.top1, "top5": score.top5}
+    return _only(probe.accuracy(held_out))
 
 
 def _fine_tuned(backbone: torch.nn.Module, train: Loader, held_out: Loader) -> dict[str, float]:
@@ -126,7 +126,12 @@ def _fine_tuned(backbone: torch.nn.Module, train: Loader, held_out: Loader) -> d
         for batch in train:
             batch.views = [view.contiguous() for view in batch.views]
             training.train_step(batch, epoch)
-    return training.accuracy(held_out)
+    return _only(training.accuracy(held_out))
+
+
+def _only(accuracy: dict[str, list[float]]) -> dict[str, float]:
+    """The accuracies of the one classifier that there is."""
+    return {name: value for name, (value,) in accuracy.items()}
 
 
 def _features(network: torch.nn.Module, part: Part) -> Features:

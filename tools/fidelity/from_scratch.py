@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loaders.json_file import write_json
+from loaders.files import write_json
 from tools.fidelity.checkouts import COMMANDS, RECIPES, Checkouts
 from tools.fidelity.images import Part
 from tools.fidelity.their_process import ask, run

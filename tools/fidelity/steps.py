@@ -13,7 +13,7 @@ from fastintl.config import Config, load
 from fastintl.data import training_loader
 from fastintl.distributed import World
 from fastintl.losses.base import Position
-from fastintl.losses.partition import random_orders
+from fastintl.losses.cw_rgp import random_orders
 from fastintl.training.optim import ema_momentum
 from fastintl.training.step import TrainingStep
 from tools.fidelity.checkouts import COMMANDS, RECIPES, Checkouts
