@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from loaders.environment import surroundings
+from loaders.environment import describe_environment
 from loaders.files import write_json
 from tools.fidelity import augmentation, evaluation, images, on_purpose, tables
 from tools.fidelity.checkouts import Checkouts
@@ -95,7 +95,7 @@ def _write(path: Path, part: str, found: dict[str, Any], checkouts: Checkouts) -
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     about = {
         "date": date,
-        "surroundings": surroundings(),
+        "surroundings": describe_environment(),
         "authors": checkouts.revisions(),
         "threads": torch.get_num_threads(),
     }
