@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -231,4 +232,5 @@ def _ahead(items: Iterator[_Item], count: int) -> Iterator[_Item]:
         finally:  # also where the caller leaves early
             for future in waiting:
                 future.cancel()
-            thread.submit(items.close)
+            with suppress(RuntimeError):  # at the end of the program the thread takes nothing more
+                thread.submit(items.close)

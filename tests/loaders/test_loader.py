@@ -1,13 +1,17 @@
 """Crops depend on (seed, epoch, sample, view) alone: not on source, threads, ranks or start."""
 
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
 from loaders import CenterCrop, CropSpec, MultiCrop, UserError, make_loader
 
+ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("folder", "memory", "ffcv", "dali")
 RECIPE = MultiCrop((CropSpec(32, scale=(0.3, 1)), CropSpec(20, scale=(0.1, 0.5))))
 
@@ -118,6 +122,19 @@ def test_leaving_early_leaves_nothing_behind(image_beton, source):
     assert resident_bytes() - memory < 20e6
     assert len(list(loader)) == len(loader) == 5
     loader.close()
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_program_may_end_in_the_middle_of_an_epoch(image_folder, status):
+    code = f"""
+import sys
+from loaders import CropSpec, MultiCrop, make_loader
+batches = iter(make_loader({str(image_folder)!r}, MultiCrop((CropSpec(32),)), 6, threads=2))
+next(batches)
+sys.exit({status})
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stderr) == (status, "")
 
 
 @pytest.mark.parametrize("source", SOURCES)
