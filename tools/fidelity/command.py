@@ -19,7 +19,7 @@ from tools.fidelity.from_scratch import Trainings, compare_trainings
 from tools.fidelity.schedules import compare_schedules
 from tools.fidelity.steps import METHODS, compare_steps
 
-_PHOTOGRAPHS = 2000
+_PHOTOGRAPHS = 1200
 
 
 def run(arguments: argparse.Namespace, checkouts: Checkouts) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fastintl.losses.base import Position
 from fastintl.losses.cw_rgp import random_orders
 from fastintl.training.optim import ema_momentum
 from fastintl.training.step import TrainingStep
+from fastintl.weights.backbone import load_backbone
 from tools.fidelity.checkouts import COMMANDS, RECIPES, Checkouts
 from tools.fidelity.comparison import SCHEDULE_TOLERANCE, allowed, distances, own_difference, relative
 from tools.fidelity.their_process import ask
@@ -62,9 +64,9 @@ def compare_steps(method: Method, checkouts: Checkouts, images: Path) -> dict[st
     round alike; and as we train, in channels_last, beside the authors' code in channels_last.
 
     Returns:
-        ``their_loss`` of every step; ``lr`` and ``momentum``, the largest differences of the learning rate (relative)
-        and of the EMA momentum; ``contiguous`` and ``channels_last``, each a dict as ``_differences`` has it; and
-        ``holds``, whether all is as near as it must be.
+        ``their_loss`` of every step; ``loaded``, see ``_their_steps``; ``lr`` and ``momentum``, the largest differences
+        of the learning rate (relative) and of the EMA momentum; ``contiguous`` and ``channels_last``, each a dict as
+        ``_differences`` has it; and ``holds``, whether all is as near as it must be.
     """
     words = ["train.device=cpu", "train.precision=fp32", f"train.epochs={STEPS}", f"data.train={images}", *method.ours]
     config = load(RECIPES / f"{method.recipe}.yaml", [*words, "data.source=memory"])
@@ -77,6 +79,7 @@ def compare_steps(method: Method, checkouts: Checkouts, images: Path) -> dict[st
         "recipe": method.recipe,
         "changed": list(method.ours),
         "their_loss": theirs["loss"],
+        "loaded": theirs["loaded"],
         "lr": max(relative(ours["lr"], theirs["lr"])),
         "momentum": max(abs(a - b) for a, b in zip(ours["momentum"], theirs["momentum"], strict=True)),
         "contiguous": _differences(ours, theirs, theirs["reordered"]),
@@ -109,7 +112,8 @@ def _batches(config: Config) -> list[list[Tensor]]:
 
 
 def _their_steps(method: Method, config: Config, batches: list[list[Tensor]], checkouts: Checkouts) -> dict[str, Any]:
-    """The answer of ``theirs.training.steps``, its weights under our names."""
+    """The answer of ``theirs.training.steps``, its weights under our names, and ``loaded``: how far the features of the
+    backbone that we load from their file lie from theirs, relative; None if they have not saved one."""
     command, generator = COMMANDS[method.recipe], torch.Generator().manual_seed(0)
     job = {
         "script": str(checkouts.file(command.whose, command.script).absolute()),
@@ -119,9 +123,15 @@ def _their_steps(method: Method, config: Config, batches: list[list[Tensor]], ch
         "partitions": _partitions(config) if config.loss.name == "cw_rgp" else [],
         "probe": batches[0][0],
     }
-    answer = ask("training", "steps", job)
+    with tempfile.TemporaryDirectory() as folder:
+        answer = ask("training", "steps", job, Path(folder))
+        file, loaded = Path(folder) / "saved.pth.tar", None
+        if file.exists():
+            with torch.no_grad():
+                features = load_backbone(file, config.model.arch, stem=config.model.stem)(job["probe"])
+            loaded = float((features - answer["features"]).norm() / answer["features"].norm())
     weights = [_our_names(one) for one in answer["weights"]]
-    return {**answer, "start": _our_names(answer["start"]), "weights": weights}
+    return {**answer, "start": _our_names(answer["start"]), "weights": weights, "loaded": loaded}
 
 
 def _partitions(config: Config) -> list[dict[str, Tensor]]:

@@ -15,39 +15,41 @@ WIDTH = 80
 def show(part: str, found: dict[str, Any]) -> None:
     """Prints one part of the comparison."""
     console = Console(width=WIDTH, highlight=False)
-    for table in _TABLES[part](found):
-        console.print(table)
+    for shown in _TABLES[part](found):
+        console.print(shown)
 
 
-def _steps(found: dict[str, Any]) -> Iterator[Table]:
+def _steps(found: dict[str, Any]) -> Iterator[Table | str]:
     table = _table("schedules of whole runs", "recipe", "steps", "peak rate", "rate off by", "momentum off by")
     for row in found["schedules"]:
         numbers = f"{row['steps']:,}", f"{row['peak']:g}", _small(row["lr"]), _small(row["momentum"])
-        table.add_row(row["recipe"], *numbers, style=None if row["holds"] else "bold red")
+        table.add_row(row["recipe"], *numbers)
     yield table
     for method in found["methods"]:
-        title = f"{method['method']}: the losses' relative difference, and the weights' by their way"
-        table = _table(title, "step", "their loss", "off by", "allowed", "weights", "theirs by")
-        near, trained = method["contiguous"], method["channels_last"]
+        columns = "step", "their loss", "ours off by", "theirs by", "allowed", "weights", "theirs by"
+        table, near = _table(method["method"], *columns), method["contiguous"]
         for step, loss in enumerate(method["their_loss"]):
-            numbers = (near[name][step] for name in ("loss", "allowed", "weights", "own_weights"))
-            table.add_row(str(step + 1), f"{loss:.5f}", *map(_small, numbers))
-        last = (trained[name][-1] for name in ("loss", "own_loss", "weights", "own_weights"))
-        table.caption = "in channels_last, the last step: off by {} (theirs {}), weights {} (theirs {})".format(
-            *map(_small, last)
-        )
-        table.caption += "\nholds" if method["holds"] else "\ndoes not hold"
+            names = "loss", "own_loss", "allowed", "weights", "own_weights"
+            table.add_row(str(step + 1), f"{loss:.5f}", *(_small(near[name][step]) for name in names))
         yield table
+        trained = (_small(method["channels_last"][name][-1]) for name in ("weights", "own_weights"))
+        yield "  in channels_last, as we train, the weights after the last step: {}, theirs by {}".format(*trained)
+        if method["loaded"] is not None:
+            yield f"  a file that theirs has saved loads to features off by {_small(method['loaded'])}"
+        yield "  as near as it must be" if method["holds"] else "  [bold]further off than allowed[/bold]"
+    apart = [row["recipe"] for row in found["schedules"] if not row["holds"]]
+    yield f"  schedules that differ: {', '.join(apart) or 'none'}"
 
 
-def _crops(found: dict[str, Any]) -> Iterator[Table]:
-    title = "the quantity of each kind whose distributions lie furthest apart (Kolmogorov-Smirnov)"
-    table = _table(title, "recipe", "quantity, view", "theirs", "ours", "apart", "theirs", "chance")
+def _crops(found: dict[str, Any]) -> Iterator[Table | str]:
+    title = "of each kind the quantity furthest apart: means and Kolmogorov-Smirnov distances"
+    table = _table(title, "quantity, view", "theirs", "ours", "apart", "theirs by", "by chance")
     for recipe, rows in found["recipes"].items():
-        for number, row in enumerate(rows["worst"]):
+        table.add_row(f"[bold]{recipe}[/bold]")
+        for row in rows["worst"]:
             means = f"{row['theirs']:.4g}", f"{row['ours']:.4g}"
             distances = (f"{row[name]:.3f}" if row[name] is not None else "" for name in ("distance", "own", "chance"))
-            table.add_row("" if number else recipe, f"{row['quantity']}, {row['view']}", *means, *distances)
+            table.add_row(f"  {row['quantity']}, {row['view']}", *means, *distances)
     yield table
     table = _table("on purpose otherwise", "what", "size", "")
     for row in found["on_purpose"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -27,11 +28,14 @@ def steps(job: dict[str, Any]) -> dict[str, Any]:
         ``start`` (weights), and of every step ``loss``, ``lr``, ``momentum`` and ``weights``; the same again with the
         samples of each batch in other orders, ``reordered``, and with the images in torch's memory format
         channels_last, ``channels_last``: the ``loss`` and the ``distance`` of the weights to the first ones; the
-        ``features`` of ``probe`` after the last step, in evaluation mode.
+        ``features`` of ``probe`` after the last step, in evaluation mode. Of a program that saves after every epoch
+        the last file of the first run is left as ``saved.pth.tar``.
     """
     stand_ins.install()
     program = programs.load(job["script"])
     first = _followed(program, job)
+    for file in Path("ckpt").glob("*.pth.tar"):
+        file.rename("saved.pth.tar")  # before the next run writes another
     backbone = getattr(first.model, "backbone", None) or first.model.model
     with torch.no_grad():
         features = backbone.eval()(job["probe"])
