@@ -37,6 +37,7 @@ class Loss(nn.Module):
         axis: which covariance's spectrum is watched: "channel", that of the samples, or "batch", that of the channels.
         collapsed_share: share of the possible effective rank below which an embedding counts as collapsed, where that
             was measured for the loss; with 0 only an effective rank below two does.
+        compiles: whether ``torch.compile`` makes one graph of it that no step changes.
         against_collapse: what to change when the embedding collapses, for the sentence of the warning.
     """
 
@@ -44,6 +45,7 @@ class Loss(nn.Module):
     per_rank = False
     axis: Axis = "channel"
     collapsed_share = 0.0
+    compiles = False
     against_collapse = "lower optim.lr"
 
     def check(self, samples: int, channels: int) -> None:

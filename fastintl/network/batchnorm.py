@@ -90,13 +90,13 @@ class _OverAllRanks(torch.autograd.Function):
     def forward(ctx, eps: list[float], learns: list[bool], weight_VC: Tensor, bias_VC: Tensor, *views: Tensor):
         moments = []
         for x in views:
-            var_C, mean_C = torch.var_mean(x.float(), _all_but_channels(x), correction=0)
+            var_C, mean_C = torch.var_mean(_exact(x), _all_but_channels(x), correction=0)
             # Squares of float32 means and variances add up and cancel in float64 without loss.
             mean_C = mean_C.double()
             moments.append(torch.stack([mean_C, var_C + mean_C.square()]))
         mean_VC, square_VC = _average_over_ranks(torch.stack(moments)).unbind(1)
-        var_VC = (square_VC - mean_VC.square()).clamp(min=0).float()
-        mean_VC = mean_VC.float()
+        var_VC = (square_VC - mean_VC.square()).clamp(min=0).to(weight_VC.dtype)
+        mean_VC = mean_VC.to(weight_VC.dtype)
         normalised = [
             F.batch_norm(x, mean_VC[i], var_VC[i], weight_VC[i], bias_VC[i], False, 0.0, eps[i])
             for i, x in enumerate(views)
@@ -117,14 +117,14 @@ class _OverAllRanks(torch.autograd.Function):
         views = dict(zip(learning, kept, strict=True))
         x_hats, sums_V2C = {}, torch.zeros_like(weight_VC).unsqueeze(1).repeat(1, 2, 1)
         for i in learning:
-            dy = grads[i].float()
-            x_hats[i] = (views[i].float() - _like(mean_VC[i], dy)) * _like(inverse_std_VC[i], dy)
+            dy = _exact(grads[i])
+            x_hats[i] = (_exact(views[i]) - _like(mean_VC[i], dy)) * _like(inverse_std_VC[i], dy)
             dims = _all_but_channels(dy)
             sums_V2C[i] = torch.stack([dy.sum(dims), (dy * x_hats[i]).sum(dims)])
         averages_V2C = _average_over_ranks(sums_V2C.clone())
         grad_views: list[Tensor | None] = [None] * len(ctx.learns)
         for i in learning:
-            dy, count = grads[i].float(), grads[i].numel() // grads[i].shape[1]
+            dy, count = _exact(grads[i]), grads[i].numel() // grads[i].shape[1]
             average_dy, average_dy_x_hat = (_like(average_C / count, dy) for average_C in averages_V2C[i])
             centred = dy - average_dy - x_hats[i] * average_dy_x_hat
             grad_views[i] = (centred * _like(inverse_std_VC[i] * weight_VC[i], dy)).to(views[i].dtype)
@@ -134,6 +134,11 @@ class _OverAllRanks(torch.autograd.Function):
 def _average_over_ranks(x: Tensor) -> Tensor:
     dist.all_reduce(x)
     return x / dist.get_world_size()
+
+
+def _exact(x: Tensor) -> Tensor:
+    """In float32, or in float64 as it is."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _all_but_channels(x: Tensor) -> list[int]:

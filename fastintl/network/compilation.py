@@ -10,15 +10,22 @@ are compiled, not modules: parameters keep their names, and evaluation runs the 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from fastintl.network import lockstep
 
 # A region has a graph for every shape of block, ResNet-50 eight; torch gives up at eight and says little.
 _GRAPHS_OF_A_REGION = 64
+
+# Inductor's. What the views ask for alike, each in its own size, becomes one launch: with few images a GPU the host's
+# launches, not the GPU, were what a step waited for.
+OPTIONS: dict[str, Any] = {"combo_kernels": True}
 
 
 def compiled_regions(cuda_graphs: bool) -> lockstep.Regions:
@@ -31,9 +38,21 @@ def compiled_regions(cuda_graphs: bool) -> lockstep.Regions:
     _keep_cache_across_restarts()
     # The limit's older name, which every torch knows.
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _GRAPHS_OF_A_REGION)
-    options = {"triton.cudagraphs": cuda_graphs}
+    # DDP would cut each region anew wherever a bucket of gradients ends; between regions it is cut often enough.
+    torch._dynamo.config.optimize_ddp = False
     regions = (lockstep.stem, lockstep.block, lockstep.head)
-    return lockstep.Regions(*(torch.compile(r, fullgraph=True, dynamic=False, options=options) for r in regions))
+    return lockstep.Regions(*(_compiled(region, {**OPTIONS, "triton.cudagraphs": cuda_graphs}) for region in regions))
+
+
+def compiled_loss(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A loss as one graph, to be compiled when it first runs. It never replays as a CUDA graph: what it returns is
+    kept beyond the next step."""
+    _keep_cache_across_restarts()
+    return _compiled(loss, OPTIONS)
+
+
+def _compiled(function: Callable, options: dict[str, Any]) -> Callable:
+    return torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
 
 def _keep_cache_across_restarts() -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from fastintl.network.batchnorm import batch_norm
+from fastintl.network.max_pool import relu_pool
 
 Region = Callable[..., list[Tensor]]
 
@@ -29,8 +30,8 @@ Region = Callable[..., list[Tensor]]
 def stem(backbones: Sequence[ResNet], views: Sequence[Tensor]) -> list[Tensor]:
     """The layers before the residual blocks."""
     xs = [backbone.conv1(view) for backbone, view in zip(backbones, views, strict=True)]
-    xs = _relu(batch_norm([backbone.bn1 for backbone in backbones], xs))
-    return [backbone.maxpool(x) for backbone, x in zip(backbones, xs, strict=True)]
+    xs = batch_norm([backbone.bn1 for backbone in backbones], xs)
+    return [relu_pool(backbone.maxpool, x) for backbone, x in zip(backbones, xs, strict=True)]
 
 
 def block(blocks: Sequence[BasicBlock | Bottleneck], xs: Sequence[Tensor]) -> list[Tensor]:

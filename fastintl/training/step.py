@@ -5,7 +5,7 @@ Shapes: V views, n samples of this rank, N of all ranks, s pixels, d channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from fastintl import distributed
 from fastintl.config import Config
 from fastintl.distributed import World
 from fastintl.losses.base import Position
-from fastintl.network.compilation import compiled_regions
+from fastintl.network.compilation import compiled_loss, compiled_regions
 from fastintl.network.precision import autocast_dtype, resume_scaler
 from fastintl.training import optim
 from fastintl.training.build import build_loss, build_model
@@ -54,6 +54,7 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         self.loss = build_loss(config.loss)
         shared = world.world_size if self.loss.per_rank else 1
+        self._loss: Callable[..., Tensor] = self.loss
         self.loss.check(config.train.batch_size // shared, config.model.projector[-1])
         self.cuda_graphs = config.train.cuda_graphs == "on"
         if self.cuda_graphs and (world.device.type != "cuda" or world.world_size > 1):
@@ -63,6 +64,8 @@ class TrainingStep:
             )
         if config.train.compile == "on" or (config.train.compile == "auto" and world.device.type == "cuda"):
             self.model.regions = compiled_regions(self.cuda_graphs)
+            if self.loss.compiles:
+                self._loss = compiled_loss(self.loss)
         self.parallel = distributed.data_parallel(self.model, world, config.train.compress_gradients)
 
     def __call__(self, views: Sequence[Tensor], step: int) -> Tensor:
@@ -95,10 +98,10 @@ class TrainingStep:
             online, target = self.parallel(views)
         if self.loss.per_rank:
             self.embeddings = distributed.gather_embeddings(online.detach(), target)
-            return distributed.mean_over_ranks(self.loss(online))
+            return distributed.mean_over_ranks(self._loss(online))
         online, target = distributed.gather_embeddings(online, target)
         self.embeddings = online.detach(), target
-        return self.loss(online) if target is None else self.loss(online, target)
+        return self._loss(online) if target is None else self._loss(online, target)
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimiser and scaler, for a checkpoint."""
