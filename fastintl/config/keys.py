@@ -146,6 +146,9 @@ class Train(Options, key="train"):
     cuda_graphs: Literal["on", "off"] = side_option(
         "off", "Replay the compiled network as CUDA graphs: for GPUs with few images each, not yet tried on one."
     )
+    recompute: Literal["on", "off"] = side_option(
+        "off", "Compute each block again in the backward pass, for half of the memory and a third more to compute."
+    )
     compress_gradients: Literal["none", "fp16", "bf16"] = option(
         "none", "Format in which the ranks exchange gradients; fp16 and bf16 halve the bytes, and round."
     )

@@ -5,7 +5,8 @@ Shapes: V views, C channels; a view is (n, C) or (n, C, s, s), the same n on eve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -42,6 +43,19 @@ def batch_norm(norms: Sequence[_BatchNorm], views: Sequence[Tensor]) -> list[Ten
             norm.running_mean.lerp_(mean_C, norm.momentum)
             norm.running_var.lerp_(var_C * (count / (count - 1)), norm.momentum)
     return normalised
+
+
+@contextmanager
+def running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Gives all buffers of a module, at the end, the values that they have at the beginning."""
+    by_type: dict[torch.dtype, list[Tensor]] = {}
+    for buffer in module.buffers():
+        by_type.setdefault(buffer.dtype, []).append(buffer)
+    values = {dtype: [buffer.clone() for buffer in buffers] for dtype, buffers in by_type.items()}
+    yield
+    with torch.no_grad():
+        for dtype, buffers in by_type.items():
+            torch._foreach_copy_(buffers, values[dtype])
 
 
 class SyncBatchNorm(_BatchNorm):

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from fastintl.network.batchnorm import batch_norm
@@ -73,11 +74,16 @@ def _project(encoders: Sequence[nn.Module], xs: Sequence[Tensor]) -> list[Tensor
 
 @dataclass(frozen=True)
 class Regions:
-    """The parts of a network that run, and are compiled, as one each."""
+    """The parts of a network that run, and are compiled, as one each.
+
+    Attributes:
+        recompute: whether the stem and each block keep their inputs alone for the backward pass, which runs them again.
+    """
 
     stem: Region = stem
     block: Region = block
     head: Region = head
+    recompute: bool = False
 
 
 def embed(
@@ -89,13 +95,19 @@ def embed(
         views_together: see ``head``.
     """
     backbones = [encoder.backbone for encoder in encoders]
-    xs = regions.stem(backbones, views)
+    xs = _run(regions.stem, regions.recompute, backbones, views)
     for stage in ("layer1", "layer2", "layer3", "layer4"):
         stages = [getattr(backbone, stage) for backbone in backbones]
         if isinstance(stages[0], nn.Sequential):  # resnet8 has three
             for blocks in zip(*stages, strict=True):
-                xs = regions.block(blocks, xs)
+                xs = _run(regions.block, regions.recompute, blocks, xs)
     return regions.head(encoders, xs, views_together)
+
+
+def _run(region: Region, recompute: bool, modules: Sequence[nn.Module], xs: Sequence[Tensor]) -> list[Tensor]:
+    if not (recompute and torch.is_grad_enabled()):
+        return region(modules, xs)
+    return checkpoint(region, modules, xs, use_reentrant=False, preserve_rng_state=False)
 
 
 def _conv_norm(convs: Sequence[nn.Module], norms: Sequence[nn.Module], xs: Sequence[Tensor]) -> list[Tensor]:

@@ -6,6 +6,8 @@ Shapes: V views, n samples of this rank, N of all ranks, s pixels, d channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from fastintl import distributed
 from fastintl.config import Config
 from fastintl.distributed import World
 from fastintl.losses.base import Position
+from fastintl.network.batchnorm import running_statistics_kept
 from fastintl.network.compilation import compiled_loss, compiled_regions
 from fastintl.network.precision import autocast_dtype, resume_scaler
 from fastintl.training import optim
@@ -66,6 +69,8 @@ class TrainingStep:
             self.model.regions = compiled_regions(self.cuda_graphs)
             if self.loss.compiles:
                 self._loss = compiled_loss(self.loss)
+        self.recompute = config.train.recompute == "on"
+        self.model.regions = replace(self.model.regions, recompute=self.recompute)
         self.parallel = distributed.data_parallel(self.model, world, config.train.compress_gradients)
 
     def __call__(self, views: Sequence[Tensor], step: int) -> Tensor:
@@ -87,7 +92,7 @@ class TrainingStep:
         self.model.update_target(optim.ema_momentum(step, self.total_steps, settings.model.ema_momentum))
         self.loss.position = Position(settings.seed, step, step // self.epoch_steps, self.world.rank)
         loss = self.forward(views)
-        self.scaler.scale(loss).backward()
+        self.backward(loss)
         self.scaler.step(optimizer)
         self.scaler.update()
         return loss.detach()
@@ -102,6 +107,12 @@ class TrainingStep:
         online, target = distributed.gather_embeddings(online, target)
         self.embeddings = online.detach(), target
         return self._loss(online) if target is None else self._loss(online, target)
+
+    def backward(self, loss: Tensor) -> None:
+        """The gradients of ``forward``'s loss, scaled."""
+        # Blocks that run again would take their images up into the running statistics again.
+        with running_statistics_kept(self.model) if self.recompute else nullcontext():
+            self.scaler.scale(loss).backward()
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimiser and scaler, for a checkpoint."""

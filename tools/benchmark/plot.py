@@ -74,7 +74,8 @@ def _rates(result: Result, groups: Sequence[str]) -> list[Bar]:
 def _step(result: Result) -> tuple[str, list[Bar]]:
     rows = result["contenders"]
     bars = [_bar(result, row["name"], row["images_per_second"], f"group {row['group']}") for row in rows]
-    shares = [row["images_per_second"] / row["share_of_matrix_rate"] for row in rows if row["median_seconds"]]
+    measured = [row for row in rows if row["median_seconds"] and row["share_of_matrix_rate"]]
+    shares = [row["images_per_second"] / row["share_of_matrix_rate"] for row in measured]
     # The rate at which the step would run if it were one large matrix product.
     ceiling = [Bar("as one matrix product", shares[0], "ceiling", f"group {rows[0]['group']}")] if shares else []
     return "The training step on synthetic views, images/s", bars + ceiling

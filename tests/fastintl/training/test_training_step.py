@@ -58,7 +58,7 @@ def images(device, memory_format, views=2):
 
 def loss_and_gradients(step, views):
     loss = step.forward(views)
-    step.scaler.scale(loss).backward()
+    step.backward(loss)
     scale = step.scaler.get_scale()
     return loss.item(), {name: p.grad.cpu() / scale for name, p in step.model.encoder.named_parameters()}
 
@@ -126,6 +126,34 @@ def test_no_step_waits_for_the_gpu(precision, compiled, graphs):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(loss.isfinite() for loss in losses)
+
+
+def kept_bytes(step, views):
+    """Of the tensors that a forward pass keeps for the backward pass, parameters left out."""
+    kept, parameters = {}, {p.untyped_storage().data_ptr() for p in step.model.parameters()}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        step.forward(views)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("ema", ["true", "false"])
+def test_recomputed_blocks_give_the_same_gradients_and_statistics(ema):
+    plain, again = (training_step(model__ema=ema, train__recompute=recompute) for recompute in ("off", "on"))
+    views = images("cpu", torch.channels_last, views=3)
+    expected_loss, expected = loss_and_gradients(plain, views)
+    loss, gradients = loss_and_gradients(again, views)
+    assert loss == expected_loss and all(torch.equal(gradients[name], expected[name]) for name in expected)
+    plain(views, 0), again(views, 0)
+    ours, theirs = again.model.state_dict(), plain.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)  # the running statistics among them
+    assert kept_bytes(again, views) < kept_bytes(plain, views) / 2
 
 
 def test_a_step_needs_no_run_and_moves_encoder_and_target():
