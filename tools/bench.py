@@ -20,6 +20,7 @@ PARTS = {
     "probe": "linear heads on cached features",
     "convert": "from a folder of images to a .beton file",
     "plot": "draws the JSON of the others",
+    "count": "launches, bytes and memory of a step, counted without a GPU",
     "estimate": "hours and GPU-hours of a recipe, from measured rates",
 }
 
