@@ -91,9 +91,10 @@ def make_loader(
         device = torch.device("cuda", torch.cuda.current_device())
     threads = threads or len(os.sched_getaffinity(0))
     quarantine = Quarantine(images.path, len(images), max_bad, Path(quarantine) if quarantine else None)
-    opened, explanation = open_source(images, source, threads, quarantine, device, hardware_share)
+    samples = None if samples is None else np.asarray(samples)
+    opened, explanation = open_source(images, source, threads, quarantine, device, hardware_share, samples)
     order = Order(
-        np.arange(len(images)) if samples is None else np.asarray(samples),
+        np.arange(len(images)) if samples is None else samples,
         batch_size,
         shuffled=isinstance(recipe, MultiCrop),
         seed=seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from loaders.beton.file import JPEG
@@ -29,6 +30,7 @@ def open_source(
     quarantine: Quarantine,
     device: torch.device = _CPU,
     hardware_share: float = HARDWARE_SHARE,
+    samples: np.ndarray | None = None,
 ) -> tuple[Source, str]:
     """Opens the decoder for a dataset.
 
@@ -38,6 +40,7 @@ def open_source(
             where ``device`` is a GPU) or ``"auto"``: the fastest of those that can run.
         device: where the crops will be cut.
         hardware_share: share of the images for the JPEG decoder that some GPUs have, when DALI decodes on the GPU.
+        samples: ids of those that will be asked for, so that no others are kept in memory; None stands for all.
 
     Returns:
         The source and a few words that say which one it is and why.
@@ -50,7 +53,8 @@ def open_source(
     missing, candidates = "", _fastest_first(images, device) if source == "auto" else [source]
     for name in candidates:
         try:
-            return _open(images, name, threads, quarantine, device, hardware_share), _words(name, device) + missing
+            opened = _open(images, name, threads, quarantine, device, hardware_share, samples)
+            return opened, _words(name, device) + missing
         except NotInstalled as error:
             if name == source:
                 raise
@@ -59,7 +63,13 @@ def open_source(
 
 
 def _open(
-    images: Images, source: str, threads: int, quarantine: Quarantine, device: torch.device, hardware_share: float
+    images: Images,
+    source: str,
+    threads: int,
+    quarantine: Quarantine,
+    device: torch.device,
+    hardware_share: float,
+    samples: np.ndarray | None,
 ) -> Source:
     if source == "ffcv":
         if not isinstance(images, BetonImages):
@@ -79,7 +89,7 @@ def _open(
     if source == "memory":
         from loaders.sources.memory import MemorySource
 
-        return MemorySource(images, threads, quarantine, device)
+        return MemorySource(images, threads, quarantine, device, samples)
     if device.type == "cuda":
         from loaders.sources.nvjpeg import NvjpegSource
 
