@@ -75,7 +75,7 @@ def _open(
         if not isinstance(images, BetonImages):
             raise UserError(f"FFCV reads .beton files, and {images.path} is none: convert it with tools/write_ffcv.py")
         try:
-            return import_ffcv_source()(images, threads, quarantine)
+            return import_ffcv_source()(images, threads, quarantine, pinned=device.type == "cuda")
         except ImportError as error:
             cure = "run make setup, or see the README's installation notes"
             raise NotInstalled(f"FFCV does not load ({error}): {cure}") from error
@@ -115,7 +115,7 @@ def _fastest_first(images: Images, device: torch.device) -> list[str]:
     return [*order, "folder"]
 
 
-def import_ffcv_source() -> Callable[[Images, int, Quarantine], Source]:
+def import_ffcv_source() -> Callable[..., Source]:
     """``BetonSource``; raises ``ImportError`` where FFCV does not load."""
     threads = torch.get_num_threads()
     try:

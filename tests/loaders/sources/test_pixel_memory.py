@@ -12,7 +12,11 @@ from PIL import Image
 from loaders.beton.convert import convert
 from loaders.beton.encoding import Storage
 from loaders.datasets.folder import class_tree
-from loaders.sources.pixel_buffer import PixelBuffer
+from loaders.sources import open_images
+from loaders.sources.choice import open_source
+from loaders.sources.pixel_buffer import PixelBuffer, pixel_memory
+from loaders.sources.quarantine import Quarantine
+from tests.helpers.decoding import IDS
 from tests.helpers.images import write_image
 
 # A process of its own for each source, forked after the imports, since memory that was freed may stay with it. What is
@@ -114,3 +118,22 @@ def test_a_buffer_is_used_again_and_given_back_when_it_is_far_too_large():
     assert buffer.take(4 << 20).untyped_storage().nbytes() <= 8 << 20
     assert len(buffer.take(1)) == 1
     assert buffer.take(1).dtype == torch.uint8
+
+
+def test_what_goes_to_a_gpu_is_pinned(image_beton, monkeypatch):
+    """Or the host waits for every copy. Without a GPU only the wish can be seen."""
+    pytest.importorskip("ffcv")
+    asked, images = [], open_images(image_beton)
+
+    def watched(size: int, pinned: bool) -> torch.Tensor:
+        asked.append(pinned)
+        return pixel_memory(size, pinned and torch.cuda.is_available())
+
+    monkeypatch.setattr("loaders.sources.pixel_buffer.pixel_memory", watched)
+    for device in ("cuda", "cpu"):
+        source, _ = open_source(images, "ffcv", 1, Quarantine(images.path, 60, 0.1), torch.device(device))
+        for batch in source.batches(IDS):
+            assert batch.pixels.is_pinned() == (device == "cuda" and torch.cuda.is_available())
+        source.close()
+        assert set(asked) == {device == "cuda"}
+        asked.clear()
