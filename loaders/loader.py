@@ -71,7 +71,8 @@ def make_loader(
             opened by ``loaders.sources.open_images``.
         recipe: the views to cut from each image.
         batch_size: images in a batch, over all ranks.
-        source: decoder, one of ``loaders.sources.SOURCES``; ``"auto"`` takes the fastest that can run.
+        source: decoder, one of ``loaders.sources.choice.SOURCES``; ``"auto"`` takes the fastest that can run and gives
+            the same pixels as on a CPU, up to rounding.
         device: where the views are made and stay.
         dtype: number format of the views.
         seed: seed of the order of the samples and of the crops.

@@ -27,8 +27,7 @@ class SourcePlan:
         memory_all: bytes that the loaders of all ranks take together on the host.
         decode_per_core: images that one core decodes in a second of its time, measured; None where none are decoded.
         feeds_gpu_crops: images per second that all cores feed where GPUs cut the crops, an estimate; None where the
-            host does not decode for them: from memory there is nothing to decode, DALI and the folder source leave it
-            to the GPU.
+            host does not decode for them: from memory there is nothing to decode, DALI leaves it to the GPU.
         feeds_cpu_crops: the same where the CPU cuts the crops, too.
     """
 
@@ -120,7 +119,7 @@ def make_plan(
                 memory=memory,
                 memory_all=memory.total * ranks,
                 decode_per_core=decode,
-                feeds_gpu_crops=machine.cores * decode if source == "ffcv" else None,
+                feeds_gpu_crops=machine.cores * decode if source in ("ffcv", "folder") else None,
                 feeds_cpu_crops=machine.cores / (1 / crops + (1 / decode if decode else 0)),
             )
         )

@@ -15,7 +15,8 @@ from loaders.sources.images import BetonImages
 from loaders.sources.quarantine import Quarantine
 
 _CPU = torch.device("cpu")
-SOURCES = ("auto", "ffcv", "dali", "memory", "folder")
+SOURCES = ("auto", "ffcv", "dali", "memory", "folder", "nvjpeg")
+_WORDS = {"ffcv": "FFCV", "dali": "DALI", "memory": "memory", "folder": "Python threads", "nvjpeg": "nvJPEG"}
 _MEMORY_LIMIT = 2 << 30  # bytes of pixels up to which "auto" keeps a dataset on the GPU
 
 
@@ -36,8 +37,9 @@ def open_source(
 
     Args:
         source: ``"ffcv"`` (FFCV's compiled decoder, ``.beton`` only), ``"dali"`` (NVIDIA's decoder; the GPU's where
-            ``device`` is one), ``"memory"`` (decoded once and kept on ``device``), ``"folder"`` (threads; nvJPEG
-            where ``device`` is a GPU) or ``"auto"``: the fastest of those that can run.
+            ``device`` is one), ``"memory"`` (decoded once and kept on ``device``), ``"folder"`` (threads on the host),
+            ``"nvjpeg"`` (torchvision's decoder on a GPU, whose pixels differ, see ``NvjpegSource``) or ``"auto"``: the
+            fastest of those that can run and give the CPU's pixels, which the last does not.
         device: where the crops will be cut.
         hardware_share: share of the images for the JPEG decoder that some GPUs have, when DALI decodes on the GPU.
         samples: ids of those that will be asked for, so that no others are kept in memory; None stands for all.
@@ -54,7 +56,7 @@ def open_source(
     for name in candidates:
         try:
             opened = _open(images, name, threads, quarantine, device, hardware_share, samples)
-            return opened, _words(name, device) + missing
+            return opened, _WORDS[name] + missing
         except NotInstalled as error:
             if name == source:
                 raise
@@ -90,17 +92,14 @@ def _open(
         from loaders.sources.memory import MemorySource
 
         return MemorySource(images, threads, quarantine, device, samples)
-    if device.type == "cuda":
+    if source == "nvjpeg":
+        if device.type != "cuda":
+            cure = "data.source=folder reads the same files"
+            raise UserError(f"nvJPEG decodes on a GPU, and the device is {device}: {cure}")
         from loaders.sources.nvjpeg import NvjpegSource
 
         return NvjpegSource(images, threads, quarantine, device)
-    return FolderSource(images, threads, quarantine)
-
-
-def _words(source: str, device: torch.device) -> str:
-    if source == "folder":
-        return "nvJPEG" if device.type == "cuda" else "Python threads"
-    return {"ffcv": "FFCV", "dali": "DALI", "memory": "memory"}[source]
+    return FolderSource(images, threads, quarantine, pinned=device.type == "cuda")
 
 
 def _fastest_first(images: Images, device: torch.device) -> list[str]:

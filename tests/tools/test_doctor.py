@@ -108,8 +108,11 @@ def test_what_is_missing_is_named_with_its_cure(missing, image_beton, tmp_path, 
             assert f"to have {status['name']}:" in screen
     assert not set(missing) & {source["source"] for source in report["plan"]["sources"]}
     assert {"memory", "folder"} <= {source["source"] for source in report["plan"]["sources"]}
-    if "ffcv" in missing:
-        assert report["demand"]["cores_a_gpu_with_gpu_crops"] is None
+    if "ffcv" in missing:  # then Python threads decode for a GPU
+        demand, sources = report["demand"], {source["source"]: source for source in report["plan"]["sources"]}
+        assert demand["cores_a_gpu_with_gpu_crops"] == pytest.approx(
+            demand["images_per_second_of_a_gpu"] / sources["folder"]["decode_per_core"]
+        )
 
 
 def test_what_the_build_of_ffcv_lacks(monkeypatch, tmp_path, capsys):
