@@ -93,10 +93,11 @@ class Arena:
         needed = sum(image.numel() for image in images)
         if self._used > len(self._buffer) or not fits(self._buffer, needed):
             self._move(images, needed)
+        pixels = self._buffer[: self._used]
         self.clear()
         heights, widths = (np.array([image.shape[axis] for image in images], dtype=np.int64) for axis in (0, 1))
         offsets = np.array([image.data_ptr() for image in images], dtype=np.int64) - self._buffer.data_ptr()
-        return DecodedBatch(self._buffer, offsets, interleaved(widths), heights, widths, labels, ids)
+        return DecodedBatch(pixels, offsets, interleaved(widths), heights, widths, labels, ids)
 
     def _move(self, images: list[torch.Tensor], needed: int) -> None:
         """Moves the images, one by one so that they are never there twice, into a buffer that fits."""
@@ -104,6 +105,7 @@ class Arena:
         for i, image in enumerate(images):
             images[i] = self._buffer[start : start + image.numel()].view(image.shape).copy_(image)
             start += image.numel()
+        self._used = needed
 
     def clear(self) -> None:
         """Forgets what was allocated."""
