@@ -23,6 +23,6 @@ def upload(arrays: list[np.ndarray], device: torch.device) -> list[torch.Tensor]
         staging.numpy()[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
     there = staging.to(device, non_blocking=True)
     return [
-        there[start : start + array.nbytes].view(torch.from_numpy(array).dtype).view(array.shape)
+        there[start : start + array.nbytes].view(torch.from_numpy(np.empty(0, array.dtype)).dtype).view(array.shape)
         for array, start in zip(arrays, starts, strict=False)
     ]

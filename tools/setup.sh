@@ -1,7 +1,8 @@
 #!/bin/sh
 # Sets up what the Makefile's targets need: .venv, the pinned packages, FFCV, DALI, numba's cache. Each step is done
-# once, and one that was interrupted is done again by the next call. Outside .venv only FFCV's system libraries (and,
-# where Debian left it out, Python's venv module) are installed, and only where the user is root.
+# once, and one that was interrupted is done again by the next call. Outside .venv only a compiler, Python's headers and
+# FFCV's system libraries (and, where Debian left it out, Python's venv module) are installed, and only where the user
+# is root.
 set -eu
 cd "$(dirname "$0")/.."
 mkdir -p .setup
@@ -58,16 +59,30 @@ install_packages() {
     echo "$wanted" >.venv/.packages
 }
 
-# Prints the Debian packages that FFCV's build still lacks.
-missing_libraries() {
+# Prints the Debian packages of a compiler and Python's headers, where they are missing.
+missing_compiler() {
     command -v c++ >/dev/null 2>&1 || echo build-essential
-    command -v pkg-config >/dev/null 2>&1 || echo pkg-config
-    pkg-config --exists libturbojpeg 2>/dev/null || echo libturbojpeg0-dev
-    pkg-config --exists opencv4 2>/dev/null || echo libopencv-dev
     .venv/bin/python -c 'if 1:
         import os, sys, sysconfig
         if not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
             print("python%d.%d-dev" % sys.version_info[:2])'
+}
+
+# Prints the Debian packages that FFCV's build still lacks.
+missing_libraries() {
+    missing_compiler
+    command -v pkg-config >/dev/null 2>&1 || echo pkg-config
+    pkg-config --exists libturbojpeg 2>/dev/null || echo libturbojpeg0-dev
+    pkg-config --exists opencv4 2>/dev/null || echo libopencv-dev
+}
+
+# Triton and torch.compile build with them what launches their kernels.
+install_compiler() {
+    missing=$(missing_compiler)
+    if [ -n "$missing" ] && ! apt_install $missing; then
+        say "to train on a GPU, or with train.compile=on, a compiler and Python's headers are needed, too; type"
+        say "    sudo apt-get update && sudo apt-get install -y" $missing
+    fi
 }
 
 install_ffcv() {
@@ -112,6 +127,7 @@ compile_cpu() {
 
 make_venv
 install_packages
+install_compiler
 install_ffcv
 install_dali
 compile_cpu

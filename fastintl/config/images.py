@@ -30,8 +30,10 @@ class Data(Options, key="data"):
         None, "The labelled ones of them, likewise, where not all have labels: the neighbours of the evaluation."
     )
     val: str | None = side_option(None, "Held-out images, likewise; without any, nothing is evaluated.")
-    source: Literal["auto", "ffcv", "dali", "memory", "folder"] = side_option(
-        "auto", "Reader of the images; memory decodes once and keeps the pixels, auto takes the fastest that can run."
+    source: Literal["auto", "ffcv", "dali", "memory", "folder", "nvjpeg"] = side_option(
+        "auto",
+        "Reader of the images; memory decodes once and keeps the pixels, auto takes the fastest that can run but never "
+        "nvjpeg, whose pixels differ.",
     )
     threads: int = side_option(0, "Decoding threads a rank; 0 divides a machine's cores by its ranks.", least=0)
     hardware_share: float = side_option(

@@ -85,7 +85,7 @@ class Reading:
     """How images are read; changes no feature.
 
     Attributes:
-        source: the reader, one of ``loaders.sources.SOURCES``, or "auto".
+        source: the reader, one of ``loaders.sources.choice.SOURCES``, or "auto".
         batch_size: images of all ranks at a time.
         threads: decoding threads of this rank; 0: its share of the cores.
     """

@@ -78,7 +78,8 @@ def examine(config: Config, data: Path | None, ranks: int | None, batch_size: in
     """
     sources, machine = installed.sources(), this_machine()
     device = torch.device("cuda" if machine.gpus else "cpu")
-    precision = str(autocast_dtype("auto", device)).removeprefix("torch.")
+    dtype = autocast_dtype("auto", device)
+    precision = str(dtype).removeprefix("torch.")
     crops = choose_implementation(device) if machine.gpus else "cpu"
     found = (sources, installed.packages(), machine, precision, crops)
     if data is None:
@@ -89,7 +90,7 @@ def examine(config: Config, data: Path | None, ranks: int | None, batch_size: in
     ranks = max(1, len(machine.gpus)) if ranks is None else ranks
     batch_size = config.train.batch_size if batch_size is None else batch_size
     with Console(stderr=True).status("measuring"):
-        plan = make_plan(data, multi_crop(config.crops), batch_size, ranks, machine, usable)
+        plan = make_plan(data, multi_crop(config.crops), batch_size, ranks, machine, usable, dtype.itemsize)
     return Examination(*found, plan, demand(config, plan, machine.cores))
 
 

@@ -20,13 +20,10 @@ for all tiles between two lines, the resize took twice the instructions.
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import numpy as np
 import torch
 
-from loaders.errors import UserError
+from loaders.compiler import require_c_compiler
 from loaders.multicrop import crop_table, kernels
 from loaders.multicrop.draws import BLUR_SIGMA
 from loaders.multicrop.windows import Windows
@@ -51,7 +48,7 @@ class TritonCrops:
         dtype: number format of the views.
 
     Raises:
-        UserError: Triton will find no C compiler.
+        UserError: Triton will find no C compiler, or not Python's headers.
     """
 
     def __init__(
@@ -64,7 +61,7 @@ class TritonCrops:
         dtype: torch.dtype,
     ) -> None:
         if device.type == "cuda":
-            _check_compiler()
+            require_c_compiler()
         self._sizes, self._mode, self._device, self._dtype = sizes, mode, device, dtype
         self._strips = crop_table.strip_table(sizes)
         tiles = crop_table.tile_table(sizes)
@@ -127,9 +124,3 @@ class TritonCrops:
             views.append(out[start : start + count * values].view(count, size, size, 3).permute(0, 3, 1, 2))
             start += slots * values
         return views
-
-
-def _check_compiler() -> None:
-    """Triton compiles the code that launches its kernels; without a compiler it would fail at the first batch."""
-    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        raise UserError("Triton needs a C compiler and finds none: install gcc (Debian: build-essential) or set CC")

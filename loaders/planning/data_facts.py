@@ -44,9 +44,10 @@ class DataFacts:
     image_most: int
 
     def batch_pixels(self, images: int) -> int:
-        """Bytes of pixels that a random batch does not exceed: its mean and four standard deviations."""
-        likely = images * self.image_mean + 4 * images**0.5 * self.image_deviation
-        return int(min(likely, images * self.image_most))
+        """Bytes of pixels that a random batch does not exceed: its mean and four standard deviations, or its mean and
+        the largest image."""
+        beyond = max(4 * images**0.5 * self.image_deviation, self.image_most)
+        return int(min(images * self.image_mean + beyond, images * self.image_most))
 
 
 def data_facts(images: Images) -> DataFacts:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import sysconfig
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 import torch
 
+from loaders.compiler import headers_package, require_c_compiler
 from loaders.environment import package_version
+from loaders.errors import UserError
 from loaders.multicrop.device import choose_implementation
 from loaders.sources.choice import import_ffcv_source
 
@@ -52,7 +53,7 @@ def packages() -> list[Status]:
     cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
     return [
         Status("PyTorch", True, f"{torch.__version__} ({cuda})"),
-        _optional("Triton", "triton", _about_triton()),
+        _triton(),
         _optional("wandb", "wandb", "optional, mirrors the metrics"),
     ]
 
@@ -63,9 +64,7 @@ def build_lacks() -> list[str]:
     if not shutil.which("pkg-config"):
         lacks.append("pkg-config")
     lacks += [package for library, package in _LIBRARIES.items() if not _pkg_config_knows(library)]
-    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
-        lacks.append(f"python{sys.version_info.major}.{sys.version_info.minor}-dev")
-    return lacks
+    return lacks + list(filter(None, [headers_package()]))
 
 
 def dali_build(cuda: str | None) -> str:
@@ -118,11 +117,17 @@ def _folder() -> Status:
         return Status("folder", False, f"a package is missing ({error})", "pip install -c constraints.txt -e .")
 
 
-def _about_triton() -> str:
+def _triton() -> Status:
     if not torch.cuda.is_available():
-        return "not used without a GPU"
+        return _optional("Triton", "triton", "not used without a GPU")
     runs = choose_implementation(torch.device("cuda")) == "triton"
-    return "its kernels cut the crops on this GPU" if runs else "not for this GPU: torch operations cut the crops"
+    about = "its kernels cut the crops on this GPU" if runs else "not for this GPU: torch operations cut the crops"
+    found = _optional("Triton", "triton", about)
+    try:
+        require_c_compiler()
+    except UserError as error:
+        return Status("Triton", False, f"{found.about}; it lacks what it builds with", str(error))
+    return found
 
 
 def _optional(name: str, package: str, about: str) -> Status:

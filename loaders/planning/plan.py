@@ -23,12 +23,11 @@ class SourcePlan:
 
     Attributes:
         source: the source's name.
-        memory: bytes that one rank's loader takes on the host.
-        memory_all: bytes that the loaders of all ranks take together.
+        memory: bytes that one rank's loader takes.
+        memory_all: bytes that the loaders of all ranks take together on the host.
         decode_per_core: images that one core decodes in a second of its time, measured; None where none are decoded.
         feeds_gpu_crops: images per second that all cores feed where GPUs cut the crops, an estimate; None where the
-            host does not decode for them: from memory there is nothing to decode, DALI and the folder source leave it
-            to the GPU.
+            host does not decode for them: from memory there is nothing to decode, DALI leaves it to the GPU.
         feeds_cpu_crops: the same where the CPU cuts the crops, too.
     """
 
@@ -81,7 +80,15 @@ class Plan:
         return max(source.feeds_cpu_crops for source in self.sources if source.decode_per_core)
 
 
-def make_plan(data: Path, recipe: MultiCrop, batch_size: int, ranks: int, machine: Machine, usable: list[str]) -> Plan:
+def make_plan(
+    data: Path,
+    recipe: MultiCrop,
+    batch_size: int,
+    ranks: int,
+    machine: Machine,
+    usable: list[str],
+    view_bytes: int = 4,
+) -> Plan:
     """Looks at a dataset and measures, which takes one or two seconds for each source.
 
     Args:
@@ -89,6 +96,7 @@ def make_plan(data: Path, recipe: MultiCrop, batch_size: int, ranks: int, machin
         batch_size: images in a batch, over all ranks.
         ranks: processes on this machine; they share its cores and its memory.
         usable: names of the sources that run here.
+        view_bytes: bytes of a value of the views.
 
     Raises:
         UserError: bad data, or a batch that the ranks cannot share.
@@ -103,7 +111,7 @@ def make_plan(data: Path, recipe: MultiCrop, batch_size: int, ranks: int, machin
     for source in usable:
         if source == "ffcv" and not isinstance(images, BetonImages):
             continue
-        memory = loader_memory(source, facts, recipe, batch_size // ranks, threads, on_gpu)
+        memory = loader_memory(source, facts, recipe, batch_size // ranks, threads, on_gpu, view_bytes)
         decode = None if source == "memory" else decode_rate(images, facts, source, quarantine)
         plans.append(
             SourcePlan(
@@ -111,7 +119,7 @@ def make_plan(data: Path, recipe: MultiCrop, batch_size: int, ranks: int, machin
                 memory=memory,
                 memory_all=memory.total * ranks,
                 decode_per_core=decode,
-                feeds_gpu_crops=machine.cores * decode if source == "ffcv" else None,
+                feeds_gpu_crops=machine.cores * decode if source in ("ffcv", "folder") else None,
                 feeds_cpu_crops=machine.cores / (1 / crops + (1 / decode if decode else 0)),
             )
         )

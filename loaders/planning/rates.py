@@ -68,7 +68,7 @@ def decoding(
     device: torch.device = _CPU,
 ) -> Generator[int, None, None]:
     """Decodes the images of these ids with one of the sources, in a new random order in each pass."""
-    opened, _ = open_source(images, source, threads, quarantine, device)
+    opened, _ = open_source(images, source, threads, quarantine, device, samples=np.asarray(ids))
     generator = np.random.default_rng(0)
     with closing(opened):
         while True:

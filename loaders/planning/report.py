@@ -47,7 +47,7 @@ def print_machine(console: Console, machine: Machine, precision: str, crops: str
 def print_plan(console: Console, plan: Plan, machine: Machine) -> None:
     """The dataset, the memory that its loaders take, and the rates at which the machine feeds it."""
     print_grid(console, f"data: {plan.path}", _data_rows(plan, machine))
-    title = f"host memory of the loader's buffers at most, {plan.images} images a rank"
+    title = f"memory of the loader's buffers at most, {plan.images} images a rank"
     print_grid(console, title, _memory_rows(plan, machine), numbers=True)
     cores = machine.cores
     title = f"images/s: one core, measured with the CPU decoders; all {cores}, estimated as {cores} times that"
@@ -90,12 +90,14 @@ def _data_rows(plan: Plan, machine: Machine) -> list[tuple[str, str]]:
 
 def _memory_rows(plan: Plan, machine: Machine) -> list[tuple[str, ...]]:
     all_ranks = f"{plan.ranks} rank{'s'[: plan.ranks > 1]}"
-    rows = [("", "pixels", "views", "work", "kept by malloc", "a rank", all_ranks, "")]
+    rows = [("", "pixels", "views", "work", "kept by malloc", "a rank", all_ranks, "its GPU", "")]
+    gpu = min((gpu.free for gpu in machine.gpus), default=0)
     for source in plan.sources:
         memory, total = source.memory, source.memory_all
-        bytes_of = (memory.pixels, memory.views, memory.work, memory.kept, memory.total, total)
-        rows.append((source.source, *map(size, bytes_of), "fits" if total <= machine.free else "TOO MUCH"))
-    return rows
+        bytes_of = (memory.pixels, memory.views, memory.work, memory.kept, memory.total, total, memory.on_gpu)
+        fits = total <= machine.free and memory.on_gpu <= gpu
+        rows.append((source.source, *map(size, bytes_of), "fits" if fits else "TOO MUCH"))
+    return rows if plan.on_gpu else [(*row[:-2], row[-1]) for row in rows]
 
 
 def _rate_rows(plan: Plan, cores: int) -> list[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Decodes a ``.beton`` with FFCV's compiled loader: every JPEG once, into its slot of one buffer.
+"""Decodes a ``.beton`` with FFCV's compiled loader: every JPEG once, side by side into one buffer.
 
 FFCV's own decoders crop while they decode, so V views cost V decodes. Ours only decodes; the crops of all views are
 cut from the same pixels afterwards. This is the one module that imports FFCV.
@@ -21,6 +21,7 @@ from loaders.beton.file import JPEG
 from loaders.numba_options import compiled
 from loaders.sources.decoded import DecodedBatch, interleaved
 from loaders.sources.images import BetonImages
+from loaders.sources.pixel_buffer import PixelBuffer
 from loaders.sources.quarantine import Quarantine, decode_or_substitute
 
 # FFCV puts two constants into a numba dict, which no compiled code reads; to fill it numba compiles for seconds, at
@@ -76,16 +77,16 @@ def read(address, storage_state):
 
 
 @compiled
-def _decode(image, storage_state, slot):
-    """Decodes one image into the start of its slot; returns whether libjpeg-turbo had something to say."""
+def _decode(image, storage_state, room):
+    """Decodes one image into the room that its pixels take; returns whether libjpeg-turbo had something to say."""
     data = read(image["data_ptr"], storage_state)
     if image["mode"] != JPEG:
         for i in range(len(data)):  # to assign a slice takes numba a second and a half to compile
-            slot[i] = data[i]
+            room[i] = data[i]
         return False
     height, width = np.uint32(image["height"]), np.uint32(image["width"])
     whole = height, width, np.uint32(0), np.uint32(0), np.uint32(1), np.uint32(1), False, False
-    return _imdecode(data.ctypes.data, len(data), height, width, slot.ctypes.data, *whole) != 0
+    return _imdecode(data.ctypes.data, len(data), height, width, room.ctypes.data, *whole) != 0
 
 
 @compiled
@@ -94,50 +95,64 @@ def decode(samples, memory, metadata, storage_state):
 
     Args:
         samples: positions in ``metadata``.
-        memory: (slots, failed), written: uint8 (B, n), rows that begin with an image's pixels, and bool (B,), whether
-            libjpeg-turbo had something to say.
+        memory: (pixels, offsets, failed): pixels uint8 (1, bytes), written, has room for each image from its offset,
+            int64 (B,), on; failed bool (B,), written, says whether libjpeg-turbo had something to say.
         metadata: the table of FFCV's ``RGBImageField``.
         storage_state: see ``read``.
 
     Returns:
         ``memory``.
     """
-    slots, failed = memory
+    pixels, offsets, failed = memory
     for i in range(len(samples)):
-        failed[i] = _decode(metadata[samples[i]], storage_state, slots[i])
-    return slots, failed
+        failed[i] = _decode(metadata[samples[i]], storage_state, pixels[0][offsets[i] :])
+    return pixels, offsets, failed
 
 
 @njit(cache=True, nogil=True, error_model="numpy", parallel=True)
 def decode_in_threads(samples, memory, metadata, storage_state):
     """The same by numba's threads."""
-    slots, failed = memory
+    pixels, offsets, failed = memory
     for i in prange(len(samples)):
-        failed[i] = _decode(metadata[samples[i]], storage_state, slots[i])
-    return slots, failed  # by their names: numba would take writing to an array that is not read again for dead code
+        failed[i] = _decode(metadata[samples[i]], storage_state, pixels[0][offsets[i] :])
+    return pixels, offsets, failed  # by their names: numba would take writing to an array not read again for dead code
 
 
 class DecodeOnce(SimpleRGBImageDecoder):
-    """FFCV operation: decodes whole images of any size into slots as large as the file's largest image.
+    """FFCV operation: decodes whole images of any size, side by side; its output is the ``memory`` of ``decode``.
 
-    Its output is a pair: the slots, uint8 (B, largest height x width x 3), each holding its image's pixels from
-    the start without padding; and (B,) bool, whether libjpeg-turbo had something to say.
+    FFCV gives every image of every batch as much memory as the file's largest takes. So nothing is asked of it for the
+    pixels; ``_Iterator`` brings the memory that a batch needs.
     """
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, Sequence[AllocationQuery]]:
-        pixels = self.metadata["height"].astype(np.int64) * self.metadata["width"]
-        slot = (int(pixels.max()) * 3,)
-        state = replace(previous_state, jit_mode=True, shape=slot, dtype=np.dtype("u1"))
-        return state, (AllocationQuery(slot, np.dtype("u1")), AllocationQuery((), np.dtype("?")))
+        state = replace(previous_state, jit_mode=True, shape=(), dtype=np.dtype("u1"))
+        nothing = AllocationQuery((0,), torch.uint8)  # of torch's type: FFCV keeps a list, with an item for each batch
+        return state, (nothing, AllocationQuery((), np.dtype("i8")), AllocationQuery((), np.dtype("?")))
 
     def generate_code(self) -> Callable:
         return decode_in_threads if Compiler.num_threads > 1 else decode
 
 
 class _Iterator(EpochIterator):
-    """FFCV's decoding thread; an exception in it reaches the consumer, who would wait for ever otherwise."""
+    """FFCV's decoding thread, each batch in memory of its own size.
+
+    An exception in it reaches the consumer, who would wait for ever otherwise.
+    """
 
     error: Exception | None = None
+
+    def __init__(self, loader: _OrderedLoader) -> None:
+        self._buffers = [PixelBuffer(loader.pinned) for _ in range(loader.batches_ahead + 2)]  # as FFCV has it
+        super().__init__(loader, loader.order)
+
+    def run_pipeline(self, batch: int, samples: np.ndarray, slot: int, cuda_event: torch.cuda.Event | None) -> tuple:
+        sizes = self.loader.image_bytes[samples]
+        ends = np.cumsum(sizes)
+        ((pixels, offsets, _),) = self.memory_allocations["operation"].values()
+        pixels[slot] = self._buffers[slot].take(int(ends[-1])).numpy()[None]
+        offsets[slot, : len(samples)] = ends - sizes
+        return super().run_pipeline(batch, samples, slot, cuda_event)
 
     def run(self) -> None:
         try:
@@ -156,14 +171,22 @@ class _Iterator(EpochIterator):
 
 
 class _OrderedLoader(Loader):
-    """FFCV's loader, visiting the sample ids in ``order``; set it and ``batch_size`` before each pass."""
+    """FFCV's loader, visiting the sample ids in ``order``; set it and ``batch_size`` before each pass.
+
+    Attributes:
+        order: uint64 ids.
+        image_bytes: of every image of the file, as RGB pixels.
+        pinned: see ``loaders.sources.pixel_buffer.pixel_memory``.
+    """
 
     order: np.ndarray
+    image_bytes: np.ndarray
+    pinned: bool
 
     def __iter__(self) -> _Iterator:
         if self.code is None:
             self.generate_code()
-        return _Iterator(self, self.order)
+        return _Iterator(self)
 
 
 class BetonSource:
@@ -173,9 +196,10 @@ class BetonSource:
         images: the file.
         threads: threads of FFCV's decoder.
         quarantine: where bad images go.
+        pinned: whether the pixels go to a GPU, see ``loaders.sources.pixel_buffer.pixel_memory``.
     """
 
-    def __init__(self, images: BetonImages, threads: int, quarantine: Quarantine) -> None:
+    def __init__(self, images: BetonImages, threads: int, quarantine: Quarantine, pinned: bool = False) -> None:
         self._images, self._quarantine = images, quarantine
         self._iterator = None
         path = str(images.path)
@@ -188,6 +212,8 @@ class BetonSource:
             drop_last=False,
             batches_ahead=_BATCHES_AHEAD,
         )
+        self._loader.image_bytes = images.heights.astype(np.int64) * images.widths * 3
+        self._loader.pinned = pinned
         _compiled_loaders.append(self._loader)
 
     def batches(self, id_batches: list[np.ndarray]) -> Iterator[DecodedBatch]:
@@ -198,8 +224,8 @@ class BetonSource:
         self._loader.order = np.concatenate(id_batches).astype(np.uint64)
         self._iterator = iter(self._loader)
         try:
-            for ids, ((slots, failed),) in zip(id_batches, self._iterator, strict=True):
-                yield self._collect(ids, slots, failed)
+            for ids, (memory,) in zip(id_batches, self._iterator, strict=True):
+                yield self._collect(ids, *memory)
         finally:
             self.close()
 
@@ -215,16 +241,21 @@ class BetonSource:
                 iterator.output_queue.get_nowait()
             iterator.join(timeout=0.01)
 
-    def _collect(self, ids: np.ndarray, slots: np.ndarray, failed: np.ndarray) -> DecodedBatch:
-        ids = ids.copy()
+    def _collect(self, ids: np.ndarray, pixels: np.ndarray, offsets: np.ndarray, failed: np.ndarray) -> DecodedBatch:
+        ids, offsets, pixels = ids.copy(), offsets.copy(), torch.from_numpy(pixels[0])
         # libjpeg-turbo reports mere warnings as failures too: the careful decoder has the last word.
         for i in np.flatnonzero(failed):
+            room = self._loader.image_bytes[ids[i]]
             ids[i], image = decode_or_substitute(self._images, int(ids[i]), self._quarantine)
-            slots[i, : image.numel()] = image.numpy().reshape(-1)
+            if image.numel() > room:  # a larger one stands in
+                offsets[i] = len(pixels)
+                pixels = torch.cat([pixels, image.reshape(-1)])
+            else:
+                pixels[offsets[i] : offsets[i] + image.numel()] = image.reshape(-1)
         heights, widths = (sizes[ids].astype(np.int64) for sizes in (self._images.heights, self._images.widths))
         return DecodedBatch(
-            pixels=torch.from_numpy(slots).view(-1),
-            offsets=np.arange(len(ids)) * slots.shape[1],
+            pixels=pixels,
+            offsets=offsets,
             strides=interleaved(widths),
             heights=heights,
             widths=widths,

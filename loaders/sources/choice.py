@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from loaders.beton.file import JPEG
@@ -14,7 +15,8 @@ from loaders.sources.images import BetonImages
 from loaders.sources.quarantine import Quarantine
 
 _CPU = torch.device("cpu")
-SOURCES = ("auto", "ffcv", "dali", "memory", "folder")
+SOURCES = ("auto", "ffcv", "dali", "memory", "folder", "nvjpeg")
+_WORDS = {"ffcv": "FFCV", "dali": "DALI", "memory": "memory", "folder": "Python threads", "nvjpeg": "nvJPEG"}
 _MEMORY_LIMIT = 2 << 30  # bytes of pixels up to which "auto" keeps a dataset on the GPU
 
 
@@ -29,15 +31,18 @@ def open_source(
     quarantine: Quarantine,
     device: torch.device = _CPU,
     hardware_share: float = HARDWARE_SHARE,
+    samples: np.ndarray | None = None,
 ) -> tuple[Source, str]:
     """Opens the decoder for a dataset.
 
     Args:
         source: ``"ffcv"`` (FFCV's compiled decoder, ``.beton`` only), ``"dali"`` (NVIDIA's decoder; the GPU's where
-            ``device`` is one), ``"memory"`` (decoded once and kept on ``device``), ``"folder"`` (threads; nvJPEG
-            where ``device`` is a GPU) or ``"auto"``: the fastest of those that can run.
+            ``device`` is one), ``"memory"`` (decoded once and kept on ``device``), ``"folder"`` (threads on the host),
+            ``"nvjpeg"`` (torchvision's decoder on a GPU, whose pixels differ, see ``NvjpegSource``) or ``"auto"``: the
+            fastest of those that can run and give the CPU's pixels, which the last does not.
         device: where the crops will be cut.
         hardware_share: share of the images for the JPEG decoder that some GPUs have, when DALI decodes on the GPU.
+        samples: ids of those that will be asked for, so that no others are kept in memory; None stands for all.
 
     Returns:
         The source and a few words that say which one it is and why.
@@ -50,7 +55,8 @@ def open_source(
     missing, candidates = "", _fastest_first(images, device) if source == "auto" else [source]
     for name in candidates:
         try:
-            return _open(images, name, threads, quarantine, device, hardware_share), _words(name, device) + missing
+            opened = _open(images, name, threads, quarantine, device, hardware_share, samples)
+            return opened, _WORDS[name] + missing
         except NotInstalled as error:
             if name == source:
                 raise
@@ -59,13 +65,19 @@ def open_source(
 
 
 def _open(
-    images: Images, source: str, threads: int, quarantine: Quarantine, device: torch.device, hardware_share: float
+    images: Images,
+    source: str,
+    threads: int,
+    quarantine: Quarantine,
+    device: torch.device,
+    hardware_share: float,
+    samples: np.ndarray | None,
 ) -> Source:
     if source == "ffcv":
         if not isinstance(images, BetonImages):
             raise UserError(f"FFCV reads .beton files, and {images.path} is none: convert it with tools/write_ffcv.py")
         try:
-            return import_ffcv_source()(images, threads, quarantine)
+            return import_ffcv_source()(images, threads, quarantine, pinned=device.type == "cuda")
         except ImportError as error:
             cure = "run make setup, or see the README's installation notes"
             raise NotInstalled(f"FFCV does not load ({error}): {cure}") from error
@@ -79,18 +91,15 @@ def _open(
     if source == "memory":
         from loaders.sources.memory import MemorySource
 
-        return MemorySource(images, threads, quarantine, device)
-    if device.type == "cuda":
+        return MemorySource(images, threads, quarantine, device, samples)
+    if source == "nvjpeg":
+        if device.type != "cuda":
+            cure = "data.source=folder reads the same files"
+            raise UserError(f"nvJPEG decodes on a GPU, and the device is {device}: {cure}")
         from loaders.sources.nvjpeg import NvjpegSource
 
         return NvjpegSource(images, threads, quarantine, device)
-    return FolderSource(images, threads, quarantine)
-
-
-def _words(source: str, device: torch.device) -> str:
-    if source == "folder":
-        return "nvJPEG" if device.type == "cuda" else "Python threads"
-    return {"ffcv": "FFCV", "dali": "DALI", "memory": "memory"}[source]
+    return FolderSource(images, threads, quarantine, pinned=device.type == "cuda")
 
 
 def _fastest_first(images: Images, device: torch.device) -> list[str]:
@@ -105,7 +114,7 @@ def _fastest_first(images: Images, device: torch.device) -> list[str]:
     return [*order, "folder"]
 
 
-def import_ffcv_source() -> Callable[[Images, int, Quarantine], Source]:
+def import_ffcv_source() -> Callable[..., Source]:
     """``BetonSource``; raises ``ImportError`` where FFCV does not load."""
     threads = torch.get_num_threads()
     try:

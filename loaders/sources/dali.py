@@ -5,8 +5,9 @@ DALI is fed the encoded images of each batch, so that the order is ours. This is
 
 from __future__ import annotations
 
+import ctypes
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,21 +27,28 @@ _INPUT = "encoded"
 
 
 @dataclass
-class _Encoded:
-    """A batch on its way through DALI: bytes that it can read, and what will come out."""
+class _Read:
+    """A batch on its way.
 
-    streams: list[np.ndarray]
-    heights: np.ndarray
-    widths: np.ndarray
+    Attributes:
+        found: of each image its JPEG stream, uint8 (bytes,), for DALI; or its pixels, uint8 (H, W, 3).
+        ids: of the images that these are.
+    """
+
+    found: list[np.ndarray | torch.Tensor]
     ids: np.ndarray
+
+    @property
+    def streams(self) -> list[np.ndarray]:
+        return [item for item in self.found if isinstance(item, np.ndarray)]
 
 
 class DaliSource:
     """DALI's decoder behind an external source.
 
-    DALI fails a whole batch for one image that it cannot read. So only plain JPEGs go to it as they are; anything
-    else is decoded as the folder source does and passes through DALI as a PPM, which keeps its pixels. A batch that
-    fails all the same goes that way as a whole.
+    DALI fails a whole batch for one image that it cannot read. So only plain JPEGs go to it; anything else is decoded
+    as the folder source does. A batch that fails all the same goes that way as a whole. What DALI decodes lies
+    scattered; it is copied into one buffer of the batch's own size, and DALI gets its memory back.
 
     Args:
         images: the dataset.
@@ -75,14 +83,9 @@ class DaliSource:
         try:
             while waiting or under_way:
                 while waiting and len(under_way) < _BATCHES_AHEAD:
-                    under_way.append(self._encode(waiting.popleft()))
+                    under_way.append(self._read(waiting.popleft(), self._read_one))
                     self._feed(under_way[-1])
-                try:
-                    (padded,) = self._pipeline.share_outputs()
-                except RuntimeError:
-                    padded = self._decode_again(under_way)
-                yield self._collect(under_way.popleft(), padded)
-                self._pipeline.release_outputs()
+                yield self._collect(under_way)
         finally:
             if waiting or under_way:  # left early: what DALI still holds belongs to no later pass
                 self._pipeline = None
@@ -111,7 +114,7 @@ class DaliSource:
                     jpeg_fancy_upsampling=True,  # as libjpeg-turbo
                     hw_decoder_load=self._hardware_share,
                 )
-                pipeline.set_outputs(fn.pad(decoded, fill_value=0))
+                pipeline.set_outputs(decoded)
             pipeline.build()
         except RuntimeError as error:
             raise UserError(
@@ -120,47 +123,63 @@ class DaliSource:
             ) from error
         return pipeline
 
-    def _encode(self, ids: np.ndarray) -> _Encoded:
-        return _collate(list(self._readers.map(self._encode_one, ids.tolist())))
+    def _read(self, ids: np.ndarray, read: Callable[[int], tuple[int, np.ndarray | torch.Tensor]]) -> _Read:
+        stand_ins, found = zip(*self._readers.map(read, ids.tolist()), strict=True)
+        return _Read(list(found), np.array(stand_ins, dtype=np.int64))
 
-    def _encode_one(self, sample: int) -> tuple[np.ndarray, int, int, int]:
-        """Bytes that DALI reads, with height, width and the id of the image that they are."""
-        found = plain_jpeg(self._images, sample)
-        return (*found, sample) if found else self._encode_pixels(sample)
+    def _read_one(self, sample: int) -> tuple[int, np.ndarray | torch.Tensor]:
+        jpeg = plain_jpeg(self._images, sample)
+        return (sample, jpeg[0]) if jpeg else self._decode_one(sample)
 
-    def _encode_pixels(self, sample: int) -> tuple[np.ndarray, int, int, int]:
-        sample, image = decode_or_substitute(self._images, sample, self._quarantine)
-        height, width = image.shape[:2]
-        header = np.frombuffer(b"P6 %d %d 255\n" % (width, height), dtype=np.uint8)
-        return np.concatenate([header, image.numpy().reshape(-1)]), height, width, sample
+    def _decode_one(self, sample: int) -> tuple[int, torch.Tensor]:
+        return decode_or_substitute(self._images, sample, self._quarantine)
 
-    def _feed(self, batch: _Encoded) -> None:
-        self._pipeline.feed_input(_INPUT, batch.streams)
-        self._pipeline.schedule_run()
+    def _feed(self, batch: _Read) -> None:
+        if streams := batch.streams:
+            self._pipeline.feed_input(_INPUT, streams)
+            self._pipeline.schedule_run()
 
-    def _decode_again(self, under_way: deque[_Encoded]) -> TensorListCPU | TensorListGPU:
-        """Takes the oldest batch, which DALI failed on, the careful way."""
-        under_way[0] = _collate(list(self._readers.map(self._encode_pixels, under_way[0].ids.tolist())))
-        self._pipeline = self._build()  # after an error the old one is not to be trusted
-        for batch in under_way:
-            self._feed(batch)
-        (padded,) = self._pipeline.share_outputs()
-        return padded
+    def _collect(self, under_way: deque[_Read]) -> DecodedBatch:
+        """Takes the oldest batch."""
+        decoded: TensorListCPU | TensorListGPU | None = None
+        if under_way[0].streams:
+            try:
+                (decoded,) = self._pipeline.share_outputs()
+            except RuntimeError:  # decode it the careful way
+                under_way[0] = self._read(under_way[0].ids, self._decode_one)
+                self._pipeline = self._build()  # after an error the old one is not to be trusted
+                for batch in under_way:
+                    self._feed(batch)
+        batch = self._pack(under_way.popleft(), decoded)
+        if decoded is not None:
+            del decoded
+            self._pipeline.release_outputs()
+        return batch
 
-    def _collect(self, batch: _Encoded, padded: TensorListCPU | TensorListGPU) -> DecodedBatch:
-        pixels = torch.from_dlpack(padded.as_tensor())
-        count, height, width, _ = pixels.shape
-        return DecodedBatch(
-            pixels=pixels.reshape(-1),
-            offsets=np.arange(count) * (height * width * 3),
-            strides=interleaved(np.full(count, width, dtype=np.int64)),
-            heights=batch.heights,
-            widths=batch.widths,
-            labels=self._images.labels[batch.ids],
-            ids=batch.ids,
-        )
+    def _pack(self, batch: _Read, decoded: TensorListCPU | TensorListGPU | None) -> DecodedBatch:
+        """Copies a batch into one buffer: DALI's images first, those that were decoded here behind them."""
+        by_dali = np.array([isinstance(item, np.ndarray) for item in batch.found])
+        order = np.argsort(~by_dali, kind="stable")
+        here = [batch.found[i] for i in order if not by_dali[i]]
+        shapes = [*(decoded.shape() if decoded is not None else ()), *(image.shape for image in here)]
+        heights, widths, offsets = (np.empty(len(order), dtype=np.int64) for _ in range(3))
+        heights[order], widths[order], _ = np.array(shapes, dtype=np.int64).T
+        ends = np.cumsum((heights * widths * 3)[order])
+        offsets[order] = ends - (heights * widths * 3)[order]
+        pixels = torch.empty(int(ends[-1]), dtype=torch.uint8, device=self._device)
+        if decoded is not None:
+            _copy(decoded, pixels)
+        for image, end in zip(here, ends[len(order) - len(here) :].tolist(), strict=True):
+            pixels[end - image.numel() : end].copy_(image.reshape(-1))
+        labels = self._images.labels[batch.ids]
+        return DecodedBatch(pixels, offsets, interleaved(widths), heights, widths, labels, batch.ids)
 
 
-def _collate(samples: list[tuple[np.ndarray, int, int, int]]) -> _Encoded:
-    streams, heights, widths, ids = zip(*samples, strict=True)
-    return _Encoded(list(streams), *(np.array(column, dtype=np.int64) for column in (heights, widths, ids)))
+def _copy(decoded: TensorListCPU | TensorListGPU, pixels: torch.Tensor) -> None:
+    """Copies all images, one behind the other, to the start of ``pixels``; waits until that is done."""
+    start = ctypes.c_void_p(pixels.data_ptr())
+    if isinstance(decoded, TensorListGPU):
+        stream = ctypes.c_void_p(torch.cuda.current_stream(pixels.device).cuda_stream)
+        decoded.copy_to_external(start, stream, non_blocking=False, use_copy_kernel=True)
+    else:
+        decoded.copy_to_external(start)

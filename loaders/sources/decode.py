@@ -10,6 +10,8 @@ from simplejpeg import decode_jpeg, decode_jpeg_header
 
 from loaders.image_reading import BadImage, open_image, reason, to_rgb
 
+_STRIP = 1 << 20  # pixels that Pillow turns into RGB at a time
+
 Allocate = Callable[[int], np.ndarray]
 """Gives room for so many bytes: (n,) uint8."""
 
@@ -53,8 +55,14 @@ def decode_image(data: bytes | np.ndarray, allocate: Allocate = fresh) -> torch.
 def _decode_with_pillow(data: bytes, allocate: Allocate) -> torch.Tensor:
     with open_image(data) as image:
         try:
-            pixels = np.asarray(to_rgb(image))
-            return torch.from_numpy(copied(pixels.reshape(-1), allocate)).view(pixels.shape)
+            image.load()
+            width, height = image.size
+            pixels = allocate(height * width * 3).reshape(height, width, 3)
+            rows = max(1, _STRIP // width)
+            for top in range(0, height, rows):  # whole copies of a large image would add up
+                strip = image.crop((0, top, width, min(top + rows, height)))
+                pixels[top : top + rows] = np.asarray(to_rgb(strip))
+            return torch.from_numpy(pixels)
         except BadImage:
             raise
         except Exception as error:  # Pillow raises nearly every type on damaged input

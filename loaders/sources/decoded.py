@@ -48,12 +48,9 @@ def interleaved(widths: np.ndarray) -> np.ndarray:
     return np.stack([3 * widths, np.full_like(widths, 3), np.ones_like(widths)], axis=1)
 
 
-def packed(
-    images: list[torch.Tensor], labels: np.ndarray, ids: np.ndarray, buffer: torch.Tensor | None = None
-) -> DecodedBatch:
-    """A batch of separate (H, W, 3) images, copied one behind the other into ``buffer`` or a new one."""
+def packed(images: list[torch.Tensor], labels: np.ndarray, ids: np.ndarray) -> DecodedBatch:
+    """A batch of separate (H, W, 3) images, copied one behind the other."""
     heights, widths = (np.array([image.shape[axis] for image in images], dtype=np.int64) for axis in (0, 1))
-    ends = np.cumsum(heights * widths * 3)
-    buffer = torch.empty(int(ends[-1]), dtype=torch.uint8) if buffer is None else buffer
-    torch.cat([image.reshape(-1) for image in images], out=buffer[: ends[-1]])
-    return DecodedBatch(buffer, ends - heights * widths * 3, interleaved(widths), heights, widths, labels, ids)
+    sizes = heights * widths * 3
+    pixels = torch.cat([image.reshape(-1) for image in images])
+    return DecodedBatch(pixels, np.cumsum(sizes) - sizes, interleaved(widths), heights, widths, labels, ids)

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 
 from loaders.sources import Images
-from loaders.sources.decoded import DecodedBatch, interleaved, packed
+from loaders.sources.decoded import DecodedBatch, interleaved
+from loaders.sources.pixel_buffer import fits, pixel_memory
 from loaders.sources.quarantine import Quarantine, decode_or_substitute
-
-_ROOM = 1.25  # times the largest batch so far: batches differ in size
 
 
 class FolderSource:
@@ -25,11 +24,12 @@ class FolderSource:
         images: the dataset.
         threads: decoder threads.
         quarantine: where bad images go.
+        pinned: whether the pixels go to a GPU, see ``pixel_memory``.
     """
 
-    def __init__(self, images: Images, threads: int, quarantine: Quarantine) -> None:
+    def __init__(self, images: Images, threads: int, quarantine: Quarantine, pinned: bool = False) -> None:
         self._images, self._quarantine = images, quarantine
-        self._arenas = Arena(), Arena()  # of the batch in hand and the one that is decoded meanwhile
+        self._arenas = Arena(pinned), Arena(pinned)  # of the batch in hand and the one that is decoded meanwhile
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     def batches(self, id_batches: list[np.ndarray]) -> Iterator[DecodedBatch]:
@@ -56,9 +56,14 @@ class FolderSource:
         return decode_or_substitute(self._images, sample, self._quarantine, arena.allocate)
 
     def _collect(self, arena: Arena, futures: list[Future[tuple[int, torch.Tensor]]]) -> DecodedBatch:
-        samples, images = zip(*(future.result() for future in futures), strict=True)
+        samples, images = [], []
+        for i, future in enumerate(futures):
+            futures[i] = None  # only ``images`` holds what was decoded, and the arena can free it
+            sample, image = future.result()
+            samples.append(sample)
+            images.append(image)
         ids = np.array(samples, dtype=np.int64)
-        return arena.collect(list(images), self._images.labels[ids], ids)
+        return arena.collect(images, self._images.labels[ids], ids)
 
 
 class Arena:
@@ -68,8 +73,8 @@ class Arena:
     tenth of the decoding, and threads wait for each other while the system hands out the pages.
     """
 
-    def __init__(self) -> None:
-        self._buffer = torch.empty(0, dtype=torch.uint8)
+    def __init__(self, pinned: bool = False) -> None:
+        self._pinned, self._buffer = pinned, torch.empty(0, dtype=torch.uint8)
         self._used = 0
         self._lock = threading.Lock()
 
@@ -77,20 +82,30 @@ class Arena:
         """Room for ``size`` bytes, (size,) uint8; elsewhere where the buffer is full. Threads may call it at once."""
         with self._lock:
             start, self._used = self._used, self._used + size
-        fits = start + size <= len(self._buffer)
-        return self._buffer[start : start + size].numpy() if fits else np.empty(size, dtype=np.uint8)
+        there = start + size <= len(self._buffer)
+        return self._buffer[start : start + size].numpy() if there else np.empty(size, dtype=np.uint8)
 
     def collect(self, images: list[torch.Tensor], labels: np.ndarray, ids: np.ndarray) -> DecodedBatch:
-        """The batch of the (H, W, 3) images that were allocated here; what is allocated next overwrites it."""
-        full = self._used > len(self._buffer)
+        """The batch of the (H, W, 3) images that were allocated here; what is allocated next overwrites it.
+
+        ``images`` is changed: where the buffer did not fit the batch, its images are moved to one that does.
+        """
+        needed = sum(image.numel() for image in images)
+        if self._used > len(self._buffer) or not fits(self._buffer, needed):
+            self._move(images, needed)
+        pixels = self._buffer[: self._used]
         self.clear()
-        if full:
-            needed = sum(image.numel() for image in images)
-            self._buffer = torch.empty(max(int(needed * _ROOM), len(self._buffer)), dtype=torch.uint8)
-            return packed(images, labels, ids, self._buffer)
         heights, widths = (np.array([image.shape[axis] for image in images], dtype=np.int64) for axis in (0, 1))
         offsets = np.array([image.data_ptr() for image in images], dtype=np.int64) - self._buffer.data_ptr()
-        return DecodedBatch(self._buffer, offsets, interleaved(widths), heights, widths, labels, ids)
+        return DecodedBatch(pixels, offsets, interleaved(widths), heights, widths, labels, ids)
+
+    def _move(self, images: list[torch.Tensor], needed: int) -> None:
+        """Moves the images, one by one so that they are never there twice, into a buffer that fits."""
+        self._buffer, start = pixel_memory(needed, self._pinned), 0
+        for i, image in enumerate(images):
+            images[i] = self._buffer[start : start + image.numel()].view(image.shape).copy_(image)
+            start += image.numel()
+        self._used = needed
 
     def clear(self) -> None:
         """Forgets what was allocated."""

@@ -1,4 +1,4 @@
-"""Decodes JPEG files on a GPU with nvJPEG, by torchvision: the folder source where the crops are cut on a GPU."""
+"""Decodes JPEG files on a GPU with nvJPEG, by torchvision."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ class NvjpegSource:
 
     nvJPEG returns nothing of a batch in which one image fails. So it gets plain JPEGs only, and a batch that fails
     all the same is decoded on the host as a whole, as all other images are.
+
+    Its pixels are not those of the other sources: where a JPEG stores colour at half the resolution, torchvision has
+    nvJPEG repeat the stored values, and libjpeg-turbo interpolates between them ("fancy upsampling"). Of 400 ImageNet
+    photographs 86 store it so (the others have it whole, or are grey). On these, libjpeg-turbo with and without
+    interpolation differs by 0.58 grey levels on average over an image (1.9 in the image with most), single values by up
+    to 68; in random 224-pixel crops by 0.31 (1.3), single values by up to 60. For comparison, the fast transform that
+    FFCV asks for changes the same images by 0.98. What that does to a training is not measured.
 
     Args:
         images: the dataset.

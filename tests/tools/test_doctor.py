@@ -67,7 +67,8 @@ def test_the_numbers_of_a_beton_agree_with_each_other(image_beton, tmp_path, cap
         assert source["feeds_cpu_crops"] == pytest.approx(cores / per_image)
         assert source["source"] in screen
         if source["source"] == "ffcv":
-            assert memory["pixels"] == 4 * 12 * areas.max()
+            batch = 12 * areas.mean() + max(4 * 12**0.5 * areas.std(), areas.max())
+            assert memory["pixels"] == 4 * int(min(batch, 12 * areas.max()))
             assert source["feeds_gpu_crops"] == pytest.approx(cores * decode)
     demand = report["demand"]
     assert demand["cost_in_images_of_224_px"] == pytest.approx(3.09, abs=0.01)
@@ -107,8 +108,11 @@ def test_what_is_missing_is_named_with_its_cure(missing, image_beton, tmp_path, 
             assert f"to have {status['name']}:" in screen
     assert not set(missing) & {source["source"] for source in report["plan"]["sources"]}
     assert {"memory", "folder"} <= {source["source"] for source in report["plan"]["sources"]}
-    if "ffcv" in missing:
-        assert report["demand"]["cores_a_gpu_with_gpu_crops"] is None
+    if "ffcv" in missing:  # then Python threads decode for a GPU
+        demand, sources = report["demand"], {source["source"]: source for source in report["plan"]["sources"]}
+        assert demand["cores_a_gpu_with_gpu_crops"] == pytest.approx(
+            demand["images_per_second_of_a_gpu"] / sources["folder"]["decode_per_core"]
+        )
 
 
 def test_what_the_build_of_ffcv_lacks(monkeypatch, tmp_path, capsys):
@@ -150,10 +154,15 @@ def test_a_gpu_is_described(capability, precision, crops, image_beton, tmp_path,
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70 << 30, 80 << 30))
-    report, screen = examine(tmp_path, capsys)
+    report, screen = examine(tmp_path, capsys, "--data", image_beton, "--batch-size", 24)
     assert [gpu["memory"] for gpu in report["machine"]["gpus"]] == [80 << 30] * 2
     assert (report["machine"]["precision"], report["machine"]["crops"]) == (precision, crops)
     assert screen.count("A GPU, compute capability") == 2
+    views = 12 * sum(s * s for s in (224, 224, 192, 160, 128, 96)) * 3 * 2  # bfloat16 or float16
+    for source in report["plan"]["sources"]:
+        memory = source["memory"]
+        assert memory["views"] == 0 and memory["on_gpu"] > 4 * views and "its GPU" in screen
+        assert memory["pixels"] + memory["work"] > 0
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     if torch.__version__.split(".")[:2] != ["2", "14"]:
-        raise UserError(f"bench.py count reads what Inductor of torch 2.14 generates; this is torch {torch.__version__}")
+        raise UserError(f"bench.py count reads what torch 2.14's Inductor writes; this is torch {torch.__version__}")
     from fastintl.config import load, to_yaml
     from tools.benchmark.results import write_result
 

@@ -125,7 +125,7 @@ class EagerCount(TorchDispatchMode):
 def foreach_launches(sizes: Sequence[int], lists: int) -> int:
     """Launches of an operation on lists of tensors of so many values each (ATen's multi_tensor_apply)."""
     most_tensors, launches, tensors, chunks = _TENSORS_OF_A_LAUNCH[lists], 0, 0, 0
-    for number, size in enumerate(sizes):
+    for size in sizes:
         tensors += 1
         own = math.ceil(size / _VALUES_OF_A_CHUNK)
         for chunk in range(own):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from loaders.errors import UserError
+from loaders.upload import upload
 
 # A squared distance shorter than this, relative to the vectors' squared lengths, counts as zero: it is what is left
 # between two equal vectors after the rounding of a float64 product.
@@ -37,15 +38,24 @@ def nearest(
     Returns:
         Squared distances in float64 rounded to float32, and indices in int64, both (Q, k), on ``device``. With the
         cosine metric they are those of the vectors of length one, ``2 - 2 cos``.
+
+    Raises:
+        UserError: NaN or infinity in the features or queries.
     """
     prepare = _normalised if metric == "cosine" else _centred(features, device)
-    query_Qd = prepare(_double(queries, device))
+    query_Qd = _double(queries, device)
+    _require(torch.isfinite(query_Qd).all(), "queries")
+    query_Qd = prepare(query_Qd)
     best = torch.empty(len(query_Qd), 0, dtype=torch.int64, device=device)
     rows = feature_rows(memory, query_Qd.shape[1])
+    finite = torch.ones((), dtype=torch.bool, device=device)
     for start in range(0, len(features), rows):
-        feature_Fd = prepare(_double(features[start : start + rows], device))
+        feature_Fd = _double(features[start : start + rows], device)
+        finite &= torch.isfinite(feature_Fd).all()  # looked at in the end: until then nobody waits for the device
+        feature_Fd = prepare(feature_Fd)
         blocks = zip(query_Qd.split(_QUERY_ROWS), best.split(_QUERY_ROWS), strict=True)
         best = torch.cat([_merge(block, feature_Fd, start, found, k) for block, found in blocks])
+    _require(finite, "features")
     return (best >> 32).int().view(torch.float32), best & 0xFFFFFFFF
 
 
@@ -55,12 +65,9 @@ def feature_rows(memory: float, channels: int) -> int:
     return int(min(max(memory // bytes_a_row, 16), _MAX_FEATURE_ROWS))
 
 
-def check_finite(x: Matrix, name: str) -> None:
-    """Raises ``UserError`` if there is a NaN or an infinity in x (n, d)."""
-    for start in range(0, len(x), _MAX_FEATURE_ROWS):
-        block = x[start : start + _MAX_FEATURE_ROWS]
-        if not (np.isfinite(block) if isinstance(block, np.ndarray) else torch.isfinite(block)).all():
-            raise UserError(f"k-NN: the {name} hold NaN or infinite values; the network has diverged")
+def _require(finite: Tensor, name: str) -> None:
+    if not finite:
+        raise UserError(f"k-NN: the {name} hold NaN or infinite values; the network has diverged")
 
 
 def _merge(query_Qd: Tensor, feature_Fd: Tensor, start: int, best: Tensor, k: int) -> Tensor:
@@ -75,7 +82,8 @@ def _merge(query_Qd: Tensor, feature_Fd: Tensor, start: int, best: Tensor, k: in
 
 
 def _double(x: Matrix, device: torch.device) -> Tensor:
-    return torch.from_numpy(x.astype(np.float64)).to(device) if isinstance(x, np.ndarray) else x.to(device).double()
+    """Float64 on the device: what crosses over is as wide as it was stored."""
+    return (upload([x], device)[0] if isinstance(x, np.ndarray) else x.to(device)).double()
 
 
 def _normalised(x: Tensor) -> Tensor:

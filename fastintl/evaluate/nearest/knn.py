@@ -116,13 +116,7 @@ def _search(features: Array, metric: str, memory: float, device: torch.device | 
         return lambda queries, k: tuple(
             torch.from_numpy(found) for found in cpu.nearest(feature_array, _array(queries), k, metric, memory)
         )
-    float64.check_finite(features, "features")
-
-    def search(queries, k: int):
-        float64.check_finite(queries, "queries")
-        return float64.nearest(features, queries, k, metric, memory / 2, device)
-
-    return search
+    return lambda queries, k: float64.nearest(features, queries, k, metric, memory / 2, device)
 
 
 def _array(x: Array) -> np.ndarray:

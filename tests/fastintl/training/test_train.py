@@ -165,6 +165,12 @@ def test_a_compiled_run_trains_like_an_eager_one(images, tmp_path):
         assert (momentum - state["momentum_buffer"]).norm() <= 1e-3 * state["momentum_buffer"].norm()
 
 
+def test_a_compiled_run_without_a_compiler_ends_before_its_first_step(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    refused(train(tmp_path, images, train__compile="on"), "torch.compile needs a C++ compiler on a CPU and finds none")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def refused(result: subprocess.CompletedProcess, *words: str) -> None:
     """It exits with a single sentence that holds the words, and no traceback."""
     assert result.returncode != 0

@@ -9,6 +9,9 @@ import pytest
 
 from loaders.beton.convert import convert
 from loaders.datasets.folder import class_tree
+from loaders.planning.data_facts import DataFacts
+from loaders.planning.loader_memory import loader_memory
+from loaders.recipe import CropSpec, MultiCrop
 from tests.helpers.images import write_image
 
 # A process of its own per source, forked after the imports: what it grows by are compiled code and buffers.
@@ -61,3 +64,20 @@ def test_a_loader_stays_within_the_announced_memory_and_uses_much_of_it(large_im
     assert [source for source, _, _ in found] == ["ffcv", "dali", "memory", "folder"]
     for source, grown, announced in found:
         assert announced / 4 < grown < announced, f"{source}: {grown / 1e6:.0f} MB of {announced / 1e6:.0f} MB"
+
+
+def test_one_huge_image_does_not_multiply_by_the_batch():
+    facts = DataFacts(
+        images=1000, classes=2, sampled=0, unreadable=0, stored=100_000_000, jpegs=1.0, mean_size=(400.0, 500.0),
+        largest_size=(10000, 10000), decoded=900_000_000, image_mean=900e3, image_deviation=9.5e6,
+        image_most=300_000_000,
+    )  # fmt: skip
+    recipe, batch = MultiCrop((CropSpec(128), CropSpec(96))), 256 * 900_000 + 256 * 9_500_000
+    views = 4 * 256 * (128**2 + 96**2) * 3 * 2
+    for source in ("ffcv", "dali", "memory", "folder", "nvjpeg"):
+        memory = loader_memory(source, facts, recipe, 256, threads=8, on_gpu=True, view_bytes=2)
+        pixels = facts.decoded if source == "memory" else 256 * 900_000 + facts.image_most  # a batch that has the image
+        assert pixels + views < memory.on_gpu < 4 * batch + views
+        assert 0 < memory.total < 8 * batch
+        if source != "nvjpeg":
+            assert facts.image_most < loader_memory(source, facts, recipe, 256, threads=8).total < 5 * batch

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from simplejpeg import decode_jpeg
 
 from loaders.errors import UserError
-from loaders.sources import open_images
+from loaders.sources import Images, Source, choice, open_images
 from loaders.sources.choice import open_source
 from loaders.sources.decode import decode_image
+from loaders.sources.folder import FolderSource
 from loaders.sources.nvjpeg import NvjpegSource
 from loaders.sources.quarantine import Quarantine
 from tests.helpers.decoding import IDS, decode_all
@@ -30,14 +32,83 @@ def test_folder_decodes_what_pillow_decodes(image_folder):
             assert np.abs(image.numpy().astype(int) - pillow).max() <= 2
 
 
+def upsampled(data: np.ndarray, fast: bool) -> torch.Tensor:
+    """libjpeg-turbo's pixels: colour of half the resolution repeated (fast), or interpolated."""
+    return torch.from_numpy(decode_jpeg(data, "RGB", fastdct=False, fastupsample=fast))
+
+
+def differences_to_libjpeg_turbo(source: Source, images: Images) -> tuple[list[float], list[float]]:
+    """Each image's mean difference to its pixels with colour repeated, and with colour interpolated."""
+    differences = []
+    for batch, ids in zip(source.batches(IDS), IDS, strict=True):
+        assert batch.ids.tolist() == ids.tolist() and batch.labels.tolist() == images.labels[ids].tolist()
+        for image, i in zip(batch.images, ids.tolist(), strict=True):
+            pixels = [upsampled(images.encoded(i), fast) for fast in (True, False)]
+            assert all(image.shape == other.shape for other in pixels)
+            differences.append([(image.cpu().int() - other.int()).abs().float().mean().item() for other in pixels])
+    source.close()
+    return tuple(zip(*differences, strict=True))
+
+
+def said(repeated: list[float], interpolated: list[float]) -> str:
+    return (
+        f"grey levels to libjpeg-turbo's fast upsampling: {np.mean(repeated):.2f} on average, {max(repeated):.2f} at "
+        f"most; to its interpolation: {np.mean(interpolated):.2f} and {max(interpolated):.2f}"
+    )
+
+
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
 def test_nvjpegs_source(image_folder, device):
+    """On a GPU it repeats colour; on the CPU, where torchvision uses libjpeg-turbo, it interpolates."""
     images = open_images(image_folder)
     source = NvjpegSource(images, 2, Quarantine(images.path, 60, 0.05), torch.device(device))
-    for batch, folder in zip(source.batches(IDS), decode_all(image_folder, "folder"), strict=True):
-        assert (batch.ids.tolist(), batch.labels.tolist()) == (folder[4], folder[3])
-        for a, b in zip(batch.images, folder[0], strict=True):
-            assert a.shape == b.shape and (a.cpu().int() - b.int()).abs().float().mean() < 2
+    repeated, interpolated = differences_to_libjpeg_turbo(source, images)
+    near, far = (interpolated, repeated) if device == "cpu" else (repeated, interpolated)
+    assert max(near) < 2 and np.mean(near) < np.mean(far), said(repeated, interpolated)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("share", [0.0, 0.65, 1.0])
+def test_dali_on_a_gpu_interpolates_colour_as_the_cpu_does(image_folder, share):
+    pytest.importorskip("nvidia.dali")
+    images, device = open_images(image_folder), torch.device("cuda", torch.cuda.current_device())
+    source, _ = open_source(images, "dali", 2, Quarantine(images.path, 60, 0.05), device, share)
+    repeated, interpolated = differences_to_libjpeg_turbo(source, images)
+    assert max(interpolated) < 2 and np.mean(interpolated) < np.mean(repeated), said(repeated, interpolated)
+
+
+def test_auto_takes_only_what_gives_the_cpus_pixels(image_folder, image_beton, monkeypatch):
+    """Where everything is installed, and where nothing is but what must be."""
+    there = {"ffcv", "dali", "memory", "folder", "nvjpeg"}
+
+    def open_by_name(images, source, *arguments):
+        if source not in there:
+            raise choice.NotInstalled(f"{source} is not there")
+
+    def chosen(path):
+        images = open_images(path)
+        return open_source(images, "auto", 1, Quarantine(images.path, 60, 0.1), torch.device("cuda", 0))[1]
+
+    monkeypatch.setattr(choice, "_open", open_by_name)
+    assert (chosen(image_folder), chosen(image_beton)) == ("DALI", "memory")
+    there -= {"memory"}
+    assert (chosen(image_folder), chosen(image_beton)) == ("DALI", "FFCV, since memory is not there")
+    there -= {"ffcv", "dali"}
+    assert chosen(image_folder) == "Python threads, since dali is not there"
+    assert chosen(image_beton) == "Python threads, since memory is not there"
+
+
+def test_nvjpeg_has_to_be_asked_for_and_needs_a_gpu(image_folder):
+    images = open_images(image_folder)
+    quarantine = Quarantine(images.path, 60, 0.1)
+    with pytest.raises(UserError, match="nvJPEG decodes on a GPU, and the device is cpu: data.source=folder"):
+        open_source(images, "nvjpeg", 1, quarantine)
+    source, words = open_source(images, "nvjpeg", 1, quarantine, torch.device("cuda", 0))
+    assert words == "nvJPEG" and isinstance(source, NvjpegSource)
+    source.close()
+    source, words = open_source(images, "folder", 1, quarantine, torch.device("cuda", 0))
+    assert words == "Python threads" and isinstance(source, FolderSource)
     source.close()
 
 

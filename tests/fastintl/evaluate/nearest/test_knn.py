@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -163,6 +164,41 @@ def test_neighbours_are_those_of_the_definition(name, metric):
         assert (cpu.nearest(features, queries, k, metric, 1e8)[1] == expected).all()
         blocked = float64.nearest(torch.tensor(features), queries, k, metric, 1e6, CPU)[1]
         assert (blocked.numpy() == expected).all()
+
+
+@pytest.mark.parametrize("where", ["features", "queries"])
+def test_no_neighbours_among_numbers_that_are_none(where):
+    arrays = {"features": np.ones((700, 3), np.float32), "queries": np.ones((600, 3), np.float32)}
+    arrays[where][-1, 1] = np.inf
+    with pytest.raises(UserError, match=f"the {where} hold NaN or infinite values"):
+        float64.nearest(*arrays.values(), 1, "euclidean", 1e6, CPU)
+
+
+def test_the_host_makes_no_float64_copy_of_what_a_device_searches(tmp_path):
+    """NumPy's memory, which tracemalloc sees, stays below one block of features; torch's is the device's."""
+    features = np.lib.format.open_memmap(tmp_path / "features.npy", "w+", np.float32, (4000, 300))
+    features[:] = np.random.default_rng(0).normal(size=features.shape)
+    features = np.load(tmp_path / "features.npy", mmap_mode="r")
+    queries = np.array(features[:20])
+    tracemalloc.start()
+    found = float64.nearest(features, queries, 3, "euclidean", 1e9, CPU)[1]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.numpy() == by_definition(features, queries, 3, "euclidean")).all()
+    assert peak < features.nbytes / 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("name", degenerate())
+def test_neighbours_on_a_gpu_are_those_of_the_definition(name, metric):
+    features, queries = (x.astype(np.float32) for x in degenerate()[name])
+    k = min(7, len(features))
+    expected, labels = by_definition(features, queries, k, metric), np.arange(len(features))
+    found = float64.nearest(features, queries, k, metric, 1e6, torch.device("cuda"))[1]
+    assert (found.cpu().numpy() == expected).all()
+    assert (knn.predict(features, labels, queries, 1, metric, device="cuda") == expected[:, 0]).all()
 
 
 @pytest.mark.parametrize("name", ["three of each", "fifty of each", "all equal", "clusters far apart", "one channel"])
