@@ -144,7 +144,7 @@ class Train(Options, key="train"):
         "auto", "Compile the network with torch.compile; auto does on GPUs. The code is kept in ~/.cache/fastintl."
     )
     cuda_graphs: Literal["on", "off"] = side_option(
-        "off", "Replay the compiled network as CUDA graphs: for GPUs with few images each, not yet tried on one."
+        "off", "Replay the compiled network as CUDA graphs: for one GPU with few images; not yet timed on one."
     )
     recompute: Literal["on", "off"] = side_option(
         "off", "Compute each block again in the backward pass, for half of the memory and a third more to compute."

@@ -32,7 +32,7 @@ from fastintl.runs.wandb_mirror import WandbMirror
 from fastintl.training.spectrum_watch import SpectrumWatch
 from fastintl.training.step import TrainingStep
 from fastintl.training.step_guard import StepGuard, explain
-from fastintl.training.step_memory import shortage
+from fastintl.training.step_memory import gpu_shortage, least_gpu_bytes, shortage
 from loaders import Batch
 from loaders.compiler import require_c_compiler, require_cxx_compiler
 from loaders.environment import describe_environment, free_bytes
@@ -149,6 +149,17 @@ class Pretraining(Run):
         sentence = shortage(self.config, self.world, self.train_step.dtype, free_bytes(torch.device("cpu")))
         if sentence:
             yield f"memory      {sentence}"
+        if self.world.device.type == "cuda":
+            yield self._gpu_memory()
+
+    def _gpu_memory(self) -> str:
+        """A line on the GPU's memory; ends all ranks where a step cannot fit."""
+        ranks, memory = self.world.world_size, torch.cuda.get_device_properties(self.world.device).total_memory
+        needed = least_gpu_bytes(self.config, ranks, self.train_step.dtype)
+        sentence = gpu_shortage(self.config, ranks, needed, memory)
+        if self.agreement.largest(int(sentence is not None)):
+            self.agreement.fail(sentence or "another rank's GPU has less memory than a step needs")
+        return f"memory      a step needs at least {needed / 1e9:.3g} GB of the GPU's {memory / 1e9:.3g} GB"
 
     def _precision(self) -> str:
         return str(self.train_step.dtype).removeprefix("torch.")

@@ -77,6 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
     if torch.__version__.split(".")[:2] != ["2", "14"]:
         raise UserError(f"bench.py count reads what torch 2.14's Inductor writes; this is torch {torch.__version__}")
     from fastintl.config import load, to_yaml
+    from fastintl.training.step_memory import weight_bytes
     from tools.benchmark.results import write_result
 
     config, batch = load(arguments.rcfg, arguments.overrides), arguments.ranks
@@ -106,20 +107,6 @@ def parts_of(config: Config, gpu_name: str, ranks: int, jobs: int) -> list[Part]
         parts += _region_parts(call, passes, config.train.recompute == "on", itemsize, gpu)
     parts += [_part(f"loss {way}", 1, *figures, gpu, gpu.float32_flops_per_second) for way, *figures in loss]
     return parts + _other_parts(config, model, gpu, ranks)
-
-
-def weight_bytes(config: Config) -> int:
-    """Parameters, gradients, momenta and the EMA target, in float32."""
-    import torch
-
-    from fastintl.training.build import build_model
-
-    with torch.device("meta"):
-        model = build_model(config.model)
-    learning = sum(p.numel() for p in model.encoder.parameters())
-    target = sum(p.numel() for p in model.target.parameters()) if model.target is not None else 0
-    states = {"sgd": int(config.optim.momentum > 0), "lars": 1, "adam": 2}[config.optim.name]
-    return 4 * (learning * (2 + states) + target)
 
 
 def _lowered(task: tuple[Config, str, int, int]) -> list[tuple[str, int, float, float, float]]:

@@ -7,7 +7,7 @@ import torch
 
 from fastintl.config import load
 from fastintl.distributed import World
-from fastintl.training.step_memory import kept_bytes, shortage
+from fastintl.training.step_memory import gpu_shortage, kept_bytes, least_gpu_bytes, shortage
 from tests.helpers.training import ROOT
 
 DEMO = load(ROOT / "rcfgs/demo.yaml", ["train.batch_size=256"])
@@ -42,3 +42,14 @@ def test_a_cpu_with_too_little_memory_is_told():
     assert shortage(DEMO, CPU, torch.float32, 600_000_000) is None
     for world in (World(0, 1, 0, torch.device("cuda", 0)), World(0, 2, 0, torch.device("cpu"))):
         assert shortage(DEMO, world, torch.float32, 1) is None
+
+
+def test_a_gpu_that_cannot_hold_a_step_is_refused_with_the_cure():
+    whole, again = (load(ROOT / "rcfgs/ep100.yaml", [f"train.recompute={word}"]) for word in ("off", "on"))
+    needed = least_gpu_bytes(whole, 1, torch.bfloat16)
+    assert 0.9 * 35.8e9 < needed < 35.8e9  # an H100's, docs/benchmarks/profile_h100.json
+    told = gpu_shortage(whole, 1, needed, 24 << 30)
+    assert told.startswith("a step of 256 images needs at least 33.2 GB of a GPU's memory, and this one has 25.8 GB: ")
+    assert "train.recompute=on" in told and gpu_shortage(whole, 1, needed, 40 << 30) is None
+    assert least_gpu_bytes(again, 1, torch.bfloat16) < 20e9
+    assert least_gpu_bytes(whole, 8, torch.bfloat16) < needed / 4
