@@ -1,4 +1,5 @@
-"""Hours and GPU-hours of a recipe, and what bounds it, from rates that were measured; it refuses where none was.
+"""Hours and GPU-hours of a recipe, and what bounds it, from rates that were measured; where none was, the least that
+was counted (bench.py count); it refuses where there is neither.
 
     python tools/bench.py estimate --rcfg rcfgs/ep100.yaml --gpus 8
     python tools/bench.py estimate --rcfg rcfgs/ep100.yaml --gpus 8 --step step_32.json --loader loader.json
@@ -144,12 +145,10 @@ def images_of(config: Config, given: int | None) -> int:
 
 def step_rates(results: Results, config: Config, gpus: int) -> Iterator[StepRate]:
     """Every result that was measured for this recipe at this number of GPUs, or for one GPU's share of it."""
-    from fastintl.report.record import flat_keys
-
     for path, result in results.items():
         if result["benchmark"] not in ("step", "train"):
             continue
-        measured = dict(flat_keys(yaml.safe_load(result["config"])))
+        measured = dict(_flat(result))
         machine = result["surroundings"]["gpu"] or result["surroundings"]["cpu"]
         if result["benchmark"] == "train" and result["ranks"] == gpus and _same_work(measured, config, 1):
             rate = statistics.median(result["images_per_second"])
@@ -159,6 +158,28 @@ def step_rates(results: Results, config: Config, gpus: int) -> Iterator[StepRate
             rates = {row["name"]: row["images_per_second"] for row in result["contenders"]}
             if rates.get(_OUR_STEP):
                 yield StepRate(gpus * rates[_OUR_STEP], machine, path.name)
+
+
+def counted_rates(results: Results, config: Config, gpus: int) -> Iterator[StepRate]:
+    """The rates that no GPU can pass, from what ``bench.py count`` counted for this recipe and number of GPUs.
+
+    A part takes the bytes' time or the operations', whichever is longer; the same bytes and operations are asked of
+    every GPU.
+    """
+    from tools.benchmark.fake_gpu import GPUS
+
+    for path, result in results.items():
+        if result["benchmark"] != "count" or result["ranks"] != gpus:
+            continue
+        if not _same_work(dict(_flat(result)), config, 1):
+            continue
+        for name, gpu in GPUS.items():
+            seconds = sum(
+                max(part["bytes_moved"] / gpu.bytes_per_second, part["flops"] / gpu.flops_per_second)
+                for part in result["parts"]
+            )
+            source = f"at the most: counted, not measured, {path.name}"
+            yield StepRate(config.train.batch_size / seconds, name.upper(), source)
 
 
 def host_rate(path: Path, result: Mapping[str, Any]) -> HostRate:
@@ -192,7 +213,8 @@ def estimate(config: Config, images: int, gpus: int, step: StepRate, host: HostR
 def _measured_rates(given: Sequence[Path], config: Config, gpus: int, recipe: Path) -> list[StepRate]:
     """The rates in the given files, or in all of docs/benchmarks."""
     paths = given or sorted((_PROJECT / _MEASURED).glob("*.json"))
-    rates = list(step_rates({path: read_result(path) for path in paths}, config, gpus))
+    results = {path: read_result(path) for path in paths}
+    rates = list(step_rates(results, config, gpus)) or list(counted_rates(results, config, gpus))
     if not rates:
         share, where = config.train.batch_size // gpus, ", ".join(map(str, given)) or _MEASURED
         raise UserError(
@@ -201,6 +223,13 @@ def _measured_rates(given: Sequence[Path], config: Config, gpus: int, recipe: Pa
             f"step_{share}.json, or give --step-rate"
         )
     return rates
+
+
+def _flat(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The keys of the recipe that a result is of, and their values as words."""
+    from fastintl.report.record import flat_keys
+
+    return flat_keys(yaml.safe_load(result["config"]))
 
 
 def _same_work(measured: Mapping[str, str], config: Config, gpus: int) -> bool:

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
+import fastintl.losses.exact_matmul  # noqa: F401  (registers the operation)
 from fastintl.config import Config
 from fastintl.network import lockstep
 from fastintl.network.model import JointEmbedding
@@ -23,6 +24,12 @@ from fastintl.training.build import build_model
 # ATen's MultiTensorApply.cuh: tensors of a launch by how many lists of them there are, and chunks of values.
 _TENSORS_OF_A_LAUNCH = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}
 _CHUNKS_OF_A_LAUNCH, _VALUES_OF_A_CHUNK = 320, 65_536
+
+
+@register_flop_formula(torch.ops.fastintl.exact_matmul)
+def _(a: tuple[int, int, int], b: tuple[int, int, int], **_: Any) -> int:
+    """The operations of the losses' own product, as torch's counter has it for ``bmm``."""
+    return 2 * a[0] * a[1] * a[2] * b[2]
 
 
 @dataclass
