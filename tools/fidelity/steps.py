@@ -19,7 +19,14 @@ from fastintl.training.optim import ema_momentum
 from fastintl.training.step import TrainingStep
 from fastintl.weights.backbone import load_backbone
 from tools.fidelity.checkouts import COMMANDS, RECIPES, Checkouts
-from tools.fidelity.comparison import SCHEDULE_TOLERANCE, allowed, distances, own_difference, relative
+from tools.fidelity.comparison import (
+    FEATURES_TOLERANCE,
+    SCHEDULE_TOLERANCE,
+    allowed,
+    distances,
+    own_difference,
+    relative,
+)
 from tools.fidelity.their_process import ask
 
 STEPS, ORDERS = 6, 2
@@ -86,7 +93,8 @@ def compare_steps(method: Method, checkouts: Checkouts, images: Path) -> dict[st
         "channels_last": _differences(trained, theirs, [theirs["channels_last"]]),
     }
     near = all(a <= b for a, b in zip(found["contiguous"]["loss"], found["contiguous"]["allowed"], strict=True))
-    return found | {"holds": near and max(found["lr"], found["momentum"]) <= SCHEDULE_TOLERANCE}
+    schedules = max(found["lr"], found["momentum"]) <= SCHEDULE_TOLERANCE
+    return found | {"holds": near and schedules and (found["loaded"] or 0.0) <= FEATURES_TOLERANCE}
 
 
 def _differences(ours: dict[str, list], theirs: dict[str, Any], again: list[dict[str, list[float]]]) -> dict[str, Any]:
