@@ -76,7 +76,7 @@ class Comparison:
         run = self.trainings.any_of_ours()
         protocols = evaluation.compare_on_features(self.checkouts, self.train, self.held_out, run)
         rows = [*protocols, *evaluation.compare_on_images(self.checkouts, self.train, self.held_out)]
-        return {"features_of": str(run) if run else "an untrained network", "protocols": rows}
+        return {"features_of": run.name if run else "an untrained network", "protocols": rows}
 
     def training(self) -> dict[str, Any]:
         """(c) Trainings from scratch."""
@@ -93,10 +93,15 @@ def _write(path: Path, part: str, found: dict[str, Any], checkouts: Checkouts) -
     """Puts a part into the file, and leaves those of other commands in it."""
     parts = json.loads(path.read_text()).get("parts", {}) if path.exists() else {}
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    surroundings = describe_environment()
+    # The file is for other readers, to whom the folders of this machine say nothing.
+    surroundings["command"] = [Path(word).name if word.startswith("/") else word for word in surroundings["command"]]
     about = {
         "date": date,
-        "surroundings": describe_environment(),
+        "surroundings": surroundings,
         "authors": checkouts.revisions(),
         "threads": torch.get_num_threads(),
     }
-    write_json(path, {"benchmark": "against_authors", "parts": {**parts, part: {**about, **found}}})
+    parts[part] = {**about, **found}
+    # Each part has its own; the last one's stands where every result in docs/benchmarks has them.
+    write_json(path, {"benchmark": "against_authors", "surroundings": surroundings, "parts": parts})

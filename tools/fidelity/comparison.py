@@ -12,6 +12,7 @@ Weights = Mapping[str, Tensor]
 FIRST_STEPS, FIRST_TOLERANCE = 2, 1e-5  # losses of the first steps agree to so much, relative
 OWN_DIFFERENCES = 3.0  # later ones to so many times the difference of the authors' code to itself
 SCHEDULE_TOLERANCE = 1e-12
+FEATURES_TOLERANCE = 1e-5  # of a backbone that a file of the authors' gives, relative
 
 
 def relative(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:

@@ -20,7 +20,7 @@ from tools.fidelity.checkouts import RECIPES
 from tools.fidelity.images import Part
 from tools.fidelity.steps import ALONE
 
-_IMAGES = 256
+_IMAGES, _BICUBIC = 256, Image.Resampling.BICUBIC
 
 _OPERATIONS = (
     functional.adjust_brightness,
@@ -35,12 +35,15 @@ def measure(train: Part, photographs: Sequence[Tensor]) -> list[dict[str, Any]]:
 
     Args:
         train: small images.
-        photographs: may be none; then the blur is left out.
+        photographs: may be none; then what differs on ImageNet is left out.
     """
     chosen = train.pixels[torch.linspace(0, len(train.pixels) - 1, _IMAGES).long()]
     views = chosen.permute(0, 3, 1, 2).float() / 127.5 - 1
-    rows = [crop_before_colours(chosen), bfloat16([views, views.flip(3)]), batchnorm_of_all(views)]
-    return [*rows, gaussian_blur(photographs[:_IMAGES])] if photographs else rows
+    rows = [crop_before_colours(chosen), bfloat16([views, views.flip(3)])]
+    if photographs:
+        crops = [Image.fromarray(image.numpy()).resize((224, 224), _BICUBIC) for image in photographs[:_IMAGES]]
+        rows += [*gaussian_blur(crops), batchnorm_of_all(torch.stack([functional.to_tensor(crop) for crop in crops]))]
+    return rows
 
 
 def crop_before_colours(images: Sequence[Tensor]) -> dict[str, Any]:
@@ -65,20 +68,25 @@ def crop_before_colours(images: Sequence[Tensor]) -> dict[str, Any]:
     }
 
 
-def gaussian_blur(images: Sequence[Tensor]) -> dict[str, Any]:
-    """Crops of 224 px under Pillow's approximate blur and under the Gaussian: their mean absolute difference."""
+def gaussian_blur(crops: Sequence[Image.Image]) -> list[dict[str, Any]]:
+    """Crops under Pillow's approximate blur and under the Gaussian: how far they lie apart in the mean and at
+    the pixel where it is most; and how far the blurred crops lie from the sharp ones."""
     generator = np.random.default_rng(0)
-    differences = []
-    for image in images:
-        crop = Image.fromarray(image.numpy()).resize((224, 224), Image.Resampling.BICUBIC)
+    apart, most, changed = [], [], []
+    for crop in crops:
         sigma = generator.uniform(0.1, 2.0)
         theirs = np.asarray(crop.filter(ImageFilter.GaussianBlur(sigma)), float)
-        differences.append(np.abs(theirs - reference.blur(np.asarray(crop, float), sigma)).mean())
-    return {
-        "what": "Gaussian blur, not Pillow's approximation",
-        "unit": "grey levels",
-        "size": float(np.mean(differences)),
+        ours = reference.blur(np.asarray(crop, float), sigma)
+        difference = np.abs(theirs - ours)
+        apart.append(difference.mean())
+        most.append(difference.max())
+        changed.append(np.abs(theirs - np.asarray(crop, float)).mean())
+    sizes = {
+        "Gaussian blur, not Pillow's approximation": np.mean(apart),
+        "the same, at the pixel furthest apart": np.max(most),
+        "beside it, what their blur itself changes": np.mean(changed),
     }
+    return [{"what": what, "unit": "grey levels", "size": float(size)} for what, size in sizes.items()]
 
 
 @torch.no_grad()
@@ -95,8 +103,8 @@ def bfloat16(batch: Sequence[Tensor]) -> dict[str, Any]:
 
 @torch.no_grad()
 def batchnorm_of_all(views: Tensor) -> dict[str, Any]:
-    """What fine-tuning's first forward pass gives if BatchNorm sees 256 images or, as on 8 GPUs of theirs, 32: the
-    difference as a share of the features' spread over the images."""
+    """What an untrained network's first forward pass gives if BatchNorm sees 256 images or, as on 8 GPUs of theirs, 32:
+    the difference as a share of the features' spread over the images."""
     torch.manual_seed(0)
     network = build_backbone("resnet18", "imagenet", zero_init_residual=False).train()
     together, apart = network(views), torch.cat([network(part) for part in views.split(32)])

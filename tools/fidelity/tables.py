@@ -33,7 +33,7 @@ def _steps(found: dict[str, Any]) -> Iterator[Table | str]:
             table.add_row(str(step + 1), f"{loss:.5f}", *(_small(near[name][step]) for name in names))
         yield table
         trained = (_small(method["channels_last"][name][-1]) for name in ("weights", "own_weights"))
-        yield "  in channels_last, as we train, the weights after the last step: {}, theirs by {}".format(*trained)
+        yield "  as we train, in channels_last, the weights after the last step: {}, theirs by {}".format(*trained)
         if method["loaded"] is not None:
             yield f"  a file that theirs has saved loads to features off by {_small(method['loaded'])}"
         yield "  as near as it must be" if method["holds"] else "  [bold]further off than allowed[/bold]"
