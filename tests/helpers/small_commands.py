@@ -43,6 +43,7 @@ WHOLE = [
     (r"tools/(compile_cpu|doctor|download|export|report|show_crops|write_ffcv)\.py", ""),
 ]
 LEFT_OUT = [
+    (r"tools/bench\.py count", "it takes minutes; tests/tools/benchmark/test_count.py runs a small one"),
     (r"make (setup|test|lint|docs-check)", "it sets up or tests the project itself"),
     (r"\S*pip install", "it changes the environment"),
     (r"pip could not", "a sentence, no command"),
