@@ -34,9 +34,8 @@ def data_parallel(model: nn.Module, world: World, compress: str = "none") -> nn.
     no_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     device_ids = [world.device] if world.device.type == "cuda" else None
     # A group of its own: an all-reduce of BatchNorm, which everything waits for, need not queue behind the buckets.
-    options = {"device_ids": device_ids, "gradient_as_bucket_view": True, no_buffers: False}
-    options["process_group"] = dist.new_group()
-    parallel = DistributedDataParallel(model, **options)
+    options = {"process_group": dist.new_group(), "gradient_as_bucket_view": True, no_buffers: False}
+    parallel = DistributedDataParallel(model, device_ids=device_ids, **options)
     if compress != "none":
         parallel.register_comm_hook(None, _COMPRESSION[compress])
     return parallel

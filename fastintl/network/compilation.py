@@ -19,6 +19,7 @@ from torch import Tensor
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from fastintl.network import lockstep
+from loaders.compiler import require_c_compiler, require_cxx_compiler
 
 # A region has a graph for every shape of block, ResNet-50 eight; torch gives up at eight and says little.
 _GRAPHS_OF_A_REGION = 64
@@ -28,13 +29,18 @@ _GRAPHS_OF_A_REGION = 64
 OPTIONS: dict[str, Any] = {"combo_kernels": True}
 
 
-def compiled_regions(cuda_graphs: bool) -> lockstep.Regions:
+def compiled_regions(device: torch.device, cuda_graphs: bool) -> lockstep.Regions:
     """The regions, to be compiled when they first run.
 
     Args:
+        device: where they will run.
         cuda_graphs: whether each region's kernels replay as one CUDA graph. The caller begins each step by
             ``torch.compiler.cudagraph_mark_step_begin()``, and copies what it keeps of the results longer than that.
+
+    Raises:
+        UserError: the compiler that this needs, or Python's headers, are missing.
     """
+    require_c_compiler() if device.type == "cuda" else require_cxx_compiler()
     _keep_cache_across_restarts()
     # The limit's older name, which every torch knows.
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _GRAPHS_OF_A_REGION)

@@ -62,8 +62,12 @@ class _ReluMaxPool(torch.autograd.Function):
 
 
 def _windows(pixels: int, windows: int, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """For each pixel of a line the one or two windows that it lies in: twice the window, the pixel's place in it, and
-    whether there is such a window. Window i begins at pixel 2 i - 1."""
+    """The windows that the pixels of a line lie in, one or two each; window i begins at pixel 2 i - 1.
+
+    Returns:
+        Twice three tensors (pixels,): of each pixel's first and of its second window the index, the pixel's place in
+        it, and whether there is one.
+    """
     pixel = torch.arange(pixels, device=device)
     first, second = pixel // 2, (pixel + 1) // 2
     there = (second > first) & (second < windows)

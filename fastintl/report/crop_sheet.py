@@ -62,7 +62,9 @@ def through_every_source(
     """Decodes and crops some images; returns a row for each source that can run, and a sentence for each other."""
     cpu, device = torch.device("cpu"), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows, left_out = [], []
-    for source in SOURCES[1:] if device != cpu else SOURCES[1:-1]:  # the first is auto, the last needs a GPU
+    for source in SOURCES:
+        if source == "auto" or (source == "nvjpeg" and device == cpu):  # nvJPEG decodes on GPUs alone
+            continue
         try:
             if source == "memory" and len(images) > _MOST_IN_MEMORY:
                 raise UserError(f"it would decode all {len(images):,} images first")

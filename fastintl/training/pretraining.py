@@ -34,7 +34,6 @@ from fastintl.training.step import TrainingStep
 from fastintl.training.step_guard import StepGuard, explain
 from fastintl.training.step_memory import gpu_shortage, least_gpu_bytes, shortage
 from loaders import Batch
-from loaders.compiler import require_c_compiler, require_cxx_compiler
 from loaders.environment import describe_environment, free_bytes
 
 
@@ -62,7 +61,6 @@ class Pretraining(Run):
         super().__init__(world, RunFolder.of(config), config.train.save_minutes, config.train.keep_every)
         self.config = config
         self._verify_images()
-        self._require_compiler()
         dtype = autocast_dtype(config.train.precision, world.device)
         self.loader = training_loader(config, world, self.folder.quarantine, dtype)
         # On one rank: to read ImageNet's names from a .beton takes a second and 100 MB.
@@ -110,12 +108,6 @@ class Pretraining(Run):
         wrong = wrong_file(files) if self.world.is_main else None
         if self.agreement.largest(int(wrong is not None)):
             self.agreement.fail(wrong or "")
-
-    def _require_compiler(self) -> None:
-        """Ends where the first step, which compiles, would fail."""
-        on_gpu, compile = self.world.device.type == "cuda", self.config.train.compile
-        if compile == "on" or (compile == "auto" and on_gpu):
-            require_c_compiler() if on_gpu else require_cxx_compiler()
 
     def _start(self) -> dict[str, Any]:
         """A line of ``starts.jsonl``."""

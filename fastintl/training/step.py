@@ -57,8 +57,8 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         self.loss = build_loss(config.loss)
         shared = world.world_size if self.loss.per_rank else 1
-        self._loss: Callable[..., Tensor] = self.loss
         self.loss.check(config.train.batch_size // shared, config.model.projector[-1])
+        self._loss: Callable[..., Tensor] = self.loss  # or compiled, below
         self.cuda_graphs = config.train.cuda_graphs == "on"
         if self.cuda_graphs and (world.device.type != "cuda" or world.world_size > 1):
             raise UserError(
@@ -66,11 +66,10 @@ class TrainingStep:
                 "would replay: set train.cuda_graphs=off"
             )
         if config.train.compile == "on" or (config.train.compile == "auto" and world.device.type == "cuda"):
-            self.model.regions = compiled_regions(self.cuda_graphs)
+            self.model.regions = compiled_regions(world.device, self.cuda_graphs)
             if self.loss.compiles:
                 self._loss = compiled_loss(self.loss)
-        self.recompute = config.train.recompute == "on"
-        self.model.regions = replace(self.model.regions, recompute=self.recompute)
+        self.model.regions = replace(self.model.regions, recompute=config.train.recompute == "on")
         self.parallel = distributed.data_parallel(self.model, world, config.train.compress_gradients)
 
     def __call__(self, views: Sequence[Tensor], step: int) -> Tensor:
@@ -111,7 +110,7 @@ class TrainingStep:
     def backward(self, loss: Tensor) -> None:
         """The gradients of ``forward``'s loss, scaled."""
         # Blocks that run again would take their images up into the running statistics again.
-        with running_statistics_kept(self.model) if self.recompute else nullcontext():
+        with running_statistics_kept(self.model) if self.model.regions.recompute else nullcontext():
             self.scaler.scale(loss).backward()
 
     def state_dict(self) -> dict[str, Any]:

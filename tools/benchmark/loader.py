@@ -84,9 +84,10 @@ def contenders(work: Workload, seconds: float, cores: int) -> dict[str, list[Con
         contender(FLOOR, "decode_and_resize", 1, ahead=False),
     ]
     decode = [contender(PLAIN, "plain_decode", 1, ahead=False)]
+    there = ("nvjpeg",) if work.device == "cuda" else ()
     for many in sorted({1, cores}):
-        full += [contender(source, "full_path", many, source) for source in _SOURCES]
-        decode += [contender(source, "decode_only", many, source) for source in ("ffcv", "dali", "folder")]
+        full += [contender(source, "full_path", many, source) for source in (*_SOURCES, *there)]
+        decode += [contender(source, "decode_only", many, source) for source in ("ffcv", "dali", "folder", *there)]
     if cores > 1:
         full.append(contender(APART, "full_path", cores, "ffcv", processes=cores))
     groups = {"full path": full, "decode only": decode}

@@ -46,7 +46,7 @@ class PlainStep:
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = build_model(config.model).to(device, memory_format=memory_format)
         if compiled:
-            self.model.regions = compiled_regions(cuda_graphs)
+            self.model.regions = compiled_regions(device, cuda_graphs)
         settings = config.optim
         groups = optim.parameter_groups(self.model.encoder, settings)
         self.optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
