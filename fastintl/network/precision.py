@@ -9,7 +9,7 @@ import torch
 
 from loaders.errors import UserError
 
-_FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -25,10 +25,15 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision == "fp16" and device.type == "cpu":
         raise UserError("train.precision=fp16 (--precision fp16 of a tool) needs a GPU: choose bf16 or fp32 on the CPU")
     if precision != "auto":
-        return _FORMATS[precision]
+        return FORMATS[precision]
     if device.type == "cpu":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    return gpu_format(torch.cuda.get_device_capability(device))
+
+
+def gpu_format(capability: tuple[int, int]) -> torch.dtype:
+    """What ``"auto"`` is on a GPU of this CUDA capability."""
+    return torch.bfloat16 if capability >= (8, 0) else torch.float16
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

@@ -56,6 +56,11 @@ def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
     return optimizer
 
 
+def states_a_parameter(settings: Optim) -> int:
+    """How many tensors of a parameter's size the optimiser keeps: momenta, and Adam's squares."""
+    return {"sgd": int(settings.momentum > 0), "lars": 1, "adam": 2}[settings.name]
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Sets the learning rate of all groups, from the schedule's: times their ``lr_factor``, where they have one."""
     for group in optimizer.param_groups:

@@ -12,6 +12,7 @@ from fastintl.config import Config
 from fastintl.distributed import World
 from fastintl.network import lockstep
 from fastintl.training.build import build_model
+from fastintl.training.optim import states_a_parameter
 
 # A view's pixel keeps less but in the widest networks with the stem cifar: ResNet-50 1,700 bytes, and 27,000 there.
 _MOST_OF_A_PIXEL = 1 << 15
@@ -64,8 +65,7 @@ def weight_bytes(config: Config) -> int:
         model = build_model(config.model)
     learning = sum(parameter.numel() for parameter in model.encoder.parameters())
     target = sum(p.numel() for p in model.target.parameters()) if model.target is not None else 0
-    states = {"sgd": int(config.optim.momentum > 0), "lars": 1, "adam": 2}[config.optim.name]
-    return 4 * (learning * (2 + states) + target)
+    return 4 * (learning * (2 + states_a_parameter(config.optim)) + target)
 
 
 def kept_bytes(config: Config, ranks: int = 1) -> int:

@@ -188,14 +188,18 @@ def test_no_rate_is_invented(tmp_path):
 
 
 def test_where_nothing_was_measured_what_was_counted_bounds_the_rate(tmp_path):
-    parts = [{"bytes_moved": 3.35e10, "flops": 1e12}, {"bytes_moved": 0, "flops": 98.9e12}]
+    parts = [
+        {"bytes_moved": 3.35e10, "flops": 1e12, "float32": True},
+        {"bytes_moved": 0, "flops": 98.9e12, "float32": False},
+    ]
     count = measured(tmp_path / "count.json", 256, "count", ranks=8, parts=parts)
     words = ("estimate", "--rcfg", ROOT / "rcfgs/ep100.yaml", "--gpus", 8, "--json", tmp_path / "out.json")
     run = bench(*words, "--step", count)
     assert run.returncode == 0 and "counted, not measured" in run.stdout, run.stderr
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     rates = {row["machine"]: row["images_per_second"] for row in rows}
-    assert rates["H100"] == pytest.approx(256 / (0.01 + 0.1))  # 3.35 TB/s, 989 TFLOP/s
-    assert rates["V100"] == pytest.approx(256 / (33.5 / 900 + 98.9 / 125))
+    assert rates["H100"] == pytest.approx(256 / (1 / 66.9 + 0.1))  # 67 TFLOP/s in float32, 989 on the matrix units
+    assert rates["V100"] == pytest.approx(256 / (1 / 15.7 + 98.9 / 125))
+    assert rates["A100"] == pytest.approx(256 / (1 / 19.5 + 98.9 / 312))
     run = bench(*words, "--step", count, measured(tmp_path / "step.json"))
     assert run.returncode == 0 and "counted" not in run.stdout

@@ -15,14 +15,14 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loaders.errors import UserError
-from tools.benchmark.options import add_overrides, require_positive
+from tools.benchmark.options import add_overrides, require_positive, share_of_batch
 
 if TYPE_CHECKING:
     import torch
@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from fastintl.config import Config
     from fastintl.network.model import JointEmbedding
     from tools.benchmark.fake_gpu import GPU
+    from tools.benchmark.lowering import Pass
     from tools.benchmark.recorded_step import Call
 
 _GPUS = ("a100", "h100", "v100")  # of fake_gpu.GPUS, which needs torch
 _BUCKET_BYTES = 25 << 20  # of DistributedDataParallel
+_NORM_OF_NORMS = 4  # the norms put in order and side by side, their norm, a copy of it
+_CROP_LAUNCHES = 5  # four kernels (loaders/multicrop/triton_crops.py), and the upload of their table
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,9 @@ class Part:
         launches: kernels, and calls of a library.
         bytes_moved: read and written in the GPU's memory.
         flops: of convolutions and matrix products.
+        float32: whether those are in float32, not in the training's format.
         kept_bytes: what stays for the backward pass.
-        least_seconds: the longer of the bytes' time and the operations'.
+        least_seconds: see ``GPU.least_seconds``.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Part:
     launches: int
     bytes_moved: float
     flops: float
+    float32: bool
     kept_bytes: float
     least_seconds: float
 
@@ -80,9 +85,8 @@ def run(arguments: argparse.Namespace) -> None:
     from fastintl.training.step_memory import weight_bytes
     from tools.benchmark.results import write_result
 
-    config, batch = load(arguments.rcfg, arguments.overrides), arguments.ranks
-    if config.train.batch_size % batch:
-        raise UserError(f"a batch of {config.train.batch_size} images cannot be shared evenly by {batch} GPUs")
+    config = load(arguments.rcfg, arguments.overrides)
+    share_of_batch(config, arguments.ranks)
     parts = parts_of(config, arguments.gpu, arguments.ranks, arguments.jobs)
     total = _sum("whole step", parts)
     weights = weight_bytes(config)
@@ -94,9 +98,10 @@ def run(arguments: argparse.Namespace) -> None:
 def parts_of(config: Config, gpu_name: str, ranks: int, jobs: int) -> list[Part]:
     """All parts of a step on one of ``ranks`` GPUs; the compiled ones are lowered in processes of their own."""
     from tools.benchmark.fake_gpu import GPUS
+    from tools.benchmark.lowering import Pass
     from tools.benchmark.recorded_step import record
 
-    gpu = GPUS[gpu_name]
+    gpu, recompute = GPUS[gpu_name], config.train.recompute == "on"
     model, calls = record(config, ranks)
     tasks = [(config, gpu_name, ranks, number) for number in range(len(calls) + 1)]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as processes:
@@ -104,131 +109,125 @@ def parts_of(config: Config, gpu_name: str, ranks: int, jobs: int) -> list[Part]
     itemsize = _training_dtype(config, gpu).itemsize
     parts: list[Part] = []
     for call, passes in zip(calls, regions, strict=True):
-        parts += _region_parts(call, passes, config.train.recompute == "on", itemsize, gpu)
-    parts += [_part(f"loss {way}", 1, *figures, gpu, gpu.float32_flops_per_second) for way, *figures in loss]
+        parts += _region_parts(call, passes, recompute and call.name != "head", itemsize, gpu)
+    if recompute:
+        inside = max(forward.kept_bytes for forward, _ in regions)
+        parts.append(_part("the largest region, run again", 1, Pass("", 0, 0, inside), 0, gpu))
+    for one, flops in zip(loss, loss_flops(config) if len(loss) == 2 else [0], strict=True):
+        parts.append(_part(f"loss {one.name}", 1, one, flops, gpu, float32=True))
     return parts + _other_parts(config, model, gpu, ranks)
 
 
-def _lowered(task: tuple[Config, str, int, int]) -> list[tuple[str, int, float, float, float]]:
-    """The passes of one call of the step, the loss's last: direction, launches, bytes, FLOP (a loss's), kept bytes."""
-    config, gpu_name, ranks, number = task
-    import torch
-
-    from tools.benchmark.fake_gpu import GPUS
-    from tools.benchmark.recorded_step import record
-
-    torch.set_num_threads(1)
-    gpu = GPUS[gpu_name]
-    _, calls = record(config, ranks)
-    if number == len(calls):
-        return _lowered_loss(config, gpu)
-    if ranks > 1:
-        _fake_ranks(ranks)
-    call, dtype = calls[number], _training_dtype(config, gpu)
-    for module in dict.fromkeys(call.modules):
-        module.to_empty(device="cpu").to(memory_format=torch.channels_last)
-    inputs = [_empty(shape, dtype).requires_grad_(learns) for shape, learns in call.inputs]
-    return _lower(call.function, (call.modules, inputs, *call.rest), dtype, gpu)
-
-
-def _lower(function: Callable, arguments: tuple, dtype: torch.dtype, gpu: GPU) -> list[tuple]:
-    from fastintl.network.compilation import OPTIONS
-    from tools.benchmark.lowering import lower
-
-    passes = lower(function, arguments, dtype, gpu, OPTIONS)
-    names = ("forward", "backward")
-    return [(names[p.backward], sum(p.launches.values()), p.bytes_moved, 0.0, p.kept_bytes) for p in passes]
-
-
-def _lowered_loss(config: Config, gpu: GPU) -> list[tuple]:
-    """The loss over the global batch, which every rank computes; a loss that is not compiled by its operations."""
-    import torch
+def loss_flops(config: Config) -> tuple[int, int]:
+    """Operations of the loss over the global batch, forward and backward."""
     from torch.utils.flop_counter import FlopCounterMode
 
     from fastintl.training.build import build_loss
-    from tools.benchmark.recorded_step import EagerCount
 
-    loss, dtype = build_loss(config.loss), _training_dtype(config, gpu)
-    n, d = config.train.batch_size, config.model.projector[-1]
-    views, target = len(config.crops.sizes), config.model.ema
-    online = torch.empty(views - target, n, d, dtype=dtype, requires_grad=True)
-    embeddings = (online, torch.empty(n, d, dtype=dtype)) if target else (online,)
-    if loss.compiles:
-        meta = [x.detach().to("meta").requires_grad_(x.requires_grad) for x in embeddings]
-        with FlopCounterMode(display=False) as forward:
-            value = loss(*meta)
-        with FlopCounterMode(display=False) as backward:
-            value.backward()
-        flops = (forward.get_total_flops(), backward.get_total_flops())
-        passes = _lower(loss, embeddings, dtype, gpu)
-        return [(*one[:3], of_it, one[4]) for one, of_it in zip(passes, flops, strict=True)]
-    count, kept = EagerCount(), 0
-    with count:
-        loss(*[torch.empty_like(x, device="meta").requires_grad_(x.requires_grad) for x in embeddings]).backward()
-    return [("forward and backward, not compiled", count.launches, count.bytes_moved, 0.0, kept)]
+    with FlopCounterMode(display=False) as forward:
+        value = build_loss(config.loss)(*_embeddings(config, "meta"))
+    with FlopCounterMode(display=False) as backward:
+        value.backward()
+    return forward.get_total_flops(), backward.get_total_flops()
 
 
-def _region_parts(call: Call, passes: Sequence[tuple], recompute: bool, itemsize: int, gpu: GPU) -> Iterator[Part]:
-    keeps_inputs_alone = recompute and call.name != "head"
-    for (way, launches, moved, _, kept), flops in zip(passes, call.flops, strict=True):
-        if way == "backward":
-            kept = 0
-            if keeps_inputs_alone:  # the forward pass comes first once more
-                _, again, moved_again, _, _ = passes[0]
-                launches, moved, flops = launches + again, moved + moved_again, flops + call.flops[0]
-        elif keeps_inputs_alone:
-            kept = call.output_elements * itemsize
-        else:
-            kept = max(0, kept - call.freed_elements * itemsize)
-        figures = (call.times * launches, call.times * moved, call.times * flops, call.times * kept)
-        yield _part(f"{call.name} {way}", call.times, *figures, gpu, gpu.flops_per_second)
+def _lowered(task: tuple[Config, str, int, int]) -> list[Pass]:
+    """The passes of one call of the step; behind the last call the loss's, which is one pass where it is not compiled.
+
+    Every rank computes the loss over the global batch.
+    """
+    config, gpu_name, ranks, number = task
+    import torch
+
+    from fastintl.network.compilation import OPTIONS
+    from fastintl.training.build import build_loss
+    from tools.benchmark.fake_gpu import GPUS
+    from tools.benchmark.lowering import Pass, lower
+    from tools.benchmark.recorded_step import EagerCount, record
+
+    torch.set_num_threads(1)
+    gpu = GPUS[gpu_name]
+    dtype, (_, calls) = _training_dtype(config, gpu), record(config, ranks)
+    if number == len(calls):
+        loss = build_loss(config.loss)
+        if loss.compiles:
+            return lower(loss, _embeddings(config, "cpu", dtype), dtype, gpu, OPTIONS)
+        with EagerCount() as count:
+            loss(*_embeddings(config, "meta", dtype)).backward()
+        return [Pass("forward and backward, not compiled", count.launches, count.bytes_moved, 0)]
+    if ranks > 1:
+        _fake_ranks(ranks)
+    call = calls[number]
+    for module in dict.fromkeys(call.modules):
+        module.to_empty(device="cpu").to(memory_format=torch.channels_last)
+    inputs = [_empty(shape, dtype).requires_grad_(learns) for shape, learns in call.inputs]
+    return lower(call.function, (call.modules, inputs, *call.rest), dtype, gpu, OPTIONS)
+
+
+def _embeddings(config: Config, device: str, dtype: torch.dtype | None = None) -> list[Tensor]:
+    """The arguments of the loss, with arbitrary contents."""
+    import torch
+
+    n, d, target = config.train.batch_size, config.model.projector[-1], config.model.ema
+    online = torch.empty(len(config.crops.sizes) - target, n, d, dtype=dtype, device=device, requires_grad=True)
+    return [online, torch.empty(n, d, dtype=dtype, device=device)] if target else [online]
+
+
+def _region_parts(call: Call, passes: Sequence[Pass], runs_again: bool, itemsize: int, gpu: GPU) -> Iterator[Part]:
+    """``runs_again``: whether the region keeps its inputs alone, and its backward pass begins with the forward one."""
+    forward, backward = passes
+    forward_flops, backward_flops = call.flops
+    if runs_again:
+        forward = replace(forward, kept_bytes=call.output_elements * itemsize)
+        launches, moved = forward.launches + backward.launches, forward.bytes_moved + backward.bytes_moved
+        backward, backward_flops = replace(backward, launches=launches, bytes_moved=moved), sum(call.flops)
+    else:
+        forward = replace(forward, kept_bytes=max(0, forward.kept_bytes - call.freed_elements * itemsize))
+    yield _part(f"{call.name} forward", call.times, forward, forward_flops, gpu)
+    yield _part(f"{call.name} backward", call.times, replace(backward, kept_bytes=0), backward_flops, gpu)
 
 
 def _other_parts(config: Config, model: JointEmbedding, gpu: GPU, ranks: int) -> list[Part]:
+    from fastintl.training.optim import parameter_groups, states_a_parameter
+    from tools.benchmark.lowering import Pass
     from tools.benchmark.recorded_step import foreach_launches
 
-    groups = _sizes_by_group(config, model)
+    groups = [[p.numel() for p in group["params"]] for group in parameter_groups(model.encoder, config.optim)]
     sizes = [size for group in groups for size in group]
-    count = sum(sizes)
-    lists = {"sgd": 2 + (config.optim.momentum > 0), "adam": 4, "lars": 3}[config.optim.name]
+    count, lists = sum(sizes), 2 + states_a_parameter(config.optim)
     found = [
         ("optimiser", sum(foreach_launches(group, lists) for group in groups), 4 * count * (2 * lists - 1)),
-        ("guard: the gradient's norm", foreach_launches(sizes, 1) + 4, 4 * count),
+        ("guard: the gradient's norm", foreach_launches(sizes, 1) + _NORM_OF_NORMS, 4 * count),
     ]
     if model.target is not None:
         found.append(("EMA", foreach_launches(sizes, 2), 12 * count))
     if ranks > 1:
         found.append(("gradient exchange", -(-4 * count // _BUCKET_BYTES), 8 * count))
     pixels = sum(side**2 for side in config.crops.sizes) * config.train.batch_size // ranks
-    found.append(("crops: views written", 5, 2 * 3 * pixels))
-    return [_part(name, 1, launches, moved, 0, 0, gpu, gpu.flops_per_second) for name, launches, moved in found]
+    found.append(("crops: views written", _CROP_LAUNCHES, 2 * 3 * pixels))
+    return [_part(name, 1, Pass("", launches, moved, 0), 0, gpu) for name, launches, moved in found]
 
 
-def _sizes_by_group(config: Config, model: JointEmbedding) -> list[list[int]]:
-    from fastintl.training.optim import parameter_groups
-
-    groups = parameter_groups(model.encoder, config.optim)
-    return [[parameter.numel() for parameter in group["params"]] for group in groups]
-
-
-def _part(
-    name: str, times: int, launches: int, moved: float, flops: float, kept: float, gpu: GPU, flops_per_second: float
-) -> Part:
-    seconds = max(moved / gpu.bytes_per_second, flops / flops_per_second)
-    return Part(name, times, launches, moved, flops, kept, seconds)
+def _part(name: str, times: int, one: Pass, flops: float, gpu: GPU, float32: bool = False) -> Part:
+    """``times`` calls of a pass, with the operations of one."""
+    moved, flops = times * one.bytes_moved, times * flops
+    seconds = gpu.least_seconds(moved, flops, float32)
+    return Part(name, times, times * one.launches, moved, flops, float32, times * one.kept_bytes, seconds)
 
 
 def _sum(name: str, parts: Sequence[Part]) -> Part:
-    fields = ("launches", "bytes_moved", "flops", "kept_bytes", "least_seconds")
-    return Part(name, 1, *(sum(getattr(part, field) for part in parts) for field in fields))
+    def total(field: str) -> float:
+        return sum(getattr(part, field) for part in parts)
+
+    kept, seconds = total("kept_bytes"), total("least_seconds")
+    return Part(name, 1, total("launches"), total("bytes_moved"), total("flops"), False, kept, seconds)
 
 
 def _training_dtype(config: Config, gpu: GPU) -> torch.dtype:
-    import torch
+    from fastintl.network.precision import FORMATS, gpu_format
 
-    automatic = "bf16" if gpu.capability >= (8, 0) else "fp16"
-    precision = automatic if config.train.precision == "auto" else config.train.precision
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    precision = config.train.precision
+    return gpu_format(gpu.capability) if precision == "auto" else FORMATS[precision]
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

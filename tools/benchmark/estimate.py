@@ -24,7 +24,7 @@ from fastintl.config import Config, load
 from fastintl.config.options import shown, values
 from loaders.errors import UserError
 from loaders.files import write_json
-from tools.benchmark.options import add_overrides, require_positive
+from tools.benchmark.options import add_overrides, require_positive, share_of_batch
 from tools.benchmark.results import read_result
 
 # Images that are trained on in the public datasets and the demo.
@@ -100,9 +100,7 @@ def run(arguments: argparse.Namespace) -> None:
     words, gpus = arguments.step or [], arguments.gpus
     behind_step = [word for word in words if "=" in word and not Path(word).exists()]  # --step takes all that follows
     config = load(arguments.rcfg, [*behind_step, *arguments.overrides])
-    batch = config.train.batch_size
-    if batch % gpus:
-        raise UserError(f"a batch of {batch} images cannot be shared evenly by {gpus} GPUs")
+    share_of_batch(config, gpus)
     images = images_of(config, arguments.images)
     host = host_rate(arguments.loader, read_result(arguments.loader)) if arguments.loader else None
     if arguments.step_rate is not None:
@@ -163,8 +161,7 @@ def step_rates(results: Results, config: Config, gpus: int) -> Iterator[StepRate
 def counted_rates(results: Results, config: Config, gpus: int) -> Iterator[StepRate]:
     """The rates that no GPU can pass, from what ``bench.py count`` counted for this recipe and number of GPUs.
 
-    A part takes the bytes' time or the operations', whichever is longer; the same bytes and operations are asked of
-    every GPU.
+    Every GPU is asked for the same bytes and operations.
     """
     from tools.benchmark.fake_gpu import GPUS
 
@@ -174,10 +171,8 @@ def counted_rates(results: Results, config: Config, gpus: int) -> Iterator[StepR
         if not _same_work(dict(_flat(result)), config, 1):
             continue
         for name, gpu in GPUS.items():
-            seconds = sum(
-                max(part["bytes_moved"] / gpu.bytes_per_second, part["flops"] / gpu.flops_per_second)
-                for part in result["parts"]
-            )
+            parts = ((part["bytes_moved"], part["flops"], part["float32"]) for part in result["parts"])
+            seconds = sum(gpu.least_seconds(*part) for part in parts)
             source = f"at the most: counted, not measured, {path.name}"
             yield StepRate(config.train.batch_size / seconds, name.upper(), source)
 
@@ -216,7 +211,7 @@ def _measured_rates(given: Sequence[Path], config: Config, gpus: int, recipe: Pa
     results = {path: read_result(path) for path in paths}
     rates = list(step_rates(results, config, gpus)) or list(counted_rates(results, config, gpus))
     if not rates:
-        share, where = config.train.batch_size // gpus, ", ".join(map(str, given)) or _MEASURED
+        share, where = share_of_batch(config, gpus), ", ".join(map(str, given)) or _MEASURED
         raise UserError(
             f"no step of {recipe} with {share} images a GPU is measured in {where}: run python tools/bench.py step "
             f"--rcfg {recipe} train.batch_size={share} --json step_{share}.json on such a GPU and give --step "

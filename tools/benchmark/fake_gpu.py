@@ -39,6 +39,11 @@ class GPU:
     flops_per_second: float
     float32_flops_per_second: float
 
+    def least_seconds(self, bytes_moved: float, flops: float, float32: bool) -> float:
+        """The longer of two times: of so many bytes, and of so many operations, in float32 or on the matrix units."""
+        rate = self.float32_flops_per_second if float32 else self.flops_per_second
+        return max(bytes_moved / self.bytes_per_second, flops / rate)
+
 
 # NVIDIA's datasheets of the SXM boards.
 GPUS = {

@@ -1,13 +1,13 @@
-"""Inductor's code of a compiled function for a GPU that is not there: its launches, bytes and what it keeps.
+"""What Inductor's code of a compiled function asks of a GPU that is not there: launches, bytes, and what is kept.
 
 To be called in a process of its own, since it changes torch (see ``fake_gpu.py``). Written for torch 2.14.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import types
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,26 +17,25 @@ from torch import Tensor, fx
 
 from tools.benchmark.fake_gpu import GPU, pretend
 
-_CALLS = re.compile(r"^\s+(?:(triton_\w+)\.run\(|(?:\w+ = )?(extern_kernels\.\w+|torch\.ops\.\S+?)\()", re.M)
+_CALLS = re.compile(r"^\s+(?:\w+ = )?(triton_\w+\.run|extern_kernels\.\w+|torch\.ops\.\S+?)\(", re.M)
 _NO_KERNEL = ("wait_tensor", "_reinterpret_tensor")  # calls that ask nothing of the GPU
 
 
 @dataclass(frozen=True)
 class Pass:
-    """The generated code of a forward or backward pass.
+    """A forward or backward pass.
 
     Attributes:
-        launches: how many kernels of each sort it starts; a library's call counts as one.
+        name: "forward" or "backward".
+        launches: how many kernels it starts; a library's call counts as one.
         bytes_moved: what all of them read and write, each tensor that a kernel touches once.
-        kept_bytes: outputs of a forward pass, those to the next region and those to its own backward pass.
-        source: the code.
+        kept_bytes: its outputs; those of a forward pass go to the next region and to its own backward pass.
     """
 
-    backward: bool
-    launches: Counter[str]
+    name: str
+    launches: int
     bytes_moved: int
     kept_bytes: int
-    source: str
 
 
 def lower(
@@ -74,7 +73,7 @@ def lower(
     tracing = torch._guards.tracing(torch._guards.TracingContext(mode))
     with config.patch(settings), functorch_config.patch(functorch), tracing, torch.autocast("cpu", dtype):
         compile_fx.compile_fx(graph, fakes, inner_compile=_on_the_gpu)
-    return sorted(passes, key=lambda one: one.backward)
+    return sorted(passes, key=lambda one: one.name, reverse=True)
 
 
 class _Traced(Exception):
@@ -112,7 +111,9 @@ def _on_the_gpu(graph: fx.GraphModule, inputs: list[Any], **options: Any) -> Any
     from torch.utils._pytree import tree_map
 
     def moved(x: Any) -> Any:
-        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="cuda:0") if _is_tensor(x) else x
+        if not isinstance(x, Tensor):
+            return x
+        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="cuda:0")
 
     with torch._guards.detect_fake_mode(inputs):
         for node in graph.graph.nodes:
@@ -125,10 +126,6 @@ def _on_the_gpu(graph: fx.GraphModule, inputs: list[Any], **options: Any) -> Any
     return compile_fx.compile_fx_inner(graph, inputs, **options)
 
 
-def _is_tensor(x: Any) -> bool:
-    return isinstance(x, Tensor)
-
-
 def _pass(lowering: Any, source: str) -> Pass:
     from torch._inductor import ir
 
@@ -138,22 +135,15 @@ def _pass(lowering: Any, source: str) -> Pass:
     kept = {x.get_name(): x for x in outputs}  # by the buffer's name, which two outputs may share
     kept_bytes = sum(_bytes_of(x) for name, x in kept.items() if name not in taken)
     bytes_moved, _, _ = lowering.count_bytes()
-    return Pass(lowering.is_backward, launches(source), int(bytes_moved), kept_bytes, source)
+    name = "backward" if lowering.is_backward else "forward"
+    return Pass(name, launches(source), int(bytes_moved), kept_bytes)
 
 
 def _bytes_of(x: Any) -> int:
-    size = 1
-    for side in x.get_size():
-        size *= int(side)
-    return size * x.get_dtype().itemsize
+    return math.prod(int(side) for side in x.get_size()) * x.get_dtype().itemsize
 
 
-def launches(source: str) -> Counter[str]:
-    """The calls of generated code that start kernels, by sort."""
-    found: Counter[str] = Counter()
-    for match in _CALLS.finditer(source[source.index("def call(") :]):
-        ours, library = match.groups()
-        name = "_".join(ours.split("_")[:2]) if ours else library.removeprefix("torch.ops.")
-        if not any(word in name for word in _NO_KERNEL):
-            found[name] += 1
-    return found
+def launches(source: str) -> int:
+    """How many calls of generated code start kernels."""
+    calls = _CALLS.findall(source[source.index("def call(") :])
+    return sum(not any(word in name for word in _NO_KERNEL) for name in calls)

@@ -52,6 +52,18 @@ def recipe_or_tiny(arguments: argparse.Namespace, device: str) -> Config:
     return load(arguments.rcfg, [*tiny, *arguments.overrides])
 
 
+def share_of_batch(config: Config, gpus: int) -> int:
+    """Images of a step on one of ``gpus`` GPUs.
+
+    Raises:
+        UserError: they cannot share the batch evenly.
+    """
+    batch = config.train.batch_size
+    if batch % gpus:
+        raise UserError(f"a batch of {batch} images cannot be shared evenly by {gpus} GPUs")
+    return batch // gpus
+
+
 def require_positive(arguments: argparse.Namespace, *names: str) -> dict[str, float]:
     """The options of these names.
 
