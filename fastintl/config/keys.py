@@ -149,6 +149,9 @@ class Train(Options, key="train"):
     recompute: Literal["on", "off"] = side_option(
         "off", "Compute each block again in the backward pass, for half of the memory and a third more to compute."
     )
+    deterministic: Literal["on", "off"] = side_option(
+        "off", "Take algorithms that give the same bits every time on a GPU too; a CPU always does."
+    )
     compress_gradients: Literal["none", "fp16", "bf16"] = option(
         "none", "Format in which the ranks exchange gradients; fp16 and bf16 halve the bytes, and round."
     )

@@ -1,4 +1,4 @@
-"""The stem's max-pool (3 x 3, stride 2, padding 1) with a backward pass that gathers, for compiled code.
+"""The stem's max-pool (3 x 3, stride 2, padding 1) with a backward pass that gathers, for compiled or repeatable code.
 
 Left to itself Inductor makes the backward pass a scatter of atomic additions in float32, which moves twice the bytes
 and adds up in another order each time. Here each pixel of the gradient reads the windows that it lies in, one to four.
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 
 def relu_pool(layer: nn.Module, x_nCHW: Tensor) -> Tensor:
-    """``layer(relu(x))``, bit for bit, and where it is compiled by the gathering backward pass."""
+    """``layer(relu(x))``, bit for bit. The backward pass gathers where it is compiled, and where it is to repeat its
+    bits (``torch.use_deterministic_algorithms``), which torch's own on a GPU does not."""
     ours = isinstance(layer, nn.MaxPool2d) and _sizes(layer) == (3, 2, 1, 1, False)
-    if ours and torch.compiler.is_compiling():
+    if ours and (torch.compiler.is_compiling() or torch.are_deterministic_algorithms_enabled()):
         return _ReluMaxPool.apply(x_nCHW)
     return layer(F.relu(x_nCHW, inplace=True))
 

@@ -22,6 +22,7 @@ from fastintl.network.compilation import compiled_loss, compiled_regions
 from fastintl.network.precision import autocast_dtype, resume_scaler
 from fastintl.training import optim
 from fastintl.training.build import build_loss, build_model
+from fastintl.training.determinism import set_deterministic
 from loaders.errors import UserError
 
 
@@ -47,7 +48,7 @@ class TrainingStep:
         self.dtype = autocast_dtype(config.train.precision, world.device)
         self.epoch_steps, self.total_steps = epoch_steps, config.train.epochs * epoch_steps
         self.schedule = optim.Schedule.of(config, epoch_steps)
-        torch.backends.cudnn.benchmark = True  # the sizes of the crops never change
+        set_deterministic(config.train.deterministic == "on")
         self.lr = 0.0
         self.embeddings: tuple[Tensor, Tensor | None] | None = None
 

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from fastintl import config as configuration
 from fastintl.distributed import World
 from fastintl.network import compilation
+from fastintl.training.determinism import set_deterministic
 from fastintl.training.step import TrainingStep
 from loaders.errors import UserError
 from tests.helpers.ddp import run_ranks
@@ -210,3 +211,42 @@ def test_cuda_graphs_where_they_cannot_work_are_refused():
         training_step(train__cuda_graphs="on", train__compile="on")
     with pytest.raises(UserError, match="train.compile"):
         training_step(train__cuda_graphs="on", train__compile="off")
+
+
+@pytest.fixture
+def algorithms_as_before():
+    yield
+    set_deterministic(False)
+
+
+@pytest.mark.parametrize(
+    "device, compiled",
+    [("cpu", "off"), pytest.param("cuda", "off", marks=gpu), pytest.param("cuda", "on", marks=gpu)],
+)
+def test_deterministic_steps_repeat_their_bits(device, compiled, algorithms_as_before):
+    """Four trainings of three steps, with the network that has a max-pool, in the format of ``auto``."""
+    states = []
+    for _ in range(4):
+        keys = {"model__stem": "imagenet", "train__compile": compiled, "train__precision": "auto"}
+        step = training_step(device, train__deterministic="on", **keys)
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+        for number in range(3):
+            step(images(device, torch.channels_last, views=3), number)
+        states.append(step.model.state_dict())
+    assert all(torch.equal(state[name], states[0][name]) for state in states[1:] for name in states[0])
+    training_step(device)  # a training that does not ask for it has the fastest algorithms again
+    assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark
+
+
+def test_the_deterministic_gradient_is_the_usual_one(algorithms_as_before):
+    views = images("cpu", torch.channels_last, views=3)
+    expected_loss, expected = loss_and_gradients(training_step(model__stem="imagenet"), views)
+    loss, gradients = loss_and_gradients(training_step(model__stem="imagenet", train__deterministic="on"), views)
+    assert loss == expected_loss
+    assert all(torch.equal(gradients[name], expected[name]) for name in expected)
+
+
+def test_a_workspace_that_does_not_repeat_is_refused(monkeypatch, algorithms_as_before):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(UserError, match="CUBLAS_WORKSPACE_CONFIG is ':0:0'.*unset it"):
+        training_step(train__deterministic="on")
