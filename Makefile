@@ -5,7 +5,7 @@ python := .venv/bin/python
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs-check clean
+.PHONY: help setup demo test lint docs-check gpu-check clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s  %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ lint: setup  ## check the style, and which room imports from which
 
 docs-check: setup  ## check and run the commands and examples of README.md and docs/
 	@$(python) -m pytest -q tests/test_docs.py tests/test_docs_run.py $(ARGS)
+
+gpu-check: setup  ## the first minutes on a GPU, at most eight: tests, crops, training, memory; one page
+	@$(python) tools/bench.py gpu $(ARGS)
 
 clean:  ## remove .venv and caches; data and runs stay
 	rm -rf .venv .setup build *.egg-info .pytest_cache .ruff_cache

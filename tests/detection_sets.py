@@ -1,6 +1,6 @@
 """Coloured shapes with boxes and masks, in the layouts of VOC and COCO.
 
-    python tests/detection_sets.py /tmp/shapes     # /tmp/shapes/voc and /tmp/shapes/coco
+python tests/detection_sets.py /tmp/shapes     # /tmp/shapes/voc and /tmp/shapes/coco
 """
 
 from __future__ import annotations

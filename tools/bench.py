@@ -15,12 +15,14 @@ PARTS = {
     "loader": "from images on disk to crops",
     "step": "the training step on synthetic views",
     "train": "training with the loader, beside the step alone",
+    "crops": "each engine's crops on this device beside the CPU's",
     "ranks": "the all-reduces of SyncBatchNorm, under torchrun",
     "knn": "nearest-neighbour search on the CPU",
     "probe": "linear heads on cached features",
     "convert": "from a folder of images to a .beton file",
     "plot": "draws the JSON of the others",
     "count": "launches, bytes and memory of a step, counted without a GPU",
+    "gpu": "the first minutes on a GPU: tests, crops, training, memory, on one page",
     "estimate": "hours and GPU-hours of a recipe, from measured rates",
 }
 

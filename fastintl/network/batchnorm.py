@@ -115,33 +115,35 @@ class _OverAllRanks(torch.autograd.Function):
             F.batch_norm(x, mean_VC[i], var_VC[i], weight_VC[i], bias_VC[i], False, 0.0, eps[i])
             for i, x in enumerate(views)
         ]
-        inverse_std_VC = torch.stack([(var_C + e).rsqrt() for var_C, e in zip(var_VC, eps, strict=True)])
         # Without a gradient's need for it, the target's view is not kept.
         kept = [x for x, learning in zip(views, learns, strict=True) if learning]
-        ctx.save_for_backward(weight_VC, mean_VC, inverse_std_VC, *kept)
-        ctx.learns = learns
+        ctx.save_for_backward(weight_VC, mean_VC, var_VC, *kept)
+        ctx.eps, ctx.learns = eps, learns
         fixed = [y for y, learning in zip(normalised, learns, strict=True) if not learning]
         ctx.mark_non_differentiable(mean_VC, var_VC, *fixed)
         return *normalised, mean_VC, var_VC
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
-        weight_VC, mean_VC, inverse_std_VC, *kept = ctx.saved_tensors
+        weight_VC, mean_VC, var_VC, *kept = ctx.saved_tensors
         learning = [i for i, learns in enumerate(ctx.learns) if learns]
         views = dict(zip(learning, kept, strict=True))
-        x_hats, sums_V2C = {}, torch.zeros_like(weight_VC).unsqueeze(1).repeat(1, 2, 1)
+        sums_V2C = torch.zeros_like(weight_VC).unsqueeze(1).repeat(1, 2, 1)
         for i in learning:
-            dy = _exact(grads[i])
-            x_hats[i] = (_exact(views[i]) - _like(mean_VC[i], dy)) * _like(inverse_std_VC[i], dy)
-            dims = _all_but_channels(dy)
-            sums_V2C[i] = torch.stack([dy.sum(dims), (dy * x_hats[i]).sum(dims)])
+            # With the statistics given, torch's own backward pass sums up dy x_hat and dy in one reading.
+            given = weight_VC[i], mean_VC[i], var_VC[i], None, None, False, ctx.eps[i], [False, True, True]
+            _, by_x_hat_C, plain_C = torch.ops.aten.native_batch_norm_backward(grads[i], views[i], *given)
+            sums_V2C[i] = torch.stack([plain_C, by_x_hat_C])
         averages_V2C = _average_over_ranks(sums_V2C.clone())
         grad_views: list[Tensor | None] = [None] * len(ctx.learns)
         for i in learning:
-            dy, count = _exact(grads[i]), grads[i].numel() // grads[i].shape[1]
-            average_dy, average_dy_x_hat = (_like(average_C / count, dy) for average_C in averages_V2C[i])
-            centred = dy - average_dy - x_hats[i] * average_dy_x_hat
-            grad_views[i] = (centred * _like(inverse_std_VC[i] * weight_VC[i], dy)).to(views[i].dtype)
+            x, dy = views[i], grads[i]
+            inverse_std_C = (var_VC[i] + ctx.eps[i]).rsqrt()
+            average_dy_C, average_dy_x_hat_C = averages_V2C[i] / (dy.numel() // dy.shape[1])
+            centred = torch.addcmul(
+                -_like(average_dy_C, x), x - _like(mean_VC[i], x), -_like(inverse_std_C * average_dy_x_hat_C, x)
+            )
+            grad_views[i] = (centred + dy).mul_(_like(inverse_std_C * weight_VC[i], x)).to(x.dtype)
         return None, None, sums_V2C[:, 1], sums_V2C[:, 0], *grad_views
 
 

@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     sizes = require_positive(arguments, "rounds", "steps")
+    import torch
+
     from fastintl import distributed
     from fastintl.config import load, to_yaml
     from fastintl.data import training_loader
@@ -57,6 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
             "synthetic_images_per_second": alone.values("images_per_second"),
             "data_wait": fed.values("data_wait"),
             "first_step_seconds": first_step_seconds,
+            "peak_bytes": torch.cuda.max_memory_allocated() if world.device.type == "cuda" else None,
             "ratio": ratio(fed, alone, "images_per_second"),
         }
         write_result(arguments, "train", **sizes, ranks=world.world_size, config=to_yaml(config), **measured)

@@ -41,7 +41,7 @@ def test_a_run_leaves_its_results(finished):
     assert [row["step"] for row in rows if "first_step_seconds" in row] == [1]
     assert [row["step"] for row in rows if "spectrum" in row] == [24]
     assert (folder / "crops.png").read_bytes().startswith(b"\x89PNG")
-    assert "<b class=\"good\">finished</b> at step 24 of 24" in (folder / "report.html").read_text()
+    assert '<b class="good">finished</b> at step 24 of 24' in (folder / "report.html").read_text()
     start = json.loads((folder / "starts.jsonl").read_text().splitlines()[0])
     assert (start["step"], start["last_step"], start["ranks"]) == (0, 24, 1)
     assert start["packages"]["torch"] and start["command"][:3] == ["python", "-m", "fastintl.train"]
@@ -120,9 +120,7 @@ def test_two_ranks_train_like_one_and_resume_as_one(images, tmp_path):
 
 
 def test_the_backbone_loads_into_torchvision(images, tmp_path):
-    result = train(
-        tmp_path, images, model__arch="resnet18", model__stem="imagenet", train__max_steps=1, eval__every=0
-    )
+    result = train(tmp_path, images, model__arch="resnet18", model__stem="imagenet", train__max_steps=1, eval__every=0)
     assert result.returncode == 0, result.stderr
     weights = torch.load(tmp_path / "run" / "backbone.pt", weights_only=True)
     missing, unexpected = torchvision.models.resnet18().load_state_dict(weights, strict=False)
