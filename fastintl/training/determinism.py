@@ -30,7 +30,7 @@ def set_deterministic(wanted: bool) -> None:
         workspace = os.environ.setdefault(_WORKSPACE, _REPEATABLE[0])
         if workspace not in _REPEATABLE:
             raise UserError(
-                f"{_WORKSPACE} is {workspace!r}, with which cuBLAS does not repeat its results: unset it, or set it to "
+                f"CUBLAS_WORKSPACE_CONFIG is {workspace!r}, with which cuBLAS does not repeat its results: unset it, or set it to "
                 f"{_REPEATABLE[0]}, for train.deterministic=on"
             )
         # All that we read was written before; to fill every new tensor first would cost its bytes again.
