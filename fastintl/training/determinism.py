@@ -30,8 +30,8 @@ def set_deterministic(wanted: bool) -> None:
         workspace = os.environ.setdefault(_WORKSPACE, _REPEATABLE[0])
         if workspace not in _REPEATABLE:
             raise UserError(
-                f"CUBLAS_WORKSPACE_CONFIG is {workspace!r}, with which cuBLAS does not repeat its results: unset it, or set it to "
-                f"{_REPEATABLE[0]}, for train.deterministic=on"
+                f"CUBLAS_WORKSPACE_CONFIG is {workspace!r}, with which cuBLAS does not repeat its results: unset it "
+                f"or set it to {_REPEATABLE[0]}, for train.deterministic=on"
             )
         # All that we read was written before; to fill every new tensor first would cost its bytes again.
         torch.utils.deterministic.fill_uninitialized_memory = False
