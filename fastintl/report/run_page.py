@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import shlex
+import time
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -20,6 +21,8 @@ from loaders.files import write_text
 
 _log = logging.getLogger("fastintl")
 
+_SHARE_OF_TIME = 0.01
+
 
 def refresh_report(folder: Path) -> None:
     """Writes ``report.html`` into a run folder; a failure is only a warning, since no page is worth a run."""
@@ -28,6 +31,24 @@ def refresh_report(folder: Path) -> None:
         write_text(record.folder.report, draw(record))
     except Exception as error:  # the full disk and the mistake in a chart alike
         _log.warning("report.html cannot be written now (%s: %s); the run goes on", type(error).__name__, error)
+
+
+class PageOfARun:
+    """``report.html`` of a run under way. Drawing it reads all that the run has written, ever more, and the training
+    waits meanwhile: so it is drawn only when the last time has become one percent of the time since then."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._due = float("-inf")
+
+    def refresh_if_due(self) -> None:
+        """Draws it, or leaves it for later."""
+        start = time.monotonic()
+        if start < self._due:
+            return
+        refresh_report(self._folder)
+        end = time.monotonic()
+        self._due = end + (end - start) / _SHARE_OF_TIME
 
 
 def draw(run: RunRecord) -> str:

@@ -21,7 +21,7 @@ from fastintl.distributed.elastic import require_restartable
 from fastintl.evaluate.online import OnlineEvaluation
 from fastintl.network.precision import autocast_dtype
 from fastintl.report.crops import draw_crops
-from fastintl.report.run_page import refresh_report
+from fastintl.report.run_page import PageOfARun, refresh_report
 from fastintl.runs import summary
 from fastintl.runs.checkpoint import write_atomically
 from fastintl.runs.fingerprint import description
@@ -80,6 +80,7 @@ class Pretraining(Run):
             self.folder.create(configuration.to_yaml(config), self._start())
             self.mirror = WandbMirror(config, self.folder, self.wandb_id)
             self.wandb_id = self.mirror.run_id
+            self.page = PageOfARun(self.folder.path)
         self.open(resumed)
 
     def fit(self) -> None:
@@ -220,7 +221,7 @@ class Pretraining(Run):
         if evaluates:
             self._evaluate()
         if self.world.is_main:
-            refresh_report(self.folder.path)
+            self.page.refresh_if_due()
 
     def _evaluate(self) -> None:
         scores = self.evaluation.scores(self.model.encoder.backbone)

@@ -94,6 +94,24 @@ def test_a_page_that_cannot_be_written_is_a_warning(folder, caplog):
     assert "report.html cannot be written now" in caplog.text
 
 
+def test_the_page_of_a_run_under_way_takes_one_percent_of_its_time(folder, monkeypatch):
+    now, drawn = [0.0], []
+
+    def draw_in(seconds):
+        drawn.append(now[0])
+        now[0] += seconds
+
+    monkeypatch.setattr(run_page.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(run_page, "refresh_report", lambda folder: draw_in(2 + len(drawn)))
+    under_way = run_page.PageOfARun(folder)
+    for _ in range(2000):  # epochs of ten seconds
+        under_way.refresh_if_due()
+        now[0] += 10
+    assert drawn[:3] == [0.0, 202.0, 505.0]  # after 200 s for a drawing of 2 s, after 300 s for one of 3 s
+    spent = sum(2 + i for i in range(len(drawn)))
+    assert spent <= 0.011 * now[0]
+
+
 def test_a_collapse_is_said_on_the_page(folder):
     with open(folder / "metrics.jsonl", "a") as file:
         row = {"step": 24, "epoch": 4, "effective_rank_whitened": 1.5, "possible_rank": 8, "collapse_limit": 2}
