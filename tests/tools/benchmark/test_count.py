@@ -60,7 +60,7 @@ def test_a_small_step_is_counted_whole(tmp_path):
     parts = {part["name"]: part for part in result["parts"]}
     assert {"stem forward", "stem backward", "head backward", "loss forward", "gradient exchange"} <= set(parts)
     assert "EMA" not in parts
-    # What the views ask for alike is one launch: without that the regions ask for twice as many, the loss for four times.
+    # What the views ask for alike is one launch: else the regions ask for twice, the loss for four times as many.
     regions = [part for name, part in parts.items() if re.match("stem|layer|head", name)]
     assert sum(part["launches"] for part in regions) <= 165
     assert parts["loss forward"]["launches"] + parts["loss backward"]["launches"] <= 60
