@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ _Item = TypeVar("_Item")
 
 @dataclass
 class Batch:
-    """One rank's share of a batch.
+    """One rank's share of a batch; ``views, labels, ids = batch`` unpacks it.
 
     Attributes:
         views: V tensors (B / W, 3, s, s), normalised, channels_last.
@@ -40,6 +40,9 @@ class Batch:
     views: list[torch.Tensor]
     labels: torch.Tensor
     ids: torch.Tensor
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.views, self.labels, self.ids))
 
 
 def make_loader(
@@ -162,6 +165,28 @@ class Loader:
         if not 0 <= batch <= len(self):
             raise UserError(f"batch {batch} is not within the epoch's {len(self)} batches")
         self._epoch, self._batch = epoch, batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The position as plain numbers, for a checkpoint of one's own: the batches given so far count as done."""
+        return {"epoch": self._epoch, "batch": self._batch, **self._meaning()}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """The next iteration goes on behind the batches that were done when ``state`` was taken.
+
+        Raises:
+            UserError: it is the state of a loader of another dataset, seed or batch size, where it means others.
+        """
+        for name, value in self._meaning().items():
+            if state[name] != value:
+                raise UserError(
+                    f"the loader's state is of another {name.replace('_', ' ')}, {state[name]}, not {value}: make the "
+                    "loader as that one was, or begin anew"
+                )
+        self.set_position(state["epoch"], state["batch"])
+
+    def _meaning(self) -> dict[str, int]:
+        """What a position depends on, beside epoch and batch."""
+        return {"number_of_images": len(self._order.samples), "batch_size": self.batch_size, "seed": self._order.seed}
 
     def __iter__(self) -> Iterator[Batch]:
         produced = _ahead(self._produce(self._epoch, self._batch), _BATCHES_AHEAD)

@@ -64,7 +64,6 @@ Compiler.compile = lambda code, signature=None: code if is_jitted(code) else _co
 OSCacheManager.compile_reader = lambda manager: read
 
 
-
 class _MappedReader(Reader):
     """FFCV's reader, whose tables stay in the file: all ranks share their pages."""
 

@@ -1,5 +1,6 @@
 """Crops depend on (seed, epoch, sample, view) alone: not on source, threads, ranks or start."""
 
+import json
 import os
 import subprocess
 import sys
@@ -101,6 +102,25 @@ def test_any_position_resumes_exactly(image_beton, source, world_size):
 def resident_bytes() -> int:
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_state_goes_on_behind_the_batches_given(image_folder):
+    loader = make_loader(image_folder, RECIPE, 12)
+    given = []
+    for views, labels, ids in loader:  # a batch unpacks
+        assert len(views) == len(RECIPE.views) and len(labels) == len(ids)
+        given.append(ids)
+        if len(given) == 2:
+            break
+    state = json.loads(json.dumps(loader.state_dict()))
+    again = make_loader(image_folder, RECIPE, 12)
+    again.load_state_dict(state)
+    rest = [batch.ids for batch in again]
+    whole = [batch.ids for batch in make_loader(image_folder, RECIPE, 12)]
+    assert torch.equal(torch.cat(given + rest), torch.cat(whole))
+    assert again.state_dict() == {**state, "epoch": 1, "batch": 0}
+    with pytest.raises(UserError, match="of another seed, 0, not 1"):
+        make_loader(image_folder, RECIPE, 12, seed=1).load_state_dict(state)
 
 
 @pytest.mark.parametrize("source", SOURCES)
