@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from fastintl.config import recipes
 from fastintl.config.values import check_range, convert, describe, describe_range, shown
 from loaders.errors import UserError
 
@@ -133,14 +134,9 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}{line}: cannot be read as YAML: {problem or error}") from None
 
 
-def read_file(path: Path | str, cls: type) -> dict[str, Any]:
-    """A recipe file as one dict of dotted names, each known to ``cls``."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise UserError(f"{path}: cannot be read ({reason}); --rcfg takes a recipe such as rcfgs/ep100.yaml") from None
-    return flatten(parse_yaml(text, str(path)), cls, str(path))
+def read_file(rcfg: Path | str, cls: type) -> dict[str, Any]:
+    """A recipe (a file, or a name as ``recipes.find`` takes it) as one dict of dotted names, each known to ``cls``."""
+    return flatten(parse_yaml(recipes.read(rcfg), str(rcfg)), cls, str(rcfg))
 
 
 def flatten(tree: Any, cls: type, where: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from loaders.errors import UserError
 from loaders.files import write_json
-from tools.benchmark.contenders import Contender
+
+from .contenders import Contender
 
 if TYPE_CHECKING:
     from rich.table import Table
