@@ -19,7 +19,7 @@ def find(rcfg: Path | str) -> Path:
             without ``rcfgs/`` before it and ``.yaml`` behind it.
 
     Raises:
-        UserError: there is neither; with the names that are near.
+        UserError: there is neither; names the recipes that are near.
     """
     path = Path(rcfg)
     if path.exists() and not path.is_dir():
@@ -27,7 +27,8 @@ def find(rcfg: Path | str) -> Path:
     name = str(rcfg).removeprefix("rcfgs/").removesuffix(".yaml")
     recipes = own_recipes()
     if name not in recipes:
-        raise UserError(f"--rcfg {rcfg}: there is no such file, and no recipe of this name{_near(name, list(recipes))}")
+        near = _near(name, list(recipes))
+        raise UserError(f"{rcfg}: cannot be read (No such file or directory) and is no recipe's name; {near}")
     return recipes[name]
 
 
@@ -52,5 +53,5 @@ def _near(name: str, known: list[str]) -> str:
     same = [other for other in known if other.rpartition("/")[2] == leaf]
     near = same or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
-        return f"; did you mean {' or '.join(near)}?"
-    return f"; there are {', '.join(other for other in known if '/' not in other)} and more"
+        return f"did you mean {' or '.join(near)}?"
+    return f"there are {', '.join(other for other in known if '/' not in other)} and more"

@@ -39,9 +39,7 @@ class Target:
 
     def __str__(self) -> str:
         measured = "not measured" if self.measured is None else f"{self.measured:.2f}"
-        promised = "" if self.least is None else f"promised {self.least:.2f}"
-        verdict = {True: "holds", False: "MISSED", None: ""}[self.holds]
-        return f"{self.what:48} {measured:>12}   {promised:13}   {verdict}"
+        return f"{self.what:48} {measured:>12}"
 
     def as_json(self) -> dict[str, Any]:
         return {"what": self.what, "least": self.least, "measured": self.measured, "holds": self.holds}

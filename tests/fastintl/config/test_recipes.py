@@ -28,11 +28,11 @@ def test_ones_own_file_comes_before_a_recipe_and_a_folder_does_not(tmp_path, mon
     [
         ("ep10", "did you mean ep100 or ep800 or ep400?"),
         ("knn_5", "did you mean eval/knn_5?"),
-        ("cw_rgp/cifar10", "did you mean cifar10 or barlow_twins/cifar10?"),
+        ("cw_rgp/cifar10", "did you mean barlow_twins/cifar10 or cifar10?"),
         ("qqq.yaml", "there are cifar10, cifar100, demo, ep100, ep200, ep400, ep800, ep800_two_crop, in100 and more"),
     ],
 )
 def test_an_unknown_recipe_names_near_ones(name, cure):
     with pytest.raises(UserError) as error:
         config.load(name)
-    assert str(error.value) == f"--rcfg {name}: there is no such file, and no recipe of this name; {cure}"
+    assert str(error.value) == f"{name}: cannot be read (No such file or directory) and is no recipe's name; {cure}"
