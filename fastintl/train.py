@@ -12,6 +12,7 @@ import argparse
 import sys
 
 from fastintl import config as configuration
+from fastintl.config.options import KeyHelp
 from loaders.errors import exit_on_user_error
 
 
@@ -22,7 +23,9 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
         description=__doc__,
         epilog="keys:\n" + configuration.help_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
+    parser.add_argument("-h", "--help", action=KeyHelp, cls=configuration.Config)
     parser.add_argument("--rcfg", metavar="RECIPE", help="a file, or a name such as ep100; none: the defaults")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides a key of the recipe")

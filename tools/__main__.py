@@ -53,7 +53,10 @@ def main() -> None:
     module = importlib.import_module(_MODULES.get(name, f".{name.replace('-', '_')}"), __package__)
     sys.argv = [f"fastintl {name}", *sys.argv[2:]]  # as its usage shows it
     argparse.ArgumentParser.format_help = _help_of(argparse.ArgumentParser.format_help)
-    module.main()
+    try:
+        module.main.__wrapped__()  # its errors are told here
+    except UserError as error:
+        raise UserError(as_command(str(error))) from error
 
 
 def _help_of(original: Callable[..., str]) -> Callable[..., str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 if not __package__:  # run as a script of a clone
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fastintl.config.options import dump, help_text  # noqa: E402
+from fastintl.config.options import KeyHelp, dump, help_text  # noqa: E402
 from fastintl.detection.config import DetectionConfig, load  # noqa: E402
 from fastintl.evaluate import command_line  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
@@ -35,7 +35,9 @@ def main(words: list[str] | None = None) -> None:
         description=__doc__,
         epilog="keys:\n" + help_text(DetectionConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
+    parser.add_argument("-h", "--help", action=KeyHelp, cls=DetectionConfig)
     recipe = parser.add_mutually_exclusive_group(required=True)
     recipe.add_argument("--data", choices=tuple(_RECIPE_OF), help="the published recipe of this dataset")
     recipe.add_argument("--rcfg", metavar="RECIPE", help="another recipe, a file or a name")

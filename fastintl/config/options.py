@@ -7,6 +7,7 @@ the text means: ``1e-5`` is a number where a number is declared, ``off`` stays a
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import textwrap
 import typing
@@ -274,12 +275,37 @@ def dump(config: Any) -> str:
     return yaml.dump(tree(config), Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
 
 
-def help_text(cls: type) -> str:
-    """Every key with its default, type and doc, for ``--help``."""
+class KeyHelp(argparse.Action):
+    """``--help``, and ``--help GROUP`` for the keys of one group of a configuration class."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, cls: type) -> None:
+        text = "show this help; of one group of keys alone: --help optim"
+        super().__init__(option_strings, argparse.SUPPRESS, nargs="?", metavar="GROUP", help=text)
+        self._cls = cls
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace, group, option_string=None) -> None:
+        print(parser.format_help().rstrip("\n") if group is None else help_text(self._cls, group))
+        parser.exit()
+
+
+def help_text(cls: type, only: str | None = None) -> str:
+    """Every key with its default, type and doc, for ``--help``.
+
+    Args:
+        only: a group, whose keys alone are listed.
+
+    Raises:
+        UserError: there is no such group.
+    """
     lines: list[str] = []
     last_group = None
+    groups = list(dict.fromkeys(key.rpartition(".")[0] for key in options(cls) if "." in key))
+    if only is not None and only not in groups:
+        raise UserError(f"--help {only}: there is no such group of keys; there are {', '.join(groups)}")
     for key, f in options(cls).items():
         group_name = key.rpartition(".")[0]
+        if only not in (None, group_name):
+            continue
         if group_name != last_group and group_name:
             about = (_hint(cls, group_name).__doc__ or "").strip().splitlines()[0]
             lines += ["", f"{group_name}: {about}"]

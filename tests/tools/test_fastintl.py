@@ -45,3 +45,9 @@ def test_a_command_takes_its_own_words():
 )
 def test_examples_of_a_help_are_shown_as_commands(text, shown):
     assert as_command(text) == shown
+
+
+def test_an_error_names_commands_too(tmp_path):
+    ended = fastintl("knn", "--train", str(tmp_path), "--val", str(tmp_path))
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert ended.stderr.endswith("it is no folder of features, which fastintl features writes\n")
