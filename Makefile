@@ -14,10 +14,7 @@ setup:  ## create .venv with the pinned packages, FFCV where its libraries are, 
 	@sh tools/setup.sh
 
 demo: setup  ## draw a small dataset, learn from it without labels, print how well that went
-	@test -f data/demo/demo_train.beton && test -f data/demo/demo_val.beton || \
-		$(python) tools/write_ffcv.py demo --out data/demo
-	@if [ -f runs/demo/summary.json ]; then echo "runs/demo is a finished run: starting anew"; rm -rf runs/demo; fi
-	@$(python) -m fastintl.train --rcfg rcfgs/demo.yaml $(ARGS)
+	@$(python) tools/demo.py $(ARGS)
 
 test: setup  ## run the tests
 	@$(python) -m pytest -q -n 2 --dist loadfile $(ARGS)

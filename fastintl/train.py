@@ -12,18 +12,21 @@ import argparse
 import sys
 
 from fastintl import config as configuration
+from fastintl.config.options import KeyHelp
 from loaders.errors import exit_on_user_error
 
 
 @exit_on_user_error
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m fastintl.train",
+        prog=prog,
         description=__doc__,
         epilog="keys:\n" + configuration.help_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
-    parser.add_argument("--rcfg", metavar="FILE", help="a recipe, such as rcfgs/ep100.yaml; none: the defaults")
+    parser.add_argument("-h", "--help", action=KeyHelp, cls=configuration.Config)
+    parser.add_argument("--rcfg", metavar="RECIPE", help="a file, or a name such as ep100; none: the defaults")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides a key of the recipe")
     given = parser.parse_intermixed_args(arguments)
@@ -38,4 +41,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog="python -m fastintl.train")

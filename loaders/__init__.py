@@ -10,22 +10,27 @@
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
-_HOMES = {
-    "make_loader": "loaders.loader",
-    "Loader": "loaders.loader",
-    "Batch": "loaders.loader",
-    "MultiCrop": "loaders.recipe",
-    "CropSpec": "loaders.recipe",
-    "CenterCrop": "loaders.recipe",
-    "random_crop_and_flip": "loaders.recipe",
-    "UserError": "loaders.errors",
-}
-__all__ = sorted(_HOMES)
+__all__ = [
+    "Batch",
+    "CenterCrop",
+    "CropSpec",
+    "Loader",
+    "MultiCrop",
+    "UserError",
+    "make_loader",
+    "random_crop_and_flip",
+]
 
+if TYPE_CHECKING:
+    from loaders.errors import UserError
+    from loaders.loader import Batch, Loader, make_loader
+    from loaders.recipe import CenterCrop, CropSpec, MultiCrop, random_crop_and_flip
+else:  # late, so that a command's --help does not wait for torch
+    _HOMES = {"UserError": "errors", **dict.fromkeys(("Batch", "Loader", "make_loader"), "loader")}
 
-def __getattr__(name: str):
-    # Late, so that a command's --help does not wait for torch.
-    if name not in _HOMES:
-        raise AttributeError(f"module 'loaders' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    def __getattr__(name: str):
+        if name not in __all__:
+            raise AttributeError(f"module 'loaders' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"loaders.{_HOMES.get(name, 'recipe')}"), name)

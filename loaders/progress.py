@@ -97,14 +97,22 @@ class Progress(ProgressDisplay):
 
 
 def _terminal_bar(titled: bool):
+    """Total and time left have their room on a narrow terminal, too; what is long beside them is cut."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
+    from rich.table import Column
 
-    title = [TextColumn("{task.fields[title]}", markup=False)] if titled else []
-    text = TextColumn("{task.description}", markup=False)
-    columns = (*title, BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn(), TextColumn("left"))
-    return Bar(*columns, console=Console(stderr=True))
+    def text(what: str, ratio: int | None) -> TextColumn:
+        return TextColumn(what, markup=False, table_column=Column(ratio=ratio, no_wrap=True, overflow="ellipsis"))
+
+    fixed = (MofNCompleteColumn(table_column=Column(no_wrap=True)), TimeRemainingColumn(), TextColumn("left"))
+    bar = BarColumn(None, table_column=Column(ratio=1))
+    if titled:
+        columns = (text("{task.fields[title]}", 3), bar, *fixed, text("{task.description}", None))
+    else:
+        columns = (bar, *fixed, text("{task.description}", 4))
+    return Bar(*columns, console=Console(stderr=True), expand=True)
 
 
 def _print(line: str) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 from fastintl import config
 from fastintl.detection import config as detection
+from fastintl.network.model import build_backbone
+from fastintl.weights.export import export
 from loaders.beton.convert import convert
 from loaders.datasets.folder import folder_splits
 from tests.helpers import documents, named_data
@@ -76,6 +78,12 @@ def check_python(words: list[str]) -> None:
         config.load(recipe, overrides)
 
 
+def check_fastintl(words: list[str]) -> None:
+    if not words[0].startswith("-"):
+        modules = {"train": "fastintl/train.py", "crops": "tools/show_crops.py"}
+        check_python([modules.get(words[0], f"tools/{words[0].replace('-', '_')}.py"), *words[1:]])
+
+
 def check_torchrun(words: list[str]) -> None:
     from torch.distributed.run import get_args_parser
 
@@ -105,6 +113,7 @@ def check_files(words: list[str]) -> None:
 CHECKS = {
     "python": check_python,
     ".venv/bin/python": check_python,
+    "fastintl": check_fastintl,
     "torchrun": check_torchrun,
     "make": check_make,
     "pip": check_pip,
@@ -133,6 +142,7 @@ def test_what_is_wrong_is_noticed(monkeypatch):
         (check_python, ["-m", "fastintl.train", "--rcfg", "rcfgs/ep100.yaml", "train.epoch=3"], Exception),
         (check_python, ["-m", "fastintl.train", "--rcfg", "rcfgs/none.yaml"], Exception),
         (check_python, ["tools/none.py"], Exception),
+        (check_fastintl, ["train", "--rcfg", "ep10"], Exception),
         (check_torchrun, ["--nproc-a-node", "8", "-m", "fastintl.train"], BaseException),
         (check_make, ["dmeo"], AssertionError),
         (check_pip, ["install", "-e", ".[none]"], AssertionError),
@@ -153,12 +163,16 @@ def test_every_file_that_is_named_is_there(page):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A clone with a user's images, 96 of three classes, and their conversion."""
+    """A clone with a user's images, 96 of three classes, their conversion, and the folder of a run."""
     root = tmp_path_factory.mktemp("clone")
     named_data.link_code(root)
     named_data.write_images(root / "images")
     for part, split in folder_splits(root / "images", 0.2).items():
         convert(split, root / "data" / f"folder_{part}.beton")
+    (root / "runs/mine").mkdir(parents=True)
+    run = config.load(None, ["model.arch=resnet8", "model.stem=small"])
+    (root / "runs/mine/config.yaml").write_text(config.to_yaml(run))
+    export(build_backbone(run.model.arch, run.model.stem), root / "runs/mine/backbone.pt")
     return root
 
 

@@ -17,7 +17,8 @@ from tests.helpers import documents, named_data, small_commands
 
 PAGES = [page for page in documents.PAGES if page.name != "CONTRIBUTING.md"]
 BY_HAND = [
-    (r"make demo", "a minute"),
+    (r"make demo|fastintl demo", "a minute"),
+    (r"fastintl train", "as python -m fastintl.train; tests/test_wheel.py runs one"),
     (r"tools/bench\.py", "minutes; its parts run in tests/tools/test_bench.py and tests/fastintl/test_distributed.py"),
     (r"tools/detect\.py .*(--data coco|runs/ep200)", "the miniature of docs/detection.md is COCO's"),
     (r"tools/export\.py .*\.pkl", "of a ResNet-50 only"),
@@ -78,6 +79,8 @@ def run(words: list[str]) -> int:
     if words[0] == "torchrun":
         ranks = ["2" if option == "--nproc-per-node" else word for option, word in zip(words, words[1:], strict=False)]
         return subprocess.run([sys.executable, "-m", "torch.distributed.run", *ranks], timeout=300).returncode
+    if words[0] == "fastintl":
+        return subprocess.run([sys.executable, "-m", "tools", *words[1:]], timeout=300).returncode
     assert words[0] == "python", words
     start, words = (runpy.run_module, words[2:]) if words[1] == "-m" else (runpy.run_path, words[1:])
     with pytest.MonkeyPatch.context() as patch:

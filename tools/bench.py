@@ -7,7 +7,8 @@ import importlib
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # run as a script of a clone
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from loaders.errors import exit_on_user_error  # noqa: E402
 
@@ -32,7 +33,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     for name, summary in PARTS.items():
-        module = importlib.import_module(f"tools.benchmark.{name}")
+        module = importlib.import_module(f"{__package__ or 'tools'}.benchmark.{name}")
         part = parts.add_parser(
             name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )

@@ -18,15 +18,15 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # run as a script of a clone
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fastintl.config.options import dump, help_text  # noqa: E402
+from fastintl.config.options import KeyHelp, dump, help_text  # noqa: E402
 from fastintl.detection.config import DetectionConfig, load  # noqa: E402
 from fastintl.evaluate import command_line  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
 
-_RECIPES = Path(__file__).resolve().parent.parent / "rcfgs" / "detection"
-_RECIPE_OF = {"voc": _RECIPES / "voc0712.yaml", "coco": _RECIPES / "coco_2x.yaml"}
+_RECIPE_OF = {"voc": "detection/voc0712", "coco": "detection/coco_2x"}
 
 
 @exit_on_user_error
@@ -35,10 +35,12 @@ def main(words: list[str] | None = None) -> None:
         description=__doc__,
         epilog="keys:\n" + help_text(DetectionConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
+    parser.add_argument("-h", "--help", action=KeyHelp, cls=DetectionConfig)
     recipe = parser.add_mutually_exclusive_group(required=True)
     recipe.add_argument("--data", choices=tuple(_RECIPE_OF), help="the published recipe of this dataset")
-    recipe.add_argument("--rcfg", type=Path, metavar="FILE", help="another recipe")
+    recipe.add_argument("--rcfg", metavar="RECIPE", help="another recipe, a file or a name")
     parser.add_argument("--root", metavar="FOLDER", help="of the dataset, as data.root")
     parser.add_argument("--backbone", metavar="FILE", help="file of weights, run folder or URL")
     parser.add_argument("--from-scratch", action="store_true", help="a new backbone instead, for comparison")

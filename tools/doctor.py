@@ -12,7 +12,8 @@ import logging
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # run as a script of a clone
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from loaders.errors import exit_on_user_error  # noqa: E402
 from loaders.files import write_json  # noqa: E402
@@ -24,7 +25,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, metavar="FILE", help="a .beton file or a folder class/image")
     parser.add_argument("--ranks", type=int, metavar="N", help="ranks on this machine (default: one a GPU)")
     parser.add_argument("--batch-size", type=int, metavar="B", help="of all ranks together (default: the recipe's)")
-    parser.add_argument("--rcfg", metavar="FILE", help="a recipe, such as rcfgs/ep100.yaml (default: ep100's values)")
+    parser.add_argument("--rcfg", metavar="RECIPE", help="a file, or a name such as ep100 (default: ep100's values)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write what is found as JSON, too")
     given = parser.parse_args(words)
 

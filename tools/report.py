@@ -12,7 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # run as a script of a clone
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from loaders.errors import exit_on_user_error  # noqa: E402
 

@@ -12,7 +12,8 @@ import logging
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # run as a script of a clone
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from loaders.errors import UserError, exit_on_user_error, writing  # noqa: E402
 
@@ -20,7 +21,7 @@ from loaders.errors import UserError, exit_on_user_error, writing  # noqa: E402
 @exit_on_user_error
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rcfg", metavar="FILE", help="a recipe, such as rcfgs/ep100.yaml (default: ep100's values)")
+    parser.add_argument("--rcfg", metavar="RECIPE", help="a file, or a name such as ep100 (default: ep100's values)")
     parser.add_argument("--data", type=Path, metavar="PATH", help="a .beton or class folder (default: the recipe's)")
     parser.add_argument("--samples", type=int, default=3, metavar="N", help="the epoch's first N images (default: 3)")
     parser.add_argument("--ids", metavar="I,J,...", help="numbers of the images to draw instead")

@@ -7,6 +7,7 @@ the text means: ``1e-5`` is a number where a number is declared, ``off`` stays a
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import textwrap
 import typing
@@ -17,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from fastintl.config import recipes
 from fastintl.config.values import check_range, convert, describe, describe_range, shown
 from loaders.errors import UserError
 
@@ -133,14 +135,9 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}{line}: cannot be read as YAML: {problem or error}") from None
 
 
-def read_file(path: Path | str, cls: type) -> dict[str, Any]:
-    """A recipe file as one dict of dotted names, each known to ``cls``."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise UserError(f"{path}: cannot be read ({reason}); --rcfg takes a recipe such as rcfgs/ep100.yaml") from None
-    return flatten(parse_yaml(text, str(path)), cls, str(path))
+def read_file(rcfg: Path | str, cls: type) -> dict[str, Any]:
+    """A recipe (a file, or a name as ``recipes.find`` takes it) as one dict of dotted names, each known to ``cls``."""
+    return flatten(parse_yaml(recipes.read(rcfg), str(rcfg)), cls, str(rcfg))
 
 
 def flatten(tree: Any, cls: type, where: str) -> dict[str, Any]:
@@ -278,12 +275,37 @@ def dump(config: Any) -> str:
     return yaml.dump(tree(config), Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
 
 
-def help_text(cls: type) -> str:
-    """Every key with its default, type and doc, for ``--help``."""
+class KeyHelp(argparse.Action):
+    """``--help``, and ``--help GROUP`` for the keys of one group of a configuration class."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, cls: type) -> None:
+        text = "show this help; of one group of keys alone: --help optim"
+        super().__init__(option_strings, argparse.SUPPRESS, nargs="?", metavar="GROUP", help=text)
+        self._cls = cls
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace, group, option_string=None) -> None:
+        print(parser.format_help().rstrip("\n") if group is None else help_text(self._cls, group))
+        parser.exit()
+
+
+def help_text(cls: type, only: str | None = None) -> str:
+    """Every key with its default, type and doc, for ``--help``.
+
+    Args:
+        only: a group, whose keys alone are listed.
+
+    Raises:
+        UserError: there is no such group.
+    """
     lines: list[str] = []
     last_group = None
+    groups = list(dict.fromkeys(key.rpartition(".")[0] for key in options(cls) if "." in key))
+    if only is not None and only not in groups:
+        raise UserError(f"--help {only}: there is no such group of keys; there are {', '.join(groups)}")
     for key, f in options(cls).items():
         group_name = key.rpartition(".")[0]
+        if only not in (None, group_name):
+            continue
         if group_name != last_group and group_name:
             about = (_hint(cls, group_name).__doc__ or "").strip().splitlines()[0]
             lines += ["", f"{group_name}: {about}"]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
+from fastintl.config import recipes
 from fastintl.config.options import parse_yaml
 from fastintl.network.names import STEMS
 from loaders.errors import UserError
@@ -23,7 +24,7 @@ def parse_with_recipe(parser: argparse.ArgumentParser, words: Sequence[str] | No
     Raises:
         UserError: the recipe cannot be read.
     """
-    parser.add_argument("--rcfg", metavar="FILE", help="recipe of an evaluation, such as rcfgs/eval/knn_5.yaml")
+    parser.add_argument("--rcfg", metavar="RECIPE", help="of an evaluation: a file, or a name such as eval/knn_5")
     words = list(sys.argv[1:] if words is None else words)
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--rcfg")
@@ -33,11 +34,7 @@ def parse_with_recipe(parser: argparse.ArgumentParser, words: Sequence[str] | No
 
 def _options_of(recipe: str) -> list[str]:
     """A file of ``option: value`` lines as words; ``true`` is an option without a value, ``false`` is left out."""
-    try:
-        tree = parse_yaml(Path(recipe).read_text(encoding="utf-8"), recipe) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise UserError(f"{recipe}: cannot be read ({reason}); --rcfg takes a recipe of rcfgs/eval") from None
+    tree = parse_yaml(recipes.read(recipe), recipe) or {}
     if not isinstance(tree, Mapping) or not all(isinstance(value, str) for value in tree.values()):
         raise UserError(f"{recipe}: holds more than option: value lines; is it the recipe of a pretraining?")
     given = {key: value for key, value in tree.items() if value != "false"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,10 @@ class Loss(nn.Module):
             The loss, a scalar; float32, or float64 for float64 embeddings.
         """
         raise NotImplementedError
+
+    if TYPE_CHECKING:  # nn.Module's own gives Any
+
+        def __call__(self, views: Tensor | Sequence[Tensor]) -> Tensor: ...
 
     def transformed(self, views_VNd: Tensor) -> Tensor:
         """The embeddings in the form in which they are compared, (V, N, d): whitened, by a loss that whitens."""

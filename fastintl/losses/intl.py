@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -76,6 +77,10 @@ class AnchoredLoss(Loss):
             cosines = cosine(w_VNd, every_w_VNd[-1:].detach(), norm2_VN, every_norm2_VN[-1:].detach())
             loss = 2 - 2 * cosines.mean() + beta * trace_V.mean()
         return loss.to(result_type(views_VNd))
+
+    if TYPE_CHECKING:
+
+        def __call__(self, views: Tensor | Sequence[Tensor], target: Tensor | None = None) -> Tensor: ...
 
     def _trace_loss(self, w_VNd: Tensor, norm2_VN: Tensor) -> Tensor:
         """TL of each view, (V,). A spectral transformation keeps the mean zero, so squares alone give the variance."""

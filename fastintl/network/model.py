@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,21 @@ from fastintl.network import lockstep
 from fastintl.network.names import ARCHITECTURES, STEMS
 from loaders.errors import UserError
 
+if TYPE_CHECKING:
 
-def build_backbone(arch: str, stem: str = "imagenet", zero_init_residual: bool = True) -> ResNet:
+    class Backbone(nn.Module):
+        """What ``build_backbone`` makes: a ResNet, which torchvision has no types for."""
+
+        arch: str
+        stem: str
+        feature_dim: int
+
+        def __call__(self, images: Tensor) -> Tensor: ...
+else:
+    Backbone = ResNet
+
+
+def build_backbone(arch: str, stem: str = "imagenet", zero_init_residual: bool = True) -> Backbone:
     """A torchvision ResNet without its classifier (``fc`` is the identity), freshly initialised.
 
     Args:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from fastintl import config as configuration
 from fastintl import distributed
 from fastintl.config import Config
 from fastintl.config.options import differences
-from fastintl.data import multi_crop, public_files, training_loader, wrong_file
+from fastintl.data import find, multi_crop, public_files, training_loader, wrong_file
 from fastintl.distributed import World
 from fastintl.distributed.elastic import require_restartable
 from fastintl.evaluate.online import OnlineEvaluation
@@ -276,6 +278,18 @@ class Pretraining(Run):
             problem = self.results_lost(error)
         refresh_report(self.folder.path)
         summary.print_table(results, self.config, self.folder.path)
+        print(_what_next(self.config, self.folder.path, labelled=bool(results["knn_top1"])))
         self.save_points.require(self.step)
         if problem:
             raise problem
+
+
+def _what_next(config: Config, folder: Path, labelled: bool) -> str:
+    """Where to look, and the command of a linear probe if the images have labels."""
+    page = f"page: {folder / 'report.html'}"
+    if not labelled:
+        return page
+    neighbours, held_out = find(config, "train_labelled") or find(config, "train"), find(config, "val")
+    protocol = [] if config.data.name == "imagenet" else ["--protocol", "small"]
+    words = ["linear", folder, *protocol, "--train", neighbours, "--val", held_out]
+    return f"{page}\nnext: fastintl {shlex.join(map(str, words))}"

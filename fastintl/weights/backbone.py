@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.models.resnet import ResNet
 
-from fastintl.network.model import build_backbone
+from fastintl.network.model import Backbone, build_backbone
 from fastintl.network.names import ARCHITECTURES
 from fastintl.weights.files import WeightFile, read_weights
 from fastintl.weights.layouts import find_layout
@@ -24,7 +24,7 @@ _SAME_WEIGHTS = (
 
 def load_backbone(
     path_or_url: str | Path, arch: str | None = None, *, stem: str | None = None, target: bool = False
-) -> ResNet:
+) -> Backbone:
     """A backbone with the weights of a file.
 
     Reads this project's checkpoints, ``backbone.pt`` and run folders; the files of INTL's and CW-RGP's authors, of
@@ -48,7 +48,7 @@ def load_backbone(
     return backbone_of(read_weights(path_or_url), arch, stem, target)
 
 
-def backbone_of(file: WeightFile, arch: str | None = None, stem: str | None = None, target: bool = False) -> ResNet:
+def backbone_of(file: WeightFile, arch: str | None = None, stem: str | None = None, target: bool = False) -> Backbone:
     """``load_backbone`` from a file that is open already."""
     arch = _agreed("arch", arch, file.arch, "resnet50", file)
     stem = _agreed("stem", stem, file.stem, "imagenet", file)

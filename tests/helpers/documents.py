@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 _FENCE = re.compile(r"^(?P<skip><!-- not run: .+ -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
-_PROGRAMS = ("python", ".venv/bin/python", "torchrun", "make", "pip", ".venv/bin/pip", "sbatch", "conda", "pre-commit")
+_PROGRAMS = ("fastintl", "python", ".venv/bin/python", "torchrun", "make", "pip", ".venv/bin/pip", "sbatch")
+_PROGRAMS += ("conda", "pre-commit")
 _SHELL = ("source", "git", "cd", "export", "sudo", ".venv/bin/pre-commit")  # not ours to check
 
 
@@ -92,8 +93,9 @@ def _of_prose(page: Path) -> list[Command]:
     found = []
     for line, text in spans(page):
         words = _words(text) if text.startswith((*_PROGRAMS, "OMP_")) else []
-        # "torchrun --nproc-per-node 8" alone, or "python" as a word of the text, is no command.
-        complete = len(words) > 1 and (words[0] != "torchrun" or any(word.endswith(".py") for word in words))
+        # "torchrun --nproc-per-node 8" or "fastintl knn" alone, or "python" as a word of the text, is no command.
+        complete = len(words) > (2 if text.startswith("fastintl") else 1)
+        complete &= words[:1] != ["torchrun"] or any(word.endswith(".py") for word in words)
         if complete and words[0] in _PROGRAMS:
             found.append(Command(page, line, tuple(words)))
     return found

@@ -34,6 +34,9 @@ ADDED = [
     (r"tools/bench\.py loader", "--rounds 1 --seconds 0.2 --batch-size 8"),
     (r"tools/bench\.py ranks", "--rounds 1 --steps 1"),
     (r"tools/draw_method\.py", "--out figures"),  # not over the page's own
+    (r"fastintl demo", "train.max_steps=40 name=installed"),
+    (r"fastintl train --rcfg ep100", "train.device=cpu train.batch_size=16 train.max_steps=2 model.projector=[64,64]"),
+    (r"fastintl train --rcfg ep100", "crops.sizes=[64,64,48,48,32,32] eval.resize=72 eval.size=64 name=by_name"),
     (r"make demo", "ARGS=train.max_steps=40 -o setup python=python"),  # in the environment that is there
 ]
 # These are small as they are.

@@ -40,10 +40,11 @@ def test_quiet_when_quick(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_bar_on_a_terminal():
+def on_a_terminal(code: str, columns: int) -> str:
+    """What a program shows on a terminal of so many columns."""
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    process = subprocess.Popen([sys.executable, "-c", CODE], cwd=REPOSITORY, stderr=theirs, env=environment)
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns)}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stderr=theirs, env=environment)
     os.close(theirs)
     shown = b""
     try:
@@ -53,5 +54,21 @@ def test_a_bar_on_a_terminal():
         pass  # a closed terminal ends with an error
     os.close(ours)
     assert process.wait() == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+
+
+def test_a_bar_on_a_terminal():
+    text = on_a_terminal(CODE, columns=100)
     assert "file.beton" in text and "2000/2000" in text and "/s" in text and "left" in text
+
+
+def test_a_long_text_takes_neither_total_nor_time_from_a_narrow_terminal():
+    code = CODE.split("with")[0].replace("import Progress", "import ProgressDisplay") + (
+        "bar = ProgressDisplay(500400)\n"
+        "for step in range(3):\n"
+        "    time.sleep(0.02)\n"
+        "    bar.show(500398 + step, 'epoch 12  ' * 12, '')\n"
+        "bar.close()\n"
+    )
+    text = on_a_terminal(code, columns=80)
+    assert re.search(r"500400/500400 \S+ left epoch 12", text) and text.rstrip().endswith("…")

@@ -17,9 +17,10 @@ import torch
 
 from loaders.errors import UserError
 from loaders.planning.rates import measure, take
-from tools.benchmark import loader_pipelines
-from tools.benchmark.contenders import Rounds, sentence
-from tools.benchmark.loader_pipelines import Workload
+
+from . import loader_pipelines
+from .contenders import Rounds, sentence
+from .loader_pipelines import Workload
 
 _AHEAD = 6  # batches that a pipeline with queues may hold when its round begins
 _WARM_UP_SECONDS = 0.5

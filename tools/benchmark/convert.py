@@ -21,16 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loaders.errors import UserError
-from tools.benchmark.contenders import Contender, Rounds, ratio, time_in_turn
-from tools.benchmark.options import add_timing, require_positive
-from tools.benchmark.results import Target, print_results, rate_table, rates_as_json, write_result
+
+from .contenders import Contender, Rounds, ratio, time_in_turn
+from .options import add_timing, require_positive
+from .results import Target, print_results, rate_table, rates_as_json, write_result
 
 if TYPE_CHECKING:
     from loaders.datasets.split import Split
 
 OURS, FFCV, PIL, DECODE = "ours", "FFCV's DatasetWriter", "PIL loop", "decode alone"
 _WARM_UP_IMAGES = 8
-_PROJECT = Path(__file__).resolve().parents[2]
+_PLACE = Path(__file__).resolve().parents[__package__.count(".") + 1]  # from which Python finds this package
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,10 +85,10 @@ def targets(group: Sequence[Contender], cores: int) -> list[Target]:
 
 def _rounds(function: str, data: Path, cores: int) -> Rounds:
     """One conversion a round, in a fresh process, so that nothing that others imported counts as its memory."""
-    command = [sys.executable, "-m", "tools.benchmark.convert", function, data.resolve(), str(cores)]
+    command = [sys.executable, "-m", f"{__package__}.convert", function, data.resolve(), str(cores)]
     yield {}
     while True:
-        ended = subprocess.run(command, cwd=_PROJECT, capture_output=True, text=True)
+        ended = subprocess.run(command, cwd=_PLACE, capture_output=True, text=True)
         if ended.returncode:
             raise UserError((ended.stderr.splitlines() or ["its process died"])[-1])
         yield json.loads(ended.stdout.splitlines()[-1])

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loaders.errors import UserError
-from tools.benchmark.options import add_overrides, require_positive, share_of_batch
+
+from .options import add_overrides, require_positive, share_of_batch
 
 if TYPE_CHECKING:
     import torch
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
 
     from fastintl.config import Config
     from fastintl.network.model import JointEmbedding
-    from tools.benchmark.fake_gpu import GPU
-    from tools.benchmark.lowering import Pass
-    from tools.benchmark.recorded_step import Call
+
+    from .fake_gpu import GPU
+    from .lowering import Pass
+    from .recorded_step import Call
 
 _GPUS = ("a100", "h100", "v100")  # of fake_gpu.GPUS, which needs torch
 _BUCKET_BYTES = 25 << 20  # of DistributedDataParallel
@@ -66,7 +68,7 @@ class Part:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rcfg", type=Path, required=True, help="recipe")
+    parser.add_argument("--rcfg", metavar="RECIPE", required=True, help="a file, or a name such as ep100")
     parser.add_argument("--gpu", choices=_GPUS, default="h100", help="(default: h100)")
     parser.add_argument("--ranks", type=int, default=1, help="GPUs that share the batch (default: 1)")
     jobs = len(os.sched_getaffinity(0))
@@ -83,7 +85,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"bench.py count reads what torch 2.14's Inductor writes; this is torch {torch.__version__}")
     from fastintl.config import load, to_yaml
     from fastintl.training.step_memory import weight_bytes
-    from tools.benchmark.results import write_result
+
+    from .results import write_result
 
     config = load(arguments.rcfg, arguments.overrides)
     share_of_batch(config, arguments.ranks)
@@ -97,9 +100,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def parts_of(config: Config, gpu_name: str, ranks: int, jobs: int) -> list[Part]:
     """All parts of a step on one of ``ranks`` GPUs; the compiled ones are lowered in processes of their own."""
-    from tools.benchmark.fake_gpu import GPUS
-    from tools.benchmark.lowering import Pass
-    from tools.benchmark.recorded_step import record
+    from .fake_gpu import GPUS
+    from .lowering import Pass
+    from .recorded_step import record
 
     gpu, recompute = GPUS[gpu_name], config.train.recompute == "on"
     model, calls = record(config, ranks)
@@ -141,9 +144,10 @@ def _lowered(task: tuple[Config, str, int, int]) -> list[Pass]:
 
     from fastintl.network.compilation import OPTIONS
     from fastintl.training.build import build_loss
-    from tools.benchmark.fake_gpu import GPUS
-    from tools.benchmark.lowering import Pass, lower
-    from tools.benchmark.recorded_step import EagerCount, record
+
+    from .fake_gpu import GPUS
+    from .lowering import Pass, lower
+    from .recorded_step import EagerCount, record
 
     torch.set_num_threads(1)
     gpu = GPUS[gpu_name]
@@ -189,8 +193,9 @@ def _region_parts(call: Call, passes: Sequence[Pass], runs_again: bool, itemsize
 
 def _other_parts(config: Config, model: JointEmbedding, gpu: GPU, ranks: int) -> list[Part]:
     from fastintl.training.optim import parameter_groups, states_a_parameter
-    from tools.benchmark.lowering import Pass
-    from tools.benchmark.recorded_step import foreach_launches
+
+    from .lowering import Pass
+    from .recorded_step import foreach_launches
 
     groups = [[p.numel() for p in group["params"]] for group in parameter_groups(model.encoder, config.optim)]
     sizes = [size for group in groups for size in group]

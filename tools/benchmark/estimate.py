@@ -24,8 +24,9 @@ from fastintl.config import Config, load
 from fastintl.config.options import shown, values
 from loaders.errors import UserError
 from loaders.files import write_json
-from tools.benchmark.options import add_overrides, require_positive, share_of_batch
-from tools.benchmark.results import read_result
+
+from .options import add_overrides, require_positive, share_of_batch
+from .results import read_result
 
 # Images that are trained on in the public datasets and the demo.
 IMAGES = {
@@ -85,7 +86,7 @@ class Estimate:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rcfg", type=Path, required=True, help="recipe")
+    parser.add_argument("--rcfg", metavar="RECIPE", required=True, help="a file, or a name such as ep100")
     parser.add_argument("--gpus", type=int, default=1, help="number of GPUs, or of ranks on the CPU (default: 1)")
     parser.add_argument("--images", type=int, help="trained on (default: those of the public dataset)")
     parser.add_argument("--step", nargs="+", metavar="JSON", help=f"of step or train (default: {_MEASURED})")
@@ -163,7 +164,7 @@ def counted_rates(results: Results, config: Config, gpus: int) -> Iterator[StepR
 
     Every GPU is asked for the same bytes and operations.
     """
-    from tools.benchmark.fake_gpu import GPUS
+    from .fake_gpu import GPUS
 
     for path, result in results.items():
         if result["benchmark"] != "count" or result["ranks"] != gpus:

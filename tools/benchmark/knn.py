@@ -14,9 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from loaders.errors import UserError
-from tools.benchmark.contenders import Contender, ratio, time_in_turn, timed
-from tools.benchmark.options import add_timing, require_positive
-from tools.benchmark.results import Target, print_results, write_result
+
+from .contenders import Contender, ratio, time_in_turn, timed
+from .options import add_timing, require_positive
+from .results import Target, print_results, write_result
 
 if TYPE_CHECKING:
     import numpy as np

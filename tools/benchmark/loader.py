@@ -17,13 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.benchmark.contenders import Contender, note, ratio, time_in_turn
-from tools.benchmark.options import add_timing, require_positive
-from tools.benchmark.results import Target, print_results, rate_table, rates_as_json, write_result
+from .contenders import Contender, note, ratio, time_in_turn
+from .options import add_timing, require_positive
+from .results import Target, print_results, rate_table, rates_as_json, write_result
 
 if TYPE_CHECKING:
     from loaders.recipe import MultiCrop
-    from tools.benchmark.loader_pipelines import Workload
+
+    from .loader_pipelines import Workload
 
 PIL, VISION, DALI, SIX = "PIL, six pipelines", "torchvision v2, six", "DALI native, CPU", "FFCV, six decodes, no colour"
 APART = "ffcv, a process a core"  # what the machine itself makes of more cores
@@ -40,7 +41,7 @@ _TITLES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help=".beton file or folder class/image")
     add_timing(parser)
-    parser.add_argument("--rcfg", type=Path, help="recipe whose crops are made (default: INTL's for ImageNet)")
+    parser.add_argument("--rcfg", metavar="RECIPE", help="recipe whose crops are made (default: INTL's for ImageNet)")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a round (default: 1.5)")
     parser.add_argument("--batch-size", type=int, default=32, help="images in a batch (default: 32)")
 
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def contenders(work: Workload, seconds: float, cores: int) -> dict[str, list[Contender]]:
     """Who runs against whom, on one core and on all: the full path, decoding alone, and on a GPU the crops alone."""
-    from tools.benchmark.child_processes import Pipeline, timed_in_processes
+    from .child_processes import Pipeline, timed_in_processes
 
     def contender(name: str, function: str, many: int, *arguments: str, ahead: bool = True, processes: int = 1):
         pipeline = Pipeline(function, many, arguments, ahead, processes)
@@ -118,7 +119,7 @@ def targets(full: Sequence[Contender], decode: Sequence[Contender], cores: int) 
 @contextmanager
 def _workload(data: Path, recipe: MultiCrop, batch_size: int, device: str) -> Iterator[Workload]:
     """The work on ``data``; a folder is converted to a temporary ``.beton`` for those who read nothing else."""
-    from tools.benchmark.loader_pipelines import Workload
+    from .loader_pipelines import Workload
 
     if not data.is_dir():
         yield Workload(data, data, recipe, batch_size, 1, device)

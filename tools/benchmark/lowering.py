@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from tools.benchmark.fake_gpu import GPU, pretend
+from .fake_gpu import GPU, pretend
 
 _CALLS = re.compile(r"^\s+(?:\w+ = )?(triton_\w+\.run|extern_kernels\.\w+|torch\.ops\.\S+?)\(", re.M)
 _NO_KERNEL = ("wait_tensor", "_reinterpret_tensor")  # calls that ask nothing of the GPU

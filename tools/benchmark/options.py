@@ -33,7 +33,7 @@ def add_timing(parser: argparse.ArgumentParser, rounds: int = 5) -> None:
 
 def add_steps(parser: argparse.ArgumentParser) -> None:
     """Options of the parts that train."""
-    parser.add_argument("--rcfg", type=Path, help="recipe (step and ranks without one, on a CPU: a small one)")
+    parser.add_argument("--rcfg", metavar="RECIPE", help="recipe (step and ranks without one, on a CPU: a small one)")
     add_timing(parser)
     parser.add_argument("--steps", type=int, default=10, help="steps of a round (default: 10)")
     add_overrides(parser)

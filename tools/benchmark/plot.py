@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tools.benchmark.bars import Bar, draw
-from tools.benchmark.results import read_result
+from .bars import Bar, draw
+from .results import read_result
 
 Result = Mapping[str, Any]
 _CEILINGS = ("libjpeg-turbo", "decode and resize", "decode alone", "matrix product", "the products")

@@ -13,9 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from loaders.errors import UserError
-from tools.benchmark.contenders import Contender, time_in_turn, timed
-from tools.benchmark.options import add_timing, require_positive
-from tools.benchmark.results import print_results, write_result
+
+from .contenders import Contender, time_in_turn, timed
+from .options import add_timing, require_positive
+from .results import print_results, write_result
 
 if TYPE_CHECKING:
     import torch

@@ -10,9 +10,9 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tools.benchmark.contenders import Contender, Rounds, time_in_turn
-from tools.benchmark.options import add_steps, recipe_or_tiny, require_positive
-from tools.benchmark.results import write_result
+from .contenders import Contender, Rounds, time_in_turn
+from .options import add_steps, recipe_or_tiny, require_positive
+from .results import write_result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,8 @@ def contenders(config: Config, world: World, steps: int) -> list[Contender]:
 
     from fastintl.network import lockstep
     from fastintl.training.build import build_model
-    from tools.benchmark.synthetic import seconds_of, synthetic_views
+
+    from .synthetic import seconds_of, synthetic_views
 
     torch.manual_seed(config.seed)
     model = build_model(config.model).to(world.device, memory_format=torch.channels_last)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from loaders.errors import UserError
 from loaders.files import write_json
-from tools.benchmark.contenders import Contender
+
+from .contenders import Contender
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,9 +39,7 @@ class Target:
 
     def __str__(self) -> str:
         measured = "not measured" if self.measured is None else f"{self.measured:.2f}"
-        promised = "" if self.least is None else f"promised {self.least:.2f}"
-        verdict = {True: "holds", False: "MISSED", None: ""}[self.holds]
-        return f"{self.what:48} {measured:>12}   {promised:13}   {verdict}"
+        return f"{self.what:48} {measured:>12}"
 
     def as_json(self) -> dict[str, Any]:
         return {"what": self.what, "least": self.least, "measured": self.measured, "holds": self.holds}

@@ -13,9 +13,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tools.benchmark.contenders import Contender, Rounds, ratio, time_in_turn
-from tools.benchmark.options import add_steps, recipe_or_tiny, require_positive
-from tools.benchmark.results import print_results, write_result
+from .contenders import Contender, Rounds, ratio, time_in_turn
+from .options import add_steps, recipe_or_tiny, require_positive
+from .results import print_results, write_result
 
 if TYPE_CHECKING:
     import torch
@@ -64,8 +64,9 @@ def contenders(config: Config, device: torch.device, steps: int) -> list[list[Co
     from fastintl.distributed import World
     from fastintl.network.precision import autocast_dtype
     from fastintl.training.step import TrainingStep
-    from tools.benchmark.plain_step import PlainStep
-    from tools.benchmark.synthetic import synthetic_views
+
+    from .plain_step import PlainStep
+    from .synthetic import synthetic_views
 
     old = torch.float16 if device.type == "cuda" else torch.float32
     best = autocast_dtype("auto", device)
@@ -125,7 +126,7 @@ def _rounds(
     picks the convolutions' algorithms, and on a GPU ``peak_bytes`` of its memory, the weights included."""
     import torch
 
-    from tools.benchmark.synthetic import seconds_of
+    from .synthetic import seconds_of
 
     on_gpu = device.type == "cuda"
     before = torch.cuda.memory_allocated(device) if on_gpu else 0
@@ -148,7 +149,8 @@ def _matrix_rate(device: torch.device) -> Rounds:
     import torch
 
     from fastintl.network.precision import autocast_dtype
-    from tools.benchmark.synthetic import seconds_of
+
+    from .synthetic import seconds_of
 
     size, dtype = (8192, autocast_dtype("auto", device)) if device.type == "cuda" else (1024, torch.float32)
     times = 20

@@ -15,9 +15,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.benchmark.contenders import Contender, Rounds, note, ratio, time_in_turn
-from tools.benchmark.options import add_steps, require_positive
-from tools.benchmark.results import write_result
+from .contenders import Contender, Rounds, note, ratio, time_in_turn
+from .options import add_steps, require_positive
+from .results import write_result
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,8 @@ def contenders(
 ) -> tuple[float, list[Contender]]:
     """Seconds of the first step, compilation included, and who is timed: the step alone, and with the loader."""
     from fastintl.training.step import TrainingStep
-    from tools.benchmark.synthetic import seconds_of, synthetic_views
+
+    from .synthetic import seconds_of, synthetic_views
 
     step, batches = TrainingStep(config, world, len(loader)), _endless(loader)
     note("first step")

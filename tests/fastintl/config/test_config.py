@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, is_dataclass
 import pytest
 import yaml
 
-from fastintl import config
+from fastintl import config, train
 from fastintl.config import Config, Crops, Train
 from fastintl.config import options as configfile
 from fastintl.data import center_crop
@@ -202,3 +202,15 @@ def test_help_names_every_key_and_needs_no_torch():
     for key in configfile.options(Config):
         assert f"\n  {key}=" in f"\n{text}"
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_help_of_one_group(capsys):
+    with pytest.raises(SystemExit) as end:
+        train.main(["--help", "model"])
+    out = capsys.readouterr().out
+    assert end.value.code == 0 and out.startswith("model: the network.\n") and "optim" not in out
+    assert all(f"  {key}=" in out for key in configfile.options(Config) if key.startswith("model."))
+    with pytest.raises(SystemExit) as end:
+        train.main(["--help", "modle"])
+    said = "error: --help modle: there is no such group of keys; there are data, crops, model, loss, optim, "
+    assert end.value.code == 2 and capsys.readouterr().err == f"{said}train, eval, log\n"

@@ -4,6 +4,8 @@ import argparse
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ import fastintl
 from fastintl.network.model import build_backbone
 from fastintl.weights.export import detectron2_name, export
 from loaders.errors import UserError
+from tests.helpers.documents import ROOT
 from tools import export as tool
 
 
@@ -299,8 +302,21 @@ def test_what_cannot_be_exported_is_one_sentence(tmp_path, capsys):
 
 def test_torch_hub(network, views, expected, tmp_path):
     torch.save(bare(network), tmp_path / "file.pt")
-    root = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))
-    loaded = torch.hub.load(root, "resnet18", source="local", weights=str(tmp_path / "file.pt"))
+    loaded = torch.hub.load(str(ROOT), "resnet18", source="local", weights=str(tmp_path / "file.pt"))
     with torch.no_grad():
         assert torch.equal(loaded(views), expected)
-    assert torch.hub.load(root, "resnet50", source="local").feature_dim == 2048
+    assert torch.hub.load(str(ROOT), "resnet50", source="local").feature_dim == 2048
+
+
+@pytest.mark.parametrize("theirs_first", [False, True])
+def test_torch_hub_beside_a_package_loaders_of_ones_own(theirs_first, tmp_path):
+    (tmp_path / "loaders").mkdir()
+    (tmp_path / "loaders/__init__.py").write_text("")
+    load = f"import torch\nprint(torch.hub.load({str(ROOT)!r}, 'resnet18', source='local').feature_dim)\n"
+    (tmp_path / "theirs.py").write_text("import loaders\n" * theirs_first + load)
+    ended = subprocess.run([sys.executable, "theirs.py"], cwd=tmp_path, capture_output=True, text=True)
+    if theirs_first:
+        said = f"ImportError: fastintl needs the package loaders that comes with it, and Python has taken {tmp_path}"
+        assert ended.returncode and ended.stderr.splitlines()[-1].startswith(said)
+    else:
+        assert ended.stdout == "512\n", ended.stderr

@@ -1,0 +1,53 @@
+"""The command ``fastintl``: every tool under one name, and nothing imported but the one that is asked for."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.documents import ROOT
+from tools.__main__ import COMMANDS, as_command
+
+
+def fastintl(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "tools", *words], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy():
+    program = "import sys; sys.argv = ['fastintl', '--help']\nfrom tools.__main__ import main\ntry: main()\nfinally: "
+    program += "print([name for name in ('torch', 'numpy', 'yaml', 'rich') if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True).stdout
+    assert out.splitlines()[-1] == "[]" and all(f"\n  {name} " in out for name in COMMANDS)
+
+
+def test_an_unknown_command_is_one_sentence():
+    ended = fastintl("write_ffcv")
+    assert ended.returncode == 2
+    sentence = "there is no such command; did you mean fastintl write-ffcv?"
+    assert ended.stderr == f"error: fastintl write_ffcv: {sentence}\n"
+
+
+def test_a_command_takes_its_own_words():
+    keys = fastintl("train", "train.epochs=3", "--rcfg", "ep100", "--print-config").stdout
+    assert "name: ep100\n" in keys and "  epochs: 3\n" in keys
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("python tools/knn.py runs/a", "fastintl knn runs/a"),
+        ("which tools/write_ffcv.py wrote", "which fastintl write-ffcv wrote"),
+        ("python tools/show_crops.py", "fastintl crops"),
+        ("python -m fastintl.train --rcfg ep100", "fastintl train --rcfg ep100"),
+        ("torchrun --nproc-per-node 8 tools/linear.py …", "torchrun --nproc-per-node 8 --no-python fastintl linear …"),
+        ("torchrun --nproc-per-node 8 -m fastintl.train", "torchrun --nproc-per-node 8 --no-python fastintl train"),
+    ],
+)
+def test_examples_of_a_help_are_shown_as_commands(text, shown):
+    assert as_command(text) == shown
+
+
+def test_an_error_names_commands_too(tmp_path):
+    ended = fastintl("knn", "--train", str(tmp_path), "--val", str(tmp_path))
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert ended.stderr.endswith("it is no folder of features, which fastintl features writes\n")
