@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.benchmark.options import add_overrides, require_positive
-from tools.benchmark.results import print_results, write_result
+from .options import add_overrides, require_positive
+from .results import print_results, write_result
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ class Agreement:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rcfg", type=Path, help="recipe whose crops are made (default: INTL's for ImageNet)")
+    parser.add_argument("--rcfg", metavar="RECIPE", help="recipe whose crops are made (default: INTL's for ImageNet)")
     parser.add_argument("--images", type=int, default=64, help="images in the batch (default: 64)")
     parser.add_argument("--rounds", type=int, default=5, help="times that each engine is timed (default: 5)")
     parser.add_argument("--json", type=Path, help="write what was measured, and the environment, to this file")
@@ -122,7 +122,7 @@ def _timed(engine, batch: DecodedBatch, seed: int, device: torch.device, rounds:
     """The views of a batch, the seconds of a batch after a first one that compiles, and the device's peak memory."""
     import torch
 
-    from tools.benchmark.synthetic import seconds_of
+    from .synthetic import seconds_of
 
     views = engine(batch, seed, 0)
     if device.type == "cuda":

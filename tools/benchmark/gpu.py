@@ -24,9 +24,11 @@ from typing import Any
 from loaders.environment import describe_environment
 from loaders.errors import UserError
 from loaders.files import write_json
-from tools.benchmark.options import add_overrides
 
-_ROOT = Path(__file__).resolve().parents[2]
+from .options import add_overrides
+
+_TOOLS = Path(__file__).resolve().parents[1]
+_TESTS = _TOOLS.parent / "tests"  # of a clone
 _TEST_PROCESSES = 8
 _PASSED, _FAILED, _LATE = "passed", "FAILED", "NOT DONE IN TIME"
 
@@ -57,7 +59,7 @@ class Outcome:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rcfg", type=Path, default=Path("rcfgs/cifar10.yaml"), help="recipe (default: cifar10's)")
+    parser.add_argument("--rcfg", metavar="RECIPE", default="cifar10", help="(default: cifar10)")
     parser.add_argument("--data", type=Path, help="its images (default: the demo's, which are drawn)")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu_check"), help="folder (default: runs/gpu_check)")
     add_overrides(parser)
@@ -84,24 +86,24 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"not all is well: the logs are in {arguments.out}")
 
 
-def parts(rcfg: Path, data: Path | None, out: Path, overrides: Sequence[str]) -> list[Part]:
+def parts(rcfg: str, data: Path | None, out: Path, overrides: Sequence[str]) -> list[Part]:
     """What is done, in order of worth."""
-    bench, on_images = [sys.executable, str(_ROOT / "tools/bench.py")], data or out / "demo/demo_train.beton"
-    shared = ["--rcfg", str(rcfg), *overrides]
+    bench, on_images = [sys.executable, str(_TOOLS / "bench.py")], data or out / "demo/demo_train.beton"
+    shared = ["--rcfg", rcfg, *overrides]
 
     def training(name: str, compiled: str, seconds: float) -> Part:
         short = ["--rounds", "2", "--steps", "20", "--data", str(on_images), "data.val=null"]
         words = [f"train.compile={compiled}", "--json", str(out / f"{name}.json")]
         return Part(name, [*bench, "train", *shared, *short, *words], seconds, out / f"{name}.json")
 
-    tests = ["-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", str(_ROOT / "tests")]
+    tests = ["-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", str(_TESTS)]
     if importlib.util.find_spec("xdist"):
         tests += ["-n", str(min(_TEST_PROCESSES, len(os.sched_getaffinity(0))))]
     crops = [*bench, "crops", *shared, "--json", str(out / "crops.json")]
-    doctor = [sys.executable, str(_ROOT / "tools/doctor.py"), "--rcfg", str(rcfg), "--data", str(on_images)]
-    drawn = [sys.executable, str(_ROOT / "tools/write_ffcv.py"), "demo", "--out", str(out / "demo")]
+    doctor = [sys.executable, str(_TOOLS / "doctor.py"), "--rcfg", rcfg, "--data", str(on_images)]
+    drawn = [sys.executable, str(_TOOLS / "write_ffcv.py"), "demo", "--out", str(out / "demo")]
     return [
-        Part("tests", [sys.executable, *tests], 150),
+        *([Part("tests", [sys.executable, *tests], 150)] if _TESTS.is_dir() else []),
         Part("crops", crops, 45, out / "crops.json"),
         *([Part("images", drawn, 30)] if data is None else []),
         training("uncompiled", "off", 60),
