@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from fastintl.detection.annotations import AnnotatedImage
+from fastintl.detection.annotations import AnnotatedImage, require_size
 from fastintl.detection.config import Views
 from loaders.errors import UserError
 from loaders.image_reading import BadImage, open_image, reason, to_rgb
@@ -33,11 +33,7 @@ def read_pixels(image: AnnotatedImage) -> Tensor:
         raise UserError(f"the image {image.path} cannot be read: {error}") from error
     except Exception as error:  # Pillow raises nearly every type on damaged input
         raise UserError(f"the image {image.path} cannot be read: {reason(error)}") from error
-    if pixels.shape[1:] != (image.height, image.width):
-        height, width = pixels.shape[1:]
-        raise UserError(
-            f"{image.path} is {width} x {height} pixels, but its annotation says {image.width} x {image.height}"
-        )
+    require_size(image.path, tuple(pixels.shape[1:]), (image.height, image.width))
     return pixels
 
 

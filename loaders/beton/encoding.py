@@ -48,8 +48,7 @@ def encode_image(data: bytes | np.ndarray, storage: Storage) -> StoredImage:
     """Turns an image file's bytes, or uint8 pixels ``(H, W, 3)``, into what is stored.
 
     An RGB or grayscale JPEG that is small enough keeps its bytes, once it has been seen to decode. Everything else
-    becomes RGB as torchvision's ``ImageFolder`` does it (alpha dropped, EXIF orientation ignored, first frame), but
-    16-bit grey is scaled instead of clipped.
+    becomes RGB by the rule of ``loaders.image_reading``.
 
     Raises:
         BadImage: it cannot be decoded, or is too large to store.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from simplejpeg import decode_jpeg, decode_jpeg_header
 
-from loaders.image_reading import BadImage, open_image, reason, to_rgb
+from loaders.image_reading import BadImage, check_size, open_image, reason, to_rgb
 
 _STRIP = 1 << 20  # pixels that Pillow turns into RGB at a time
 
@@ -42,13 +42,16 @@ def decode_image(data: bytes | np.ndarray, allocate: Allocate = fresh) -> torch.
         BadImage: damaged, truncated or not an image.
     """
     try:
-        # Strict: libjpeg would fill what a truncated file lacks with grey and only warn.
         height, width, _, _ = decode_jpeg_header(data)
-        pixels = allocate(height * width * 3)
+    except Exception:  # another format, or a JPEG that simplejpeg does not know (a KeyError where chroma is 4:4:1)
+        return _decode_with_pillow(bytes(data), allocate)
+    check_size(height, width, len(data))
+    pixels = allocate(height * width * 3)
+    try:
+        # Strict: libjpeg would fill what a truncated file lacks with grey and only warn.
         decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=pixels, strict=True)
         return torch.from_numpy(pixels).view(height, width, 3)
-    except ValueError:
-        # Another format, CMYK, or damage; Pillow forgives what does not cost pixels, and says what is wrong.
+    except Exception:  # CMYK, or damage; Pillow forgives what does not cost pixels, and says what is wrong
         return _decode_with_pillow(bytes(data), allocate)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders.image_reading import BadImage
+from loaders.image_reading import BadImage, check_size
 from loaders.sources import Images
 
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
@@ -48,6 +48,14 @@ def plain_jpeg_size(data: memoryview) -> tuple[int, int] | None:
             bits, components = data[position + 4], data[position + 9]
             height, width = (int.from_bytes(data[position + i : position + i + 2], "big") for i in (5, 7))
             ordinary = marker in (_BASELINE, _EXTENDED, _PROGRESSIVE) and bits == 8 and components in (1, 3)
-            return (height, width) if ordinary and height and width else None
+            return (height, width) if ordinary and _possible(height, width, len(data)) else None
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return None
+
+
+def _possible(height: int, width: int, size: int) -> bool:
+    try:
+        check_size(height, width, size)
+    except BadImage:
+        return False
+    return True
