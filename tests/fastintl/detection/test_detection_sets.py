@@ -225,7 +225,7 @@ def test_what_is_missing_or_damaged_in_cocos_layout_is_named(coco, spoil, says):
 @pytest.mark.parametrize(
     ("outline", "says"),
     [
-        ({"size": [96, 81], "counts": [0, 96 * 81]}, "annotation 1 of image 0: its run lengths are of .* .96, 81., but"),
+        ({"size": [96, 81], "counts": [0, 96 * 81]}, "annotation 1 of image 0: its run lengths are of .* .96, 81."),
         ({"size": [80, 96], "counts": [0, 80 * 96]}, "but its image is .96, 80., width and height in the wrong order"),
         ({"size": [96, 80], "counts": [0, 96 * 80 - 1]}, "its run lengths make 7679 pixels, but its image has 7680"),
         ({"size": [96, 80], "counts": [7690, -10]}, "its run lengths are not whole numbers of 0 or more"),
