@@ -10,6 +10,8 @@ what has no known range is refused.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +22,9 @@ LARGEST_PIXELS = 178_956_970  # as Pillow, which takes twice 1 GiB / 4 / 3 for a
 
 # Pillow reads more, but some of it starts other programs.
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-_PIXELS_A_BYTE = 1024  # twice as many as a JPEG can have: a block of 64 takes a bit at least
+# The most pixels that a byte of a file can stand for, generously: a JPEG's block of 64 takes a bit at least, PNG's
+# deflate makes 1032 bytes of one, a code of a GIF stands for less than 4096 pixels. Of other formats nobody can say.
+_PIXELS_A_BYTE = {"JPEG": 1024, "MPO": 1024, "PNG": 8 * 1032, "GIF": 4096, "PPM": 8}
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 _KNOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV", *_GREY_16)
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
@@ -53,11 +57,12 @@ def image_size(path: Path) -> tuple[int, int]:
         raise BadImage(error.strerror or reason(error)) from error
 
 
-def check_size(height: int, width: int, data_bytes: int | None = None) -> None:
+def check_size(height: int, width: int, file_bytes: int, kind: str | None) -> None:
     """Refuses what a header says before memory is taken for it.
 
     Args:
-        data_bytes: size of the whole file, if it is a JPEG.
+        file_bytes: size of the whole file.
+        kind: its format, by Pillow's name.
 
     Raises:
         BadImage: no pixels, more than ``LARGEST_PIXELS``, or more than the file can hold.
@@ -66,8 +71,8 @@ def check_size(height: int, width: int, data_bytes: int | None = None) -> None:
         raise BadImage(f"its header says {width} x {height} pixels")
     if height * width > LARGEST_PIXELS:
         raise BadImage(f"its header says {width} x {height} pixels, and {LARGEST_PIXELS:,} are read at most")
-    if data_bytes is not None and height * width > _PIXELS_A_BYTE * data_bytes:
-        raise BadImage(f"its header says {width} x {height} pixels, which its {data_bytes:,} bytes cannot hold")
+    if kind in _PIXELS_A_BYTE and height * width > _PIXELS_A_BYTE[kind] * file_bytes:
+        raise BadImage(f"its header says {width} x {height} pixels, which its {file_bytes:,} bytes cannot hold")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -80,8 +85,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Turns whatever a library raises on an image into ``BadImage``: Pillow raises nearly every type."""
+    try:
+        yield
+    except BadImage:
+        raise
+    except Exception as error:
+        raise BadImage(reason(error)) from error
+
+
 def reason(error: Exception) -> str:
     """An error's text on one line."""
+    if isinstance(error, MemoryError):
+        return "it takes more memory than there is"
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -90,13 +108,14 @@ def _open(file: BinaryIO) -> Image.Image:
     if not size:
         raise BadImage("empty file")
     file.seek(0)
-    try:
-        image = Image.open(file, formats=_FORMATS)
-    except Image.UnidentifiedImageError as error:
-        raise BadImage(f"not an image, begins with {start!r}") from error
-    except Exception as error:  # Pillow raises nearly every type on damaged input
-        raise BadImage(reason(error)) from error
-    check_size(image.height, image.width, size if image.format in ("JPEG", "MPO") else None)
+    with decoding():
+        try:
+            image = Image.open(file, formats=_FORMATS)
+        except Image.UnidentifiedImageError as error:
+            raise BadImage(f"not an image, begins with {start!r}") from error
+        except Image.DecompressionBombError as error:
+            raise BadImage(f"its header says too many pixels, and {LARGEST_PIXELS:,} are read at most") from error
+    check_size(image.height, image.width, size, image.format)
     _check_range(image)
     return image
 

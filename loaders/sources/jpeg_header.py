@@ -63,7 +63,7 @@ def _as_indexed(images: BetonImages, sample: int, size: tuple[int, int]) -> bool
 
 def _possible(height: int, width: int, size: int) -> bool:
     try:
-        check_size(height, width, size)
+        check_size(height, width, size, "JPEG")
     except BadImage:
         return False
     return True
