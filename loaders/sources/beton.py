@@ -14,11 +14,11 @@ import numba
 import numba.typed
 import numpy as np
 import torch
-from numba import njit, prange, types
+from numba import prange, types
 from numba.extending import is_jitted
 
 from loaders.beton.file import JPEG
-from loaders.numba_options import compiled
+from loaders.numba_options import compiled, kept
 from loaders.sources.decoded import DecodedBatch, interleaved
 from loaders.sources.images import BetonImages
 from loaders.sources.pixel_buffer import PixelBuffer
@@ -127,7 +127,7 @@ def decode(samples, memory, metadata, storage_state):
     return pixels, offsets, failed
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+@kept(parallel=True)
 def decode_in_threads(samples, memory, metadata, storage_state):
     """The same by numba's threads."""
     pixels, offsets, failed = memory
