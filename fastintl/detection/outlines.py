@@ -7,6 +7,7 @@ are COCO's text (``maskApi.c`` of pycocotools, ``rleToString``).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from types import ModuleType
 from typing import Any
 
@@ -66,10 +67,11 @@ def _is_polygon(points: Any) -> bool:
 
 def _points(polygon: list, height: int, width: int) -> list[float]:
     """The corners of a polygon. pycocotools takes memory for every pixel along it, inside the image or not."""
-    if not all(type(value) in (int, float) for value in polygon):
+    if not {*map(type, polygon)} <= {int, float}:
         raise ValueError("its outline holds more than numbers")
     farthest = max(height, width)
-    if not all(-farthest <= value <= 2 * farthest for value in polygon):
+    # NaN is smaller and larger than nothing, but makes a sum NaN.
+    if not (-farthest <= min(polygon) and max(polygon) <= 2 * farthest and isfinite(sum(polygon))):
         raise ValueError(f"its outline lies far outside the image's {width} x {height} pixels")
     return polygon
 
