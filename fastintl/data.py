@@ -11,6 +11,7 @@ import torch
 
 from fastintl.config import Config, Crops
 from fastintl.distributed import World
+from fastintl.distributed.world import environment_number
 from loaders import CenterCrop, CropSpec, Loader, MultiCrop, UserError, make_loader
 from loaders.datasets.catalogue import WITH_UNLABELLED, Reference
 from loaders.datasets.folder import class_folders
@@ -147,7 +148,7 @@ def evaluation_loader(
 
 def host_threads(asked: int) -> int:
     """Threads of this rank's loader; 0 asks for its share of the cores that the ranks on this host may use."""
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    ranks_here = environment_number("LOCAL_WORLD_SIZE", 1, least=1)
     return asked or max(1, len(os.sched_getaffinity(0)) // ranks_here)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,16 +22,29 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs) -> None:
+        _print_any_name()
         try:
             main(*args, **kwargs)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(USER_ERROR_STATUS)
+        except OSError as error:  # a closed folder, or too long a name, on the way to anything that a user named
+            if error.filename is None:
+                raise
+            print(f"error: {os.fsdecode(error.filename)} cannot be reached: {error.strerror}", file=sys.stderr)
             sys.exit(USER_ERROR_STATUS)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
 
     return wrapper
+
+
+def _print_any_name() -> None:
+    """File names need not be valid UTF-8, nor need the terminal know all letters: such are printed as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

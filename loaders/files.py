@@ -12,6 +12,8 @@ from typing import Any
 
 from loaders.errors import UserError
 
+_NAMES = {"encoding": "utf-8", "errors": "surrogateescape"}
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -45,16 +47,18 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a whole file or nothing; a pipe or a terminal is written to as it is.
+    """Writes a whole file or nothing, as UTF-8; a pipe or a terminal is written to as it is.
+
+    File names need not be valid UTF-8; theirs are the bytes that they have on disk.
 
     Raises:
         OSError: it cannot be written.
     """
     if path.exists() and not path.is_file():
-        path.write_text(text)
+        path.write_text(text, **_NAMES)
         return
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, **_NAMES)
 
 
 def write_json(path: Path, value: Any) -> None:

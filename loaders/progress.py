@@ -61,13 +61,14 @@ class Progress(ProgressDisplay):
         unit: what is counted, in the plural.
         total: how many there are.
         done: how many were done before the start, which do not count for the rate.
+        shown: False shows nothing.
 
     Attributes:
         done: how many are done.
     """
 
-    def __init__(self, title: str, unit: str, total: int, done: int = 0) -> None:
-        super().__init__(total, done, title, unit)
+    def __init__(self, title: str, unit: str, total: int, done: int = 0, shown: bool = True) -> None:
+        super().__init__(total, done, title, unit, shown)
         self._title, self._unit, self._first, self.done = title, unit, done, done
         self._start = time.monotonic()
 

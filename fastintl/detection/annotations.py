@@ -1,22 +1,42 @@
 """Images with the boxes, labels and outlines of their objects, whatever files they were read from.
 
-Boxes are (n, 4): left, top, right, bottom in pixels, of which the first spans 0 to 1. Outlines are in COCO's formats.
+Boxes are (n, 4): left, top, right, bottom in pixels, of which the first spans 0 to 1. What is here has been checked: a
+training and its test use these objects, and never look at the dataset's own files again.
 """
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from fastintl.detection.outlines import decode
 from loaders.errors import UserError
+from loaders.image_reading import BadImage, image_size
+from loaders.progress import Progress
 
 _LISTED = 5
+_READERS = 8  # threads: a file's header is soon read, once a disk or a server has found it
+_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Crowds:
+    """The k crowds of an image: regions of many objects (COCO). Nothing is learnt from them, and what a detector finds
+    there counts neither for nor against it.
+
+    Attributes:
+        boxes, labels, outlines: as those of ``AnnotatedImage``.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    outlines: tuple[bytes, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -29,8 +49,8 @@ class AnnotatedImage:
         boxes: (n, 4) float32, within the image and with an area.
         labels: (n,) int64 from 1; 0 is the background.
         difficult: (n,) bool; a detector learns from these, but in VOC's test they are ignored.
-        outlines: n outlines in COCO's formats (polygons or run lengths) as JSON; None where there are only boxes.
-            Text, for the 860,000 objects of COCO would be ten times as large as lists.
+        outlines: n outlines as COCO's compressed run lengths, none of them empty; None where there are only boxes.
+        crowds: COCO's crowds; None where there are none.
     """
 
     id: int | str
@@ -40,12 +60,12 @@ class AnnotatedImage:
     boxes: np.ndarray
     labels: np.ndarray
     difficult: np.ndarray
-    outlines: str | None = None
+    outlines: tuple[bytes, ...] | None = None
+    crowds: Crowds | None = None
 
     def masks(self) -> np.ndarray:
         """The objects' masks, (n, height, width) uint8; only where there are outlines."""
-        masks = [decode(outline, self.height, self.width) for outline in json.loads(self.outlines)]
-        return np.stack(masks) if masks else np.zeros((0, self.height, self.width), np.uint8)
+        return decode(self.outlines, self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -121,65 +141,68 @@ def with_objects(annotated: AnnotatedSet) -> AnnotatedSet:
     return replace(annotated, images=kept, notes=notes)
 
 
-def require_images(annotated: AnnotatedSet, folders: Sequence[Path]) -> None:
+def require_images(path: Path, folders: Sequence[Path], images: Sequence[Path]) -> None:
     """Raises ``UserError`` if an image's file is missing; names the first.
 
     Args:
+        path: the file that lists the images, for messages.
         folders: the images' folders; listed once, which is faster than to ask for each file.
     """
     present = set()
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"{folder} does not exist, where {annotated.path} has its images")
-        present |= {folder / name for name in (entry.name for entry in folder.iterdir())}
-    missing = [image.path for image in annotated.images if image.path not in present]
+            raise UserError(f"{folder} does not exist, where {path} has its images")
+        try:
+            present |= {folder / name for name in os.listdir(folder)}
+        except OSError as error:
+            raise UserError(f"{folder} cannot be listed: {error.strerror}") from error
+    missing = [image for image in images if image not in present]
     if missing:
-        raise UserError(f"images of {annotated.path} are missing, {len(missing):,} in all, the first is {missing[0]}")
+        raise UserError(f"images of {path} are missing, {len(missing):,} in all, the first is {missing[0]}")
+
+
+def image_sizes(title: str, images: Sequence[Path], shown: bool) -> list[tuple[int, int]]:
+    """Height and width of each image, from the files' headers.
+
+    Args:
+        title: of the progress.
+        shown: whether there is one.
+
+    Raises:
+        UserError: a file is no image; names the first.
+    """
+    sizes = []
+    with ThreadPoolExecutor(_READERS) as pool, Progress(title, "image sizes", len(images), shown=shown) as progress:
+        for size in pool.map(_image_size, images):
+            sizes.append(size)
+            if len(sizes) % _AT_ONCE == 0:
+                progress.advance(_AT_ONCE)
+    return sizes
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    try:
+        return image_size(path)
+    except BadImage as error:
+        raise UserError(f"the image {path} cannot be read: {error}") from error
+
+
+def require_size(path: Path, found: tuple[int, int], stated: tuple[int, int]) -> None:
+    """Raises ``UserError`` unless an image is of the size, (height, width), that its annotation states."""
+    if found != stated:
+        turned = ", turned as its EXIF orientation may say, which is ignored here" if found == stated[::-1] else ""
+        raise UserError(
+            f"{path} is {found[1]} x {found[0]} pixels, but its annotation says {stated[1]} x {stated[0]}{turned}"
+        )
 
 
 def clipped(boxes: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (n, 4) cut to the image, and (n,) bool: which of them still have an area."""
-    boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
-    boxes = np.minimum(np.maximum(boxes, 0), np.array([width, height, width, height], dtype=np.float32))
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    boxes = np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
     return boxes, (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
 
 
 def describe_left_out(what: str, left_out: Sequence[Any]) -> list[str]:
     """A note on objects that were left out, from the images where they were; none if there are none."""
     return [f"left out: {what}, {len(left_out):,}, the first in {left_out[0]}"] if left_out else []
-
-
-def is_usable(outline: Any) -> bool:
-    """Whether a mask can be made of it: run lengths, or polygons of three corners or more."""
-    if isinstance(outline, dict):
-        return "counts" in outline and "size" in outline
-    return bool(outline) and isinstance(outline, list) and all(map(_is_polygon, outline))
-
-
-def decode(outline: Any, height: int, width: int) -> np.ndarray:
-    """The mask inside an outline, (height, width) uint8, 1 inside."""
-    coco_masks = require_coco_masks()
-    if isinstance(outline, list):
-        return coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(outline, height, width)))
-    if isinstance(outline["counts"], list):
-        outline = coco_masks.frPyObjects(outline, height, width)
-    return coco_masks.decode(outline)
-
-
-def encode(mask: np.ndarray) -> dict[str, Any]:
-    """A mask (height, width) uint8 as compressed run lengths that JSON can hold."""
-    encoded = require_coco_masks().encode(np.asfortranarray(mask))
-    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
-
-
-def require_coco_masks() -> ModuleType:
-    """pycocotools' functions on masks; raises ``UserError`` where it is not installed."""
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise UserError("COCO's annotations need a package: pip install -c constraints.txt pycocotools") from error
-    return mask
-
-
-def _is_polygon(points: Any) -> bool:
-    return isinstance(points, list) and len(points) >= 6 and len(points) % 2 == 0

@@ -10,10 +10,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from fastintl.detection.annotations import AnnotatedImage
+from fastintl.detection.annotations import AnnotatedImage, require_size
 from fastintl.detection.config import Views
 from loaders.errors import UserError
-from loaders.image_reading import BadImage, open_image, reason, to_rgb
+from loaders.image_reading import BadImage, decoding, open_image, to_rgb
 from loaders.philox import Domain, philox, uniform
 
 Target = dict[str, Tensor]
@@ -27,17 +27,11 @@ def read_pixels(image: AnnotatedImage) -> Tensor:
         UserError: the file cannot be read, or is not of the size that the annotation states.
     """
     try:
-        with open_image(image.path.read_bytes()) as opened:
+        with decoding(), open_image(image.path.read_bytes()) as opened:
             pixels = functional.pil_to_tensor(to_rgb(opened))
     except BadImage as error:
         raise UserError(f"the image {image.path} cannot be read: {error}") from error
-    except Exception as error:  # Pillow raises nearly every type on damaged input
-        raise UserError(f"the image {image.path} cannot be read: {reason(error)}") from error
-    if pixels.shape[1:] != (image.height, image.width):
-        height, width = pixels.shape[1:]
-        raise UserError(
-            f"{image.path} is {width} x {height} pixels, but its annotation says {image.width} x {image.height}"
-        )
+    require_size(image.path, tuple(pixels.shape[1:]), (image.height, image.width))
     return pixels
 
 

@@ -13,7 +13,7 @@ import contextlib
 import io
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,24 +23,26 @@ from fastintl.detection.inference import Detection
 
 OVERLAPS = tuple(percent / 100 for percent in range(50, 100, 5))
 _KINDS = {"box": "bbox", "mask": "segm"}
-_NUMBERS = {"AP": 0, "AP50": 1, "AP75": 2}  # places in pycocotools' list of results
+_NUMBERS = ("AP", "AP50", "AP75")
+_DETECTIONS = 100  # of a class in an image, those of the highest scores: COCO's rule
 
 
 def measure(config: DetectionConfig, annotated: AnnotatedSet, detections: Sequence[Detection]) -> dict[str, float]:
     """AP, AP50 and AP75 as fractions, of boxes and of masks where there are some."""
     if config.data.layout == "voc":
         return voc_metrics(annotated, detections)
-    return coco_metrics(annotated.path, detections, config.model.masks)
+    return coco_metrics(annotated, detections, config.model.masks)
 
 
 # COCO
 
 
-def coco_metrics(annotations: Path, detections: Sequence[Detection], masks: bool) -> dict[str, float]:
+def coco_metrics(annotated: AnnotatedSet, detections: Sequence[Detection], masks: bool) -> dict[str, float]:
     """``box AP`` (mean over the overlaps .5, .55, .. .95), ``box AP50``, ``box AP75``, and the same of ``mask``.
 
+    pycocotools gets the objects that were read and checked, not the file that they were read from.
+
     Args:
-        annotations: COCO's file of the split.
         masks: whether the detections have masks, which are measured, too.
     """
     from pycocotools.coco import COCO
@@ -51,16 +53,58 @@ def coco_metrics(annotations: Path, detections: Sequence[Detection], masks: bool
         return {f"{kind} {number}": 0.0 for kind in kinds for number in _NUMBERS}
     metrics = {}
     with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
-        truth = COCO(str(annotations))
+        truth = COCO()
+        truth.dataset = _as_coco(annotated)
+        truth.createIndex()
+        numbers = {image.id: number for number, image in enumerate(annotated.images, 1)}
         for kind in kinds:
             # Copies, for pycocotools writes areas into them, the boxes' where there are boxes.
-            results = [{k: v for k, v in d.items() if not (kind == "mask" and k == "bbox")} for d in detections]
+            results = [
+                {k: v for k, v in d.items() if not (kind == "mask" and k == "bbox")}
+                | {"image_id": numbers[d["image_id"]]}
+                for d in detections
+            ]
             evaluation = COCOeval(truth, truth.loadRes(results), _KINDS[kind])
+            evaluation.params.maxDets = [max(_DETECTIONS, _most_objects(annotated))]
             evaluation.evaluate()
             evaluation.accumulate()
-            evaluation.summarize()
-            metrics |= {f"{kind} {number}": float(evaluation.stats[place]) for number, place in _NUMBERS.items()}
+            metrics |= _means(kind, evaluation.eval["precision"])
     return metrics
+
+
+def _as_coco(annotated: AnnotatedSet) -> dict[str, Any]:
+    """The set as the content of a file of COCO's, under ids of our own: pycocotools takes an annotation's id 0 for no
+    annotation, and sorts the images' ids."""
+    images, annotations = [], []
+    for number, image in enumerate(annotated.images, 1):
+        images.append({"id": number, "height": image.height, "width": image.width})
+        for objects, iscrowd in ((image, 0), (image.crowds, 1)):
+            for i in range(0 if objects is None else len(objects.boxes)):
+                left, top, right, bottom = objects.boxes[i].tolist()
+                box = [left, top, right - left, bottom - top]
+                found = {"id": len(annotations) + 1, "image_id": number, "iscrowd": iscrowd, "bbox": box}
+                found["category_id"] = annotated.category_ids[objects.labels[i] - 1]
+                found["area"] = box[2] * box[3]  # by which small objects are told from large ones, not done here
+                if objects.outlines is not None:
+                    size = [image.height, image.width]
+                    found["segmentation"] = {"size": size, "counts": objects.outlines[i]}
+                annotations.append(found)
+    return {"images": images, "annotations": annotations, "categories": [{"id": c} for c in annotated.category_ids]}
+
+
+def _most_objects(annotated: AnnotatedSet) -> int:
+    """The most objects of a class in an image."""
+    return max(int(np.bincount(image.labels, minlength=1).max()) for image in annotated.images)
+
+
+def _means(kind: str, precision: np.ndarray) -> dict[str, float]:
+    """The averages of pycocotools' table: overlaps, recalls, classes, sizes (all of them first), detections an image.
+
+    -1 stands for a class without objects.
+    """
+    by_overlap = [of_overlap[of_overlap > -1] for of_overlap in precision[:, :, :, 0, -1]]
+    places = {"AP": range(len(OVERLAPS)), "AP50": [OVERLAPS.index(0.5)], "AP75": [OVERLAPS.index(0.75)]}
+    return {f"{kind} {name}": float(np.mean([by_overlap[i] for i in places[name]])) for name in _NUMBERS}
 
 
 # PASCAL VOC

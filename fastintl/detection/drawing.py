@@ -13,9 +13,10 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_segmentation_masks, make_grid
 
-from fastintl.detection.annotations import AnnotatedImage, AnnotatedSet, decode
+from fastintl.detection.annotations import AnnotatedImage, AnnotatedSet
 from fastintl.detection.augment import fitted, read_pixels
 from fastintl.detection.inference import Detection
+from fastintl.detection.outlines import decode
 from loaders.errors import UserError, writing
 
 _COLUMNS, _ROWS, _SIDE, _FONT_SIZE = 4, 3, 320, 15
@@ -68,8 +69,8 @@ def _draw_box(draw: ImageDraw.ImageDraw, box: tuple[float, ...], label: str, col
 
 
 def _masks(image: AnnotatedImage, detections: Sequence[Detection], size: tuple[int, int]) -> Tensor:
-    masks = [torch.from_numpy(decode(d["segmentation"], image.height, image.width)) for d in detections]
-    return _resized(torch.stack(masks) * 255, size) > 127
+    masks = decode([d["segmentation"]["counts"] for d in detections], image.height, image.width)
+    return _resized(torch.from_numpy(masks) * 255, size) > 127
 
 
 def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -9,8 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastintl.detection.annotations import AnnotatedSet, encode
+from fastintl.detection.annotations import AnnotatedSet
 from fastintl.detection.loader import test_images
+from fastintl.detection.outlines import encode
 from fastintl.distributed import World
 from fastintl.network.precision import autocast
 from loaders.progress import Progress

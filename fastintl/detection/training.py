@@ -74,7 +74,7 @@ class DetectionTraining(Run):
         if world.is_main:
             self.folder.create(dump(config), {"step": self.step, "ranks": world.world_size, **describe_environment()})
         self.open(resumed)
-        for note in train.notes:
+        for note in (*train.notes, *(f"of the test: {note}" for note in test.notes)):
             self.note(note)
         if resumed:
             self.note(f"{self.folder.path}: resumed at step {self.step}")

@@ -31,7 +31,7 @@ def transfer(
         json, results: where the result goes beside the screen, see ``results.write``.
         picture: file of an image of some detections.
     """
-    train, test = read_sets(config)
+    train, test = read_sets(config, shown=world.is_main)
     with closing(DetectionTraining(config, backbone.network, backbone.origin, train, test, world)) as training:
         metrics, detections = training.fit()
     if not world.is_main:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from fastintl.distributed.world import environment_number
 from loaders.errors import UserError
 
 
@@ -17,8 +18,8 @@ def require_restartable() -> None:
     Raises:
         UserError: several nodes are to be restarted on a store that their agents share.
     """
-    several_nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1
-    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+    several_nodes = environment_number("GROUP_WORLD_SIZE", 1) > 1
+    restarts = environment_number("TORCHELASTIC_MAX_RESTARTS", 0) > 0
     if several_nodes and restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise UserError(
             "torchrun is to restart lost workers on several nodes (--max-restarts), which cannot connect again in the "

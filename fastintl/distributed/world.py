@@ -14,6 +14,8 @@ import torch.distributed as dist
 
 from loaders.errors import USER_ERROR_STATUS, UserError
 
+_CURE = "start several ranks with torchrun, which sets all of these, or unset RANK, WORLD_SIZE and LOCAL_RANK for one"
+
 
 @dataclass(frozen=True)
 class World:
@@ -63,15 +65,14 @@ def start(device: str = "auto") -> World:
         device: "cuda", "cpu", or "auto": a GPU where there is one.
 
     Raises:
-        UserError: an unknown device, a GPU asked for where there is none, or more ranks on a host than GPUs.
+        UserError: an unknown device, a GPU asked for where there is none, more ranks on a host than GPUs, or half an
+            environment of ranks.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device is {device!r}; it must be auto, cpu or cuda")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    rank, world_size, local_rank = (
-        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-    )
+    rank, world_size, local_rank = _ranks(device)
     here = torch.device("cpu")
     if device == "cuda":
         if not torch.cuda.is_available():
@@ -84,11 +85,52 @@ def start(device: str = "auto") -> World:
         here = torch.device("cuda", local_rank)
         torch.cuda.set_device(here)
     if world_size > 1:
-        if device == "cuda":
-            dist.init_process_group("nccl", device_id=here)
-        else:
-            dist.init_process_group("gloo")
+        try:
+            if device == "cuda":
+                dist.init_process_group("nccl", device_id=here)
+            else:
+                dist.init_process_group("gloo")
+        except (RuntimeError, ValueError, OSError) as error:
+            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise UserError(
+                f"the {world_size} ranks cannot join at {where} ({' '.join(str(error).split())[:200]}): start all of "
+                "them with torchrun, or unset WORLD_SIZE for one process"
+            ) from error
     return World(rank, world_size, local_rank, here)
+
+
+def environment_number(name: str, default: int, least: int = 0) -> int:
+    """A whole number that ``torchrun`` leaves in the environment; ``default`` where it is not set.
+
+    Raises:
+        UserError: it is something else.
+    """
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and int(text) >= least):
+        raise UserError(f"{name}={text} in the environment is no whole number of {least} or more; {_CURE}")
+    return int(text)
+
+
+def _ranks(device: str) -> tuple[int, int, int]:
+    """Rank, world size and local rank as ``torchrun`` sets them; refuses an environment that would wait for ever, or
+    take one process for a part of several."""
+    world_size = environment_number("WORLD_SIZE", 1, least=1)
+    rank, local_rank = environment_number("RANK", 0), environment_number("LOCAL_RANK", 0)
+    environment_number("LOCAL_WORLD_SIZE", 1, least=1)
+    if rank >= world_size:
+        stated = f"WORLD_SIZE={world_size}" if "WORLD_SIZE" in os.environ else "no WORLD_SIZE"
+        raise UserError(f"RANK={rank} and {stated} in the environment do not fit; {_CURE}")
+    if world_size == 1:
+        return rank, world_size, local_rank
+    needed = ["RANK", "MASTER_ADDR", "MASTER_PORT", *(["LOCAL_RANK"] if device == "cuda" else [])]
+    missing = [name for name in needed if not os.environ.get(name)]
+    if missing:
+        raise UserError(f"WORLD_SIZE={world_size} is in the environment, but not {', '.join(missing)}; {_CURE}")
+    if environment_number("MASTER_PORT", 0) > 65535:
+        raise UserError(f"MASTER_PORT={os.environ['MASTER_PORT']} in the environment is above 65535; {_CURE}")
+    return rank, world_size, local_rank
 
 
 def _exit_status(error: BaseException) -> int:

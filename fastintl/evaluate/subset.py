@@ -86,9 +86,11 @@ def listed(names: Sequence[str], path: Path) -> np.ndarray:
         UserError: the list cannot be read, is empty, or holds names that no image has, or several.
     """
     try:
-        wanted = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the list {path} cannot be read: {getattr(error, 'strerror', None) or 'no text'}") from error
+        wanted = [line.strip() for line in path.read_text("utf-8", "surrogateescape").split("\n") if line.strip()]
+    except OSError as error:
+        raise UserError(f"the list {path} cannot be read: {error.strerror}") from error
+    if any("\0" in name for name in wanted):
+        raise UserError(f"the list {path} cannot be read: no text")
     if not wanted:
         raise UserError(f"the list {path} is empty: it must hold one file name a line")
     ids: dict[str, list[int]] = {}

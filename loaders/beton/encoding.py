@@ -10,7 +10,7 @@ from PIL import Image
 
 from loaders.beton.file import JPEG, LARGEST_SIDE, RAW
 from loaders.errors import UserError
-from loaders.image_reading import BadImage, open_image, reason, to_rgb
+from loaders.image_reading import BadImage, decoding, open_image, to_rgb
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ def encode_image(data: bytes | np.ndarray, storage: Storage) -> StoredImage:
     """Turns an image file's bytes, or uint8 pixels ``(H, W, 3)``, into what is stored.
 
     An RGB or grayscale JPEG that is small enough keeps its bytes, once it has been seen to decode. Everything else
-    becomes RGB as torchvision's ``ImageFolder`` does it (alpha dropped, EXIF orientation ignored, first frame), but
-    16-bit grey is scaled instead of clipped.
+    becomes RGB by the rule of ``loaders.image_reading``.
 
     Raises:
         BadImage: it cannot be decoded, or is too large to store.
@@ -57,21 +56,18 @@ def encode_image(data: bytes | np.ndarray, storage: Storage) -> StoredImage:
     if isinstance(data, np.ndarray):
         image = Image.fromarray(data)
         return _store(_shrink(image, _final_size(image, storage)), storage)
-    with open_image(data) as image:
+    with decoding(), open_image(data) as image:
         size = _final_size(image, storage)
         keep = size == image.size and not storage.raw and image.format == "JPEG" and image.mode in ("RGB", "L")
-        try:
-            # libjpeg may decode at a half, quarter or eighth while that still is twice the final size; the box is the
-            # part of the result that the whole image takes.
-            draft = None if size == image.size else image.draft(None, (2 * size[0], 2 * size[1]))
-            image.load()
-            if keep:
-                return StoredImage(data, image.height, image.width, JPEG)
-            return _store(_shrink(to_rgb(image), size, draft and draft[1]), storage)
-        except BadImage:
-            raise
-        except Exception as error:  # Pillow raises nearly every type on damaged input
-            raise BadImage(reason(error)) from error
+        # libjpeg may decode at a half, quarter or eighth while that still is twice the final size; the box is the
+        # part of the result that the whole image takes.
+        draft = None if size == image.size else image.draft(None, (2 * size[0], 2 * size[1]))
+        image.load()
+        if keep:
+            return StoredImage(data, image.height, image.width, JPEG)
+        if draft is None:
+            size = _final_size(image, storage)  # which loading may turn: a TIFF, by some versions of Pillow
+        return _store(_shrink(to_rgb(image), size, draft and draft[1]), storage)
 
 
 def _final_size(image: Image.Image, storage: Storage) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from loaders.errors import UserError
+from loaders.image_reading import LARGEST_PIXELS
 
 VERSION = 2
 JPEG, RAW = 0, 1
@@ -71,7 +72,7 @@ class BetonFile:
         arguments = fields["arguments"][rows.dtype.names.index("image")]
         self._extra = np.frombuffer(arguments.tobytes(), EXTRA, count=1)[0]
         ours = self._extra["magic"] == EXTRA_MAGIC
-        self.source: str = self._extra["source"].decode("ascii", "replace") if ours else ""
+        self.source: str = self._read_source() if ours else ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -98,9 +99,21 @@ class BetonFile:
         start, size = int(self._extra["pointer"]), int(self._extra["size"])
         try:
             texts = json.loads(zlib.decompress(self._bytes[start : start + size].tobytes()))
-        except (zlib.error, ValueError) as error:
+            classes, names = texts["classes"], texts["names"]
+            of_strings = all(isinstance(text, str) for texts in (classes, names) for text in texts)
+            if not of_strings or len(names) != len(self):
+                raise ValueError("they are not those of its images")
+        except (zlib.error, ValueError, TypeError, LookupError, RecursionError) as error:
             raise UserError(f"{self.path} is damaged: its block of names cannot be read; write it again") from error
-        return texts["classes"], texts["names"]
+        return classes, names
+
+    def _read_source(self) -> str:
+        try:
+            return self._extra["source"].decode("ascii")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{self.path} is damaged: its header does not say what it was written from; write it again"
+            ) from error
 
     def _read_header(self) -> np.void:
         if len(self._bytes) < HEADER.itemsize:
@@ -117,7 +130,7 @@ class BetonFile:
         return header
 
     def _read_rows(self, fields: np.ndarray, count: int) -> np.ndarray:
-        names = [bytes(name).split(b"\0")[0].decode("ascii", "replace") for name in fields["name"]]
+        names = [_text(bytes(name).split(b"\0")[0]) for name in fields["name"]]
         types = dict(zip(names, fields["type"].tolist(), strict=True))
         if types.get("image") != IMAGE_TYPE or types.get("label") != INT_TYPE:
             raise UserError(
@@ -148,7 +161,8 @@ class BetonFile:
 
     def _check_images(self, table_at: int) -> None:
         raw_size = self.heights.astype(np.int64) * self.widths * 3
-        wrong = (self.pointers < 0) | (self.sizes < 0) | (self.pointers + self.sizes > table_at)
+        wrong = (self.pointers < 0) | (self.sizes < 0) | (self.sizes > table_at - self.pointers)
+        wrong |= (raw_size < 3) | (raw_size > 3 * LARGEST_PIXELS)
         wrong |= (self.modes > RAW) | (self.modes == RAW) & (self.sizes != raw_size)
         if wrong.any():
             raise UserError(f"{self.path} is damaged: the index of image {wrong.argmax()} is wrong; write it again")
@@ -163,6 +177,11 @@ class BetonFile:
             f"{self.path} is truncated: the index of its images is not in its {len(self._bytes)} bytes; "
             "copy or write it again"
         )
+
+
+def _text(name: bytes) -> str:
+    """A field's name; what is not ASCII or cannot be printed is written as in a program."""
+    return name.decode("latin-1").encode("unicode_escape").decode("ascii")
 
 
 def _map(path: Path) -> np.ndarray:

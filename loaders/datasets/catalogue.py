@@ -5,6 +5,7 @@ A dataset is a dictionary of splits: ``train``, ``val`` and, for STL-10, ``train
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Callable
@@ -60,7 +61,7 @@ def open_dataset(name: str, root: Path | None = None, *, val_share: float = 0.1,
         return folder_splits(root, val_share) if name == "folder" else _FROM_ROOT[name](root)
     except OSError as error:
         raise UserError(f"{error.filename or root} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"a text file of {name} in {root} is not text: {error}") from error
 
 

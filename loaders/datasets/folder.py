@@ -18,6 +18,8 @@ LAYOUT = (
     "or two such trees, ROOT/train and ROOT/val (or ROOT/test)"
 )
 
+_LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx")
+
 
 def folder_splits(root: Path, val_share: float) -> dict[str, Split]:
     """Any tree ``class/…/image``: two trees where there are ``train/`` and ``val/`` (or ``test/``), else one cut in
@@ -71,11 +73,12 @@ def class_tree(root: Path, classes: Sequence[str] | None = None, strict: bool = 
 
 
 def class_folders(root: Path) -> list[str]:
-    """Names of the folders in ``root``, sorted, hidden ones left out."""
-    try:
-        return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{root} cannot be listed: {error.strerror}") from error
+    """Names of the folders in ``root``, sorted, hidden ones left out.
+
+    Raises:
+        UserError: it cannot be listed.
+    """
+    return sorted(entry.name for entry in _entries(root) if _is_folder(entry))
 
 
 def cut(split: Split, val_share: float) -> dict[str, Split]:
@@ -120,11 +123,32 @@ class FileReader:
 
 def _files(folder: Path, prefix: str) -> Iterator[str]:
     """Files below ``folder``, as names that start with ``prefix``; linked folders are not entered."""
-    for entry in os.scandir(folder):
+    for entry in _entries(folder):
         if entry.is_dir(follow_symlinks=False):
             yield from _files(Path(entry.path), f"{prefix}/{entry.name}")
-        elif not entry.name.startswith(".") and not (entry.is_symlink() and entry.is_dir()):
+        elif not _is_folder(entry):
             yield f"{prefix}/{entry.name}"
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    """What is in a folder and not hidden."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not is_hidden(entry.name)]
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed: {error.strerror}") from error
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: a file that cannot be read
+        return False
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the dataset: hidden, or left there by Windows or macOS."""
+    return name.startswith(".") or name.lower() in _LITTER
 
 
 def _hash(name: str) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from loaders.datasets.folder import FileReader, class_folders, class_tree
+from loaders.datasets.folder import FileReader, class_folders, class_tree, is_hidden
 from loaders.datasets.split import Split, file_stamp, need
 from loaders.errors import UserError
 
@@ -89,14 +90,15 @@ def _validation(root: Path, classes: Sequence[str], strict: bool = True) -> Spli
 
 def _labelled(folder: Path, wnids: dict[str, str], classes: Sequence[str], table: Path, strict: bool = True) -> Split:
     """A flat folder whose classes a table gives; names are sorted as in a tree, by class and then by file."""
-    unlisted = sorted(file.name for file in folder.iterdir() if file.name not in wnids)
+    found = [name for name in os.listdir(folder) if not is_hidden(name)]
+    unlisted = sorted(name for name in found if name not in wnids)
     if unlisted:
         raise UserError(f"{folder / unlisted[0]} and {len(unlisted) - 1} more are not listed in {table}")
     index = {wnid: label for label, wnid in enumerate(classes)}
     strangers = sorted(set(wnids.values()) - set(index))
     if strangers and strict:
         raise UserError(f"{table} names the class {strangers[0]}, which the training images do not have")
-    listed = sorted((index[wnids[file.name]], file.name) for file in folder.iterdir() if wnids[file.name] in index)
+    listed = sorted((index[wnids[name]], name) for name in found if wnids[name] in index)
     if not listed:
         raise UserError(f"there is no image of the {len(classes)} classes in {folder}")
     names = [name for _, name in listed]

@@ -14,11 +14,11 @@ import numba
 import numba.typed
 import numpy as np
 import torch
-from numba import njit, prange, types
+from numba import prange, types
 from numba.extending import is_jitted
 
 from loaders.beton.file import JPEG
-from loaders.numba_options import compiled
+from loaders.numba_options import compiled, kept
 from loaders.sources.decoded import DecodedBatch, interleaved
 from loaders.sources.images import BetonImages
 from loaders.sources.pixel_buffer import PixelBuffer
@@ -103,6 +103,22 @@ def read(address, storage_state):
 
 
 @compiled
+def _is_of_size(data, height, width):
+    """Whether a JPEG's markers state this size; also False where they are not found without skipping something."""
+    position = 2
+    while position + 8 < len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+        elif 0xC0 <= marker <= 0xCF and marker != 0xC4 and marker != 0xC8 and marker != 0xCC:
+            rows, columns = data[position + 5 : position + 7], data[position + 7 : position + 9]
+            return rows[0] * 256 + rows[1] == height and columns[0] * 256 + columns[1] == width
+        else:
+            position += 2 + data[position + 2] * 256 + data[position + 3]
+    return False
+
+
+@compiled
 def _decode(image, storage_state, room):
     """Decodes one image into the room that its pixels take; returns whether libjpeg-turbo had something to say."""
     data = read(image["data_ptr"], storage_state)
@@ -111,6 +127,8 @@ def _decode(image, storage_state, room):
             room[i] = data[i]
         return False
     height, width = np.uint32(image["height"]), np.uint32(image["width"])
+    if not _is_of_size(data, height, width):  # libjpeg-turbo would scale it, and fill the room in part
+        return True
     whole = height, width, np.uint32(0), np.uint32(0), np.uint32(1), np.uint32(1), False, False
     return _imdecode(data.ctypes.data, len(data), height, width, room.ctypes.data, *whole) != 0
 
@@ -135,7 +153,7 @@ def decode(samples, memory, metadata, storage_state):
     return pixels, offsets, failed
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+@kept(parallel=True)
 def decode_in_threads(samples, memory, metadata, storage_state):
     """The same by numba's threads."""
     pixels, offsets, failed = memory

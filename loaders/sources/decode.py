@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from simplejpeg import decode_jpeg, decode_jpeg_header
 
-from loaders.image_reading import BadImage, open_image, reason, to_rgb
+from loaders.image_reading import check_size, decoding, open_image, to_rgb
 
 _STRIP = 1 << 20  # pixels that Pillow turns into RGB at a time
 
@@ -42,28 +42,26 @@ def decode_image(data: bytes | np.ndarray, allocate: Allocate = fresh) -> torch.
         BadImage: damaged, truncated or not an image.
     """
     try:
-        # Strict: libjpeg would fill what a truncated file lacks with grey and only warn.
         height, width, _, _ = decode_jpeg_header(data)
+    except Exception:  # another format, or a JPEG that simplejpeg does not know (a KeyError where chroma is 4:4:1)
+        return _decode_with_pillow(bytes(data), allocate)
+    check_size(height, width, len(data), "JPEG")
+    try:
         pixels = allocate(height * width * 3)
+        # Strict: libjpeg would fill what a truncated file lacks with grey and only warn.
         decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=pixels, strict=True)
         return torch.from_numpy(pixels).view(height, width, 3)
-    except ValueError:
-        # Another format, CMYK, or damage; Pillow forgives what does not cost pixels, and says what is wrong.
+    except Exception:  # CMYK, or damage; Pillow forgives what does not cost pixels, and says what is wrong
         return _decode_with_pillow(bytes(data), allocate)
 
 
 def _decode_with_pillow(data: bytes, allocate: Allocate) -> torch.Tensor:
-    with open_image(data) as image:
-        try:
-            image.load()
-            width, height = image.size
-            pixels = allocate(height * width * 3).reshape(height, width, 3)
-            rows = max(1, _STRIP // width)
-            for top in range(0, height, rows):  # whole copies of a large image would add up
-                strip = image.crop((0, top, width, min(top + rows, height)))
-                pixels[top : top + rows] = np.asarray(to_rgb(strip))
-            return torch.from_numpy(pixels)
-        except BadImage:
-            raise
-        except Exception as error:  # Pillow raises nearly every type on damaged input
-            raise BadImage(reason(error)) from error
+    with decoding(), open_image(data) as image:
+        image.load()
+        width, height = image.size
+        pixels = allocate(height * width * 3).reshape(height, width, 3)
+        rows = max(1, _STRIP // width)
+        for top in range(0, height, rows):  # whole copies of a large image would add up
+            strip = image.crop((0, top, width, min(top + rows, height)))
+            pixels[top : top + rows] = np.asarray(to_rgb(strip))
+        return torch.from_numpy(pixels)

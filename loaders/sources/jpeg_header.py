@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders.image_reading import BadImage
+from loaders.beton.file import JPEG
+from loaders.image_reading import BadImage, check_size
 from loaders.sources import Images
+from loaders.sources.images import BetonImages
 
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the other three are tables
@@ -20,7 +22,9 @@ def plain_jpeg(images: Images, sample: int) -> tuple[np.ndarray, int, int] | Non
     except BadImage:
         return None
     size = plain_jpeg_size(memoryview(data))
-    return (data, *size) if size else None
+    if size is None or isinstance(images, BetonImages) and not _as_indexed(images, sample, size):
+        return None
+    return data, *size
 
 
 def plain_jpeg_size(data: memoryview) -> tuple[int, int] | None:
@@ -48,6 +52,18 @@ def plain_jpeg_size(data: memoryview) -> tuple[int, int] | None:
             bits, components = data[position + 4], data[position + 9]
             height, width = (int.from_bytes(data[position + i : position + i + 2], "big") for i in (5, 7))
             ordinary = marker in (_BASELINE, _EXTENDED, _PROGRESSIVE) and bits == 8 and components in (1, 3)
-            return (height, width) if ordinary and height and width else None
+            return (height, width) if ordinary and _possible(height, width, len(data)) else None
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return None
+
+
+def _as_indexed(images: BetonImages, sample: int, size: tuple[int, int]) -> bool:
+    return images.modes[sample] == JPEG and size == (images.heights[sample], images.widths[sample])
+
+
+def _possible(height: int, width: int, size: int) -> bool:
+    try:
+        check_size(height, width, size, "JPEG")
+    except BadImage:
+        return False
+    return True

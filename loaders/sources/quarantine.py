@@ -45,7 +45,7 @@ class Quarantine:
         """
         with self._lock:
             if sample not in self._lines:
-                label = name or "without a file name"
+                label = " ".join(name.split()) or "without a file name"
                 self._lines[sample] = f"{self.data}\t{sample}\t{label}\t{' '.join(reason.split())}"
                 _log.warning(
                     "cannot decode image %d (%s) of %s: %s; another takes its place", sample, label, self.data, reason
@@ -59,10 +59,11 @@ class Quarantine:
             return
         try:
             # Another rank, or the run before a restart, may have listed it.
-            known = self.path.read_text().splitlines() if self.path.exists() else []
-            if line not in known:
-                with open(self.path, "a") as file:
-                    file.write(line + "\n")
+            with open(self.path, "a+b") as file:
+                file.seek(0)
+                encoded = line.encode("utf-8", "surrogateescape")  # names need not be valid UTF-8
+                if encoded not in file.read().split(b"\n"):
+                    file.write(encoded + b"\n")
         except OSError as error:  # the list is not worth the run
             _log.warning("%s cannot be written (%s)", self.path, error.strerror)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from fastintl.evaluate.nearest.float64 import NO_DISTANCE
+from loaders.numba_options import compiled, kept
 
 # Sums may be vectorised; NaN and infinities keep their meaning.
-_compiled = njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
+_compiled = kept(fastmath={"reassoc", "contract", "nsz"})
 # What is screened is finite.
-_compiled_finite = njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+_compiled_finite = compiled
 
 _CHUNK = 64
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastintl.detection.annotations import encode
 from fastintl.detection.average_precision import coco_metrics, voc_metrics
-from fastintl.detection.datasets import annotation_file, read_coco, read_voc
+from fastintl.detection.coco import annotation_file, read_coco
+from fastintl.detection.outlines import encode
+from fastintl.detection.voc import read_voc
 from tests.detection_sets import CLASSES, voc_xml, write_coco, write_voc
 
 
@@ -44,8 +45,9 @@ def test_cocos_ap_is_that_of_its_own_evaluator(tmp_path):
     crowd = content["annotations"][4]
     crowd |= {"iscrowd": 1, "segmentation": {"size": [96, 96], "counts": [0, 96 * 96]}, "bbox": [0, 0, 96, 96]}
     path.write_text(json.dumps(content))
-    detections = noisy_detections(read_coco(root, "val2017", masks=True), masks=True)
-    found = coco_metrics(path, detections, masks=True)
+    annotated = read_coco(root, "val2017", masks=True)
+    detections = noisy_detections(annotated, masks=True)
+    found = coco_metrics(annotated, detections, masks=True)
     for kind, name in (("box", "bbox"), ("mask", "segm")):
         results = tmp_path / f"{kind}.json"
         # The form in which each of the two is submitted to COCO's own server.
@@ -60,7 +62,7 @@ def test_cocos_ap_is_that_of_its_own_evaluator(tmp_path):
         expected = evaluation.stats[:3]
         assert 0.1 < expected[0] < expected[1] < 1
         assert [found[f"{kind} {number}"] for number in ("AP", "AP50", "AP75")] == pytest.approx(expected)
-    assert coco_metrics(path, [], masks=False) == {"box AP": 0, "box AP50": 0, "box AP75": 0}
+    assert coco_metrics(annotated, [], masks=False) == {"box AP": 0, "box AP50": 0, "box AP75": 0}
 
 
 def reference_voc_ap(root: Path, detections: list[dict], overlap: float) -> float:

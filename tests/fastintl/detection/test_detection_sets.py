@@ -12,11 +12,13 @@ from PIL import Image
 
 from fastintl.config.options import build
 from fastintl.detection.augment import fitted, training_view
+from fastintl.detection.average_precision import coco_metrics, voc_metrics
 from fastintl.detection.config import DetectionConfig, Views
 from fastintl.detection.datasets import read_coco, read_sets, read_voc
 from fastintl.detection.loader import TrainingLoader
 from loaders import UserError
 from tests.detection_sets import CLASSES, box, draw, voc_xml, write_coco, write_voc
+from tests.fuzzing.annotated import perfect
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +118,7 @@ def config_of(root: Path, layout: str, **model) -> DetectionConfig:
     flat = {"data.layout": layout, "data.root": str(root), "data.train": [splits[0]], "data.test": splits[1]}
     if layout == "voc":
         flat["data.classes"] = list(CLASSES)
-    return build(DetectionConfig, flat)
+    return build(DetectionConfig, flat | {f"model.{key}": value for key, value in model.items()})
 
 
 def test_images_without_objects_are_tested_on_but_not_trained_on(voc, coco):
@@ -129,6 +131,15 @@ def test_images_without_objects_are_tested_on_but_not_trained_on(voc, coco):
         train, test = read_sets(config_of(root, layout))
         assert len(train) == 5 and train.notes[-1] == "not trained on: images without objects, 1 of 6"
         assert len(test) == 2 and len(test.images[1].boxes) == 0
+
+
+def in_xml(old: str, new: str):
+    def change(root: Path) -> None:
+        path = root / "VOC2007/Annotations/000001.xml"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new, 1))
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -145,6 +156,18 @@ def test_images_without_objects_are_tested_on_but_not_trained_on(voc, coco):
         (
             lambda r: (r / "VOC2007/Annotations/000001.xml").write_text(voc_xml(96, 96, [("cat", (1, 1, 9, 9))])),
             "000001.xml has an object of the class 'cat', which is none of disc, square, triangle: set data.classes",
+        ),
+        (in_xml("<xmin>", "<xmin>x"), "000001.xml cannot be read as .*: the xmin of an object '[a-z]+' is 'x"),
+        (in_xml("<difficult>0", "<difficult>No"), "000001.xml .* has the mark difficult 'No', neither 0 nor 1"),
+        (in_xml("<xmin>", "<left>"), "000001.xml cannot be read as VOC"),
+        (in_xml("<width>96", "<width>95"), "000001.jpg is 96 x 96 pixels, but its annotation says 95 x 96"),
+        (in_xml("<annotation>", "<?xml version='1.0' encoding='klingon'?><annotation>"), "000001.xml cannot be read"),
+        (lambda r: (r / "VOC2007/JPEGImages/000001.jpg").write_bytes(b""), "000001.jpg cannot be read: empty file"),
+        (lambda r: (r / "VOC2007/ImageSets/Main/test.txt").write_text("100000\n100001\n100000\n"), "1 images more"),
+        (lambda r: (r / "VOC2007/ImageSets/Main/test.txt").write_bytes("1\n".encode("utf-16")), "not a list of names"),
+        (
+            lambda r: [p.write_text(p.read_text().replace("cult>0", "cult>1")) for p in r.rglob("10000?.xml")],
+            "test.txt lists images without a single object to find",
         ),
     ],
 )
@@ -176,6 +199,20 @@ def in_annotations(change):
         (lambda r: shutil.rmtree(r / "train2017"), "train2017 does not exist"),
         (lambda r: next((r / "val2017").iterdir()).unlink(), "images of .*val2017.json are missing, 1 in all"),
         (lambda r: change_coco(r, lambda c: c.update(annotations=[]), "val2017"), "without a single object to find"),
+        (lambda r: (r / "annotations/instances_val2017.json").write_text("[" * 10**5), "cannot be read as JSON"),
+        (in_annotations(lambda c: [a.update(id=k % 2) for k, a in enumerate(c["annotations"])]), "ids in all: 0, 1$"),
+        (in_annotations(lambda c: c["images"].append(c["images"][1])), "several images have the same id, 1 ids .*: 1$"),
+        (in_annotations(lambda c: c["categories"].append(c["categories"][1])), "several categories have the same id"),
+        (in_annotations(lambda c: c["images"][2].update(id=None)), "the id of number 2 of 'images' is null, neither"),
+        (in_annotations(lambda c: c["images"][2].update(height=95)), "000002.jpg is 96 x 96 pixels, .* says 96 x 95"),
+        (in_annotations(lambda c: c["images"][2].update(height=None)), "image 2 has the height null"),
+        (in_annotations(lambda c: c["images"][2].update(file_name="")), 'image 2 has the file name ""'),
+        (in_annotations(lambda c: c["annotations"][0].update(bbox=[1, 2, float("nan"), 4])), "1: its bbox is .1, 2, N"),
+        (in_annotations(lambda c: c["annotations"][0].update(bbox=None)), "annotation 1: its bbox is null, not four"),
+        (in_annotations(lambda c: c["annotations"][0].update(bbox=[10**400] * 4)), "annotation 1: its bbox is .*, not"),
+        (in_annotations(lambda c: c["annotations"][0].update(iscrowd="0")), 'its iscrowd is "0", neither 0 nor 1'),
+        (in_annotations(lambda c: c["annotations"].append(7)), "number [0-9]+ of 'annotations' is 7"),
+        (lambda r: (r / "train2017/000000000003.jpg").write_bytes(b"no image"), "000003.jpg cannot be read: not an im"),
     ],
 )
 def test_what_is_missing_or_damaged_in_cocos_layout_is_named(coco, spoil, says):
@@ -183,6 +220,66 @@ def test_what_is_missing_or_damaged_in_cocos_layout_is_named(coco, spoil, says):
     with pytest.raises(UserError, match=says) as caught:
         read_sets(config_of(coco, "coco"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("outline", "says"),
+    [
+        ({"size": [96, 81], "counts": [0, 96 * 81]}, "annotation 1 of image 0: its run lengths are of .* .96, 81."),
+        ({"size": [80, 96], "counts": [0, 80 * 96]}, "but its image is .96, 80., width and height in the wrong order"),
+        ({"size": [96, 80], "counts": [0, 96 * 80 - 1]}, "its run lengths make 7679 pixels, but its image has 7680"),
+        ({"size": [96, 80], "counts": [7690, -10]}, "its run lengths are not whole numbers of 0 or more"),
+        ({"size": [96, 80], "counts": "`"}, "its run lengths are cut off"),
+        ({"size": [96, 80], "counts": "\u00e9"}, "its run lengths are not COCO's text"),
+        ({"size": [96, 80], "counts": "0"}, "its run lengths make 0 pixels"),
+        ([[1, 2, 3, 4, None, 6]], "its outline holds more than numbers"),
+        ([[1, 2, 3, 4, 10**9, 6]], "its outline lies far outside the image's 80 x 96 pixels"),
+    ],
+)
+def test_a_wrong_outline_is_refused_by_its_annotation(coco, outline, says):
+    Image.new("RGB", (80, 96)).save(coco / "train2017/000000000000.jpg")
+    first = {"segmentation": outline, "bbox": [1, 2, 30, 40]}
+    change_coco(coco, lambda c: (c["images"][0].update(width=80), c["annotations"][0].update(first)))
+    with pytest.raises(UserError, match=says) as caught:
+        read_sets(config_of(coco, "coco", masks=True))
+    assert "\n" not in str(caught.value)
+
+
+def test_odd_but_clear_annotations_are_read_and_perfect_detections_score_all(voc, coco):
+    """Ids of any kind or none, no areas, no crowds' marks, more objects of a class than COCO counts; for VOC sizes that
+    are 0 or not there, boxes with fractions, other encodings, an object that is there twice."""
+    _, shapes = draw(100_000)
+
+    def odd(content):
+        for number, found in enumerate(content["annotations"]):
+            found.pop("area"), found.pop("iscrowd")
+            found["id"] = number - 1 if number % 2 else f"n{number}"
+        del content["annotations"][0]["id"]
+        content["annotations"] += [{**content["annotations"][-1], "id": f"again {k}"} for k in range(130)]
+        for entry in content["images"]:
+            entry["id"] = str(entry["id"])
+        for found in content["annotations"]:
+            found["image_id"] = str(found["image_id"])
+
+    change_coco(coco, odd, "val2017")
+    annotated = read_coco(coco, "val2017", masks=True)
+    assert [image.id for image in annotated.images] == ["100000", "100001"] and not annotated.notes
+    assert set(coco_metrics(annotated, perfect(annotated, masks=True), masks=True).values()) == {1.0}
+
+    home, boxes = voc / "VOC2007/Annotations", [box(mask) for _, _, mask in shapes]
+    plain = voc_xml(96, 96, [(CLASSES[kind], box(mask)) for kind, _, mask in shapes])
+    twice = plain.replace("</annotation>", plain.partition("</size>")[2]).replace(">96<", ">0<", 2)
+    (home / "100000.xml").write_bytes(f"<?xml version='1.0' encoding='utf-16'?>{twice}".encode("utf-16"))
+    part = "<object><name>disc</name><difficult/><bndbox><xmin>3.5</xmin><ymin>2</ymin><xmax>9.25</xmax><ymax>8</ymax>"
+    head = "<?xml version='1.0' encoding='latin-1'?><annotation><folder>é</folder>"
+    other = f"{head}{part}</bndbox></object></annotation>"
+    (home / "100001.xml").write_bytes(other.encode("latin-1"))
+    annotated = read_voc(voc, "VOC2007/test", CLASSES)
+    assert annotated.images[0].boxes.tolist() == [list(one) for one in boxes]
+    assert annotated.images[1].boxes.tolist() == [[2.5, 1, 9.25, 8]]
+    (note,) = annotated.notes
+    assert note.startswith(f"left out: objects that are there twice, {len(shapes)}, the first in ")
+    assert set(voc_metrics(annotated, perfect(annotated, masks=False)).values()) == {1.0}
 
 
 def test_the_missing_package_is_named(coco, monkeypatch):

@@ -188,6 +188,40 @@ def test_start_alone(monkeypatch):
         start("cuda")
 
 
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2 is in the environment, but not MASTER_ADDR, MASTER_PORT;"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 is in the environment, but not RANK, MASTER_ADDR, MASTER_PORT;"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two in the environment is no whole number of 1 or more;"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0 in the environment is no whole number of 1 or more;"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK=2 and WORLD_SIZE=2 in the environment do not fit;"),
+        ({"RANK": "1"}, "RANK=1 and no WORLD_SIZE in the environment do not fit;"),
+        ({"RANK": "-1"}, "RANK=-1 in the environment is no whole number of 0 or more;"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK=x in the environment"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "99999"},
+            "MASTER_PORT=99999 in the environment is above 65535;",
+        ),
+    ],
+)
+def test_half_an_environment_of_ranks_is_a_sentence(monkeypatch, variables, says):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=says):
+        start("cpu")
+    assert not dist.is_initialized()
+
+
+def test_a_whole_environment_of_one_rank_is_one_process(monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "SLURM_PROCID": "3"}.items():
+        monkeypatch.setenv(name, value)
+    with start("cpu") as world:
+        assert (world.rank, world.world_size) == (0, 1)
+
+
 FAILING_RANK = """
 import atexit
 import torch, torch.distributed as dist

@@ -1,0 +1,1 @@
+"""The targets, see ``tests.fuzzing``."""
