@@ -15,12 +15,14 @@ import torch
 from fastintl.distributed import World
 from fastintl.evaluate.accuracy import best
 from fastintl.evaluate.backbone import EvaluatedBackbone, Reading
-from fastintl.evaluate.epoch_loop import EpochLoop
+from fastintl.evaluate.epoch_loop import CONTENT, EpochLoop
 from fastintl.evaluate.labels import count_classes
 from fastintl.evaluate.results import Result
 from fastintl.network.precision import autocast_dtype
+from fastintl.runs.checkpoint import Checkpoints
 from fastintl.runs.fingerprint import fingerprint
 from loaders import Loader, UserError, random_crop_and_flip
+from loaders.content import content_digest
 from loaders.recipe import LEAST_AREA, Interpolation
 
 
@@ -96,7 +98,7 @@ class SupervisedTraining:
             if self.crop_interpolation != "bicubic":  # which older versions always took and did not state
                 stated["crop_interpolation"] = self.crop_interpolation
             settings = settings_of(stated, backbone, self.seed)
-            identity = identity_of(settings, train, samples)
+            identity = world.from_main(lambda: identity_of(settings, train, samples))
             folder = self.out or run_folder(name, identity)
             loop = EpochLoop(trainee, train, protocol.epochs, world, folder, identity, self.save_minutes, "training")
             count = len(train.images)
@@ -120,11 +122,25 @@ def settings_of(protocol: Mapping[str, Any], backbone: EvaluatedBackbone | None,
 
 
 def identity_of(settings: Mapping[str, Any], train: Loader, samples: Sequence[int] = ()) -> dict[str, Any]:
-    """What a training is resumed by: its settings, which images it has (or which of them), and an epoch's steps."""
-    return {**settings, "pictures": fingerprint(train.images, samples), "steps an epoch": len(train)}
+    """What a training is resumed by: its settings, its images (or which of them), and an epoch's steps."""
+    images = train.images
+    pictures = {"pictures": fingerprint(images, samples), CONTENT: content_digest(images)}
+    return {**settings, **pictures, "steps an epoch": len(train)}
 
 
 def run_folder(task: str, identity: Mapping[str, Any]) -> Path:
-    """The default folder of a training's state: the same for the same identity, so that it resumes."""
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return Path("runs") / f"{task}-{digest[:10]}"
+    """The default folder of a training's state: the same for the same identity, so that it resumes.
+
+    A training that an older version began, which did not note the images' content, keeps the name that it has.
+    """
+    of_older = {key: value for key, value in identity.items() if key != CONTENT}
+    folder, older = (Path("runs") / f"{task}-{_digest(known)}" for known in (identity, of_older))
+    if not folder.exists() and older.exists():
+        state = Checkpoints(older).load_latest()
+        if state and state["settings"].get(CONTENT, identity[CONTENT]) == identity[CONTENT]:
+            return older
+    return folder
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]

@@ -34,6 +34,7 @@ from fastintl.training.step import TrainingStep
 from fastintl.training.step_guard import StepGuard, explain
 from fastintl.training.step_memory import gpu_shortage, least_gpu_bytes, shortage
 from loaders import Batch
+from loaders.content import content_digest
 from loaders.environment import describe_environment, free_bytes
 
 
@@ -64,7 +65,9 @@ class Pretraining(Run):
         dtype = autocast_dtype(config.train.precision, world.device)
         self.loader = training_loader(config, world, self.folder.quarantine, dtype)
         # On one rank: to read ImageNet's names from a .beton takes a second and 100 MB.
-        self._images = description(self.loader.images) if world.is_main else None
+        self._images = None
+        if world.is_main:
+            self._images = description(self.loader.images, content_digest(self.loader.images))
         self.epoch_steps, self.batch_size = len(self.loader), config.train.batch_size
         self.log_every = config.log.every
         self.train_step = TrainingStep(config, world, self.epoch_steps)
@@ -121,6 +124,7 @@ class Pretraining(Run):
             "precision": self._precision(),
             "source": self.loader.source,
             "pictures": len(self.loader.images),
+            "content": self._images["content"],
             **describe_environment(),
         }
 

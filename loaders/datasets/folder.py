@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,11 @@ import numpy as np
 
 from loaders.datasets.split import Split, file_stamp, need
 from loaders.errors import UserError
+from loaders.progress import Progress
 
+_THREADS = 16  # that ask for the sizes of files: they wait for the disk, or for a server's
+_TASK = 512  # files a thread takes at once
+_MANY = 100_000  # files whose sizes take seconds
 LAYOUT = (
     "folder expects one folder a class with the images inside, ROOT/class/.../image, "
     "or two such trees, ROOT/train and ROOT/val (or ROOT/test)"
@@ -99,7 +105,20 @@ def cut(split: Split, val_share: float) -> dict[str, Split]:
 def take(split: Split, indices: np.ndarray) -> Split:
     """The images ``indices`` of a split."""
     names = [split.names[i] for i in indices]
-    return replace(split, names=names, labels=split.labels[indices], load=lambda i: split.load(int(indices[i])))
+    return replace(split, names=names, labels=split.labels[indices], load=_Chosen(split.load, indices))
+
+
+class _Chosen:
+    """The images ``indices`` of a ``Split.load``."""
+
+    def __init__(self, load: FileReader, indices: np.ndarray) -> None:
+        self._load, self._indices = load, indices
+
+    def __call__(self, index: int) -> bytes:
+        return self._load(int(self._indices[index]))
+
+    def sizes(self) -> np.ndarray:
+        return self._load.sizes()[self._indices]
 
 
 class FileReader:
@@ -116,6 +135,28 @@ class FileReader:
             if path.is_symlink():
                 raise OSError("a link to a file that does not exist") from None
             raise
+
+    def sizes(self) -> np.ndarray:
+        """Bytes of every file, int64 (n,); -1 of one that is not there. Of many files, tells how far it is."""
+        count = len(self.names)
+        sizes, starts = np.empty(count, np.int64), range(0, count, _TASK)
+        shown = Progress("sizes of the files", "images", count) if count >= _MANY else nullcontext()
+        with shown as progress, ThreadPoolExecutor(_THREADS, thread_name_prefix="sizes") as pool:
+            for start, found in zip(starts, pool.map(self._sizes_from, starts), strict=True):
+                sizes[start : start + len(found)] = found
+                if progress:
+                    progress.advance(len(found))
+        return sizes
+
+    def _sizes_from(self, start: int) -> list[int]:
+        return [_size(f"{self.root}/{name}") for name in self.names[start : start + _TASK]]
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
 
 
 def _files(folder: Path, prefix: str) -> Iterator[str]:

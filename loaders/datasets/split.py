@@ -21,7 +21,8 @@ class Split:
         labels: class index of every image, int64 ``(n,)``; -1 for an unlabelled one.
         classes: class names by index; a class may have no image.
         load: gives image ``i``, as the bytes of an image file or as uint8 RGB pixels ``(H, W, 3)``; called from several
-            threads; raises ``OSError`` where the file cannot be read.
+            threads; raises ``OSError`` where the file cannot be read. One of files has a method ``sizes()``, the
+            bytes of each, int64 ``(n,)``; without it the images are pixels of one shape.
         source: changes when the images do; part of the fingerprint by which a conversion is continued.
         raw: the source is lossless and small, so pixels are stored unless the user asks otherwise.
     """

@@ -38,7 +38,10 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def encoded(self, index: int) -> np.ndarray:
-        """The image as it is stored, uint8 (bytes,); raises ``BadImage``."""
+        """The image as it is stored, uint8 (bytes,): a file, of pixels a PPM file; raises ``BadImage``."""
+
+    def stored_sizes(self) -> np.ndarray:
+        """Bytes of every file, or of its pixels, int64 (n,); -1 where it is not there. Reads no image."""
 
     def decode(self, index: int, allocate: Allocate = fresh) -> torch.Tensor:
         """(H, W, 3) uint8 RGB, in room that ``allocate`` gives; raises ``BadImage``."""
@@ -76,8 +79,13 @@ class BetonImages(BetonFile):
         return int((self.heights.astype(np.int64) * self.widths).sum()) * 3
 
     def encoded(self, index: int) -> np.ndarray:
-        """The image as it is stored: a JPEG stream, or raw pixels."""
-        return self.read(index)
+        data = self.read(index)
+        if self.modes[index] == RAW:
+            data = _ppm(data.reshape(int(self.heights[index]), int(self.widths[index]), 3))
+        return data
+
+    def stored_sizes(self) -> np.ndarray:
+        return self.sizes
 
     def decode(self, index: int, allocate: Allocate = fresh) -> torch.Tensor:
         data, size = self.read(index), (int(self.heights[index]), int(self.widths[index]))
@@ -101,12 +109,14 @@ class SplitImages:
         return len(self.names)
 
     def encoded(self, index: int) -> np.ndarray:
-        """The file's bytes; where the split has pixels, those of a PPM file."""
         data = self._read(index)
-        if isinstance(data, np.ndarray):
-            height, width, _ = data.shape
-            data = b"P6 %d %d 255\n" % (width, height) + data.tobytes()
-        return np.frombuffer(data, np.uint8)
+        return _ppm(data) if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
+
+    def stored_sizes(self) -> np.ndarray:
+        sizes = getattr(self._load, "sizes", None)
+        if sizes is None:  # pixels, all of one shape
+            return np.full(len(self), self._load(0).size, np.int64)
+        return sizes()
 
     def decode(self, index: int, allocate: Allocate = fresh) -> torch.Tensor:
         data = self._read(index)
@@ -119,3 +129,9 @@ class SplitImages:
             return self._load(index)
         except OSError as error:
             raise BadImage(error.strerror or str(error)) from error
+
+
+def _ppm(pixels: np.ndarray) -> np.ndarray:
+    """Pixels (H, W, 3) as the bytes of a PPM file."""
+    height, width, _ = pixels.shape
+    return np.frombuffer(b"P6 %d %d 255\n" % (width, height) + pixels.tobytes(), np.uint8)
