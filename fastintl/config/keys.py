@@ -240,9 +240,9 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
     return options.from_dict(Config, tree)
 
 
-def from_yaml(text: str) -> Config:
-    """The inverse of ``to_yaml``."""
-    return options.from_yaml(Config, text)
+def from_yaml(text: str, where: str = "configuration") -> Config:
+    """The inverse of ``to_yaml``. ``where`` names the text's place in the sentences on what is wrong with it."""
+    return options.from_yaml(Config, text, where)
 
 
 def to_yaml(config: Config) -> str:

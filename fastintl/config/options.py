@@ -219,14 +219,14 @@ def load(cls: type, rcfg: Path | str | None, overrides: Sequence[str], name: str
     return config if config.name is not None else replace(config, name=name)
 
 
-def from_dict(cls: type, tree: Mapping[str, Any]) -> Any:
+def from_dict(cls: type, tree: Mapping[str, Any], where: str = "configuration") -> Any:
     """A configuration from nested dicts; keys that are missing keep their defaults."""
-    return build(cls, flatten(tree, cls, "configuration"))
+    return build(cls, flatten(tree, cls, where))
 
 
-def from_yaml(cls: type, text: str) -> Any:
-    """The inverse of ``dump``."""
-    return from_dict(cls, parse_yaml(text, "configuration"))
+def from_yaml(cls: type, text: str, where: str = "configuration") -> Any:
+    """The inverse of ``dump``. ``where`` names the text's place in the sentences on what is wrong with it."""
+    return from_dict(cls, parse_yaml(text, where), where)
 
 
 def keys_that_change(cls: type, what: str, prefix: str = "") -> set[str]:

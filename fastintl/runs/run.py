@@ -142,11 +142,16 @@ class Run(ABC):
                 "to a folder that all nodes share"
             )
         if state is not None:
-            self._require_same_run(state)
-            self._doubt = self.doubt(state)
-            self.load_state_dict(state)
-            if "clock" in state:
-                self.clock.load_state_dict(state["clock"])
+            try:
+                self._require_same_run(state)
+                self._doubt = self.doubt(state)
+                self.load_state_dict(state)
+                if "clock" in state:
+                    self.clock.load_state_dict(state["clock"])
+            except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and "state_dict" not in str(error):  # of a GPU, or of a rank
+                    raise
+                raise self.checkpoints.damaged("it does not hold what this run saves") from error
             self.step = state["step"]
         saved = self.step if state else None
         self.save_points = SavePoints(self.checkpoints, self._save_minutes, saved, self.warn)

@@ -73,7 +73,8 @@ def class_tree(root: Path, classes: Sequence[str] | None = None, strict: bool = 
     if not names:
         raise UserError(f"there is no file in any of the {len(classes)} class folders of {root}; {LAYOUT}")
     stamp = file_stamp([root / name for name in present])
-    return Split(names, np.array(labels, np.int64), classes, FileReader(root, names), stamp)
+    read = FileReader(root, names)
+    return Split(names, np.array(labels, np.int64), classes, read, stamp, stats=read.stats)
 
 
 def class_folders(root: Path) -> list[str]:
@@ -105,20 +106,8 @@ def cut(split: Split, val_share: float) -> dict[str, Split]:
 def take(split: Split, indices: np.ndarray) -> Split:
     """The images ``indices`` of a split."""
     names = [split.names[i] for i in indices]
-    return replace(split, names=names, labels=split.labels[indices], load=_Chosen(split.load, indices))
-
-
-class _Chosen:
-    """The images ``indices`` of a ``Split.load``."""
-
-    def __init__(self, load: FileReader, indices: np.ndarray) -> None:
-        self._load, self._indices = load, indices
-
-    def __call__(self, index: int) -> bytes:
-        return self._load(int(self._indices[index]))
-
-    def sizes(self) -> np.ndarray:
-        return self._load.sizes()[self._indices]
+    kept = {"names": names, "labels": split.labels[indices], "load": lambda i: split.load(int(indices[i]))}
+    return replace(split, **kept, stats=split.stats and (lambda: split.stats()[indices]))
 
 
 class FileReader:
@@ -136,27 +125,29 @@ class FileReader:
                 raise OSError("a link to a file that does not exist") from None
             raise
 
-    def sizes(self) -> np.ndarray:
-        """Bytes of every file, int64 (n,); -1 of one that is not there. Of many files, tells how far it is."""
+    def stats(self) -> np.ndarray:
+        """Bytes and time of the last change (ns) of every file, int64 (n, 2); -1 of one that is not there. Of many
+        files it tells how far it is."""
         count = len(self.names)
-        sizes, starts = np.empty(count, np.int64), range(0, count, _TASK)
+        stats, starts = np.empty((count, 2), np.int64), range(0, count, _TASK)
         shown = Progress("sizes of the files", "images", count) if count >= _MANY else nullcontext()
-        with shown as progress, ThreadPoolExecutor(_THREADS, thread_name_prefix="sizes") as pool:
-            for start, found in zip(starts, pool.map(self._sizes_from, starts), strict=True):
-                sizes[start : start + len(found)] = found
+        with shown as progress, ThreadPoolExecutor(_THREADS, thread_name_prefix="stats") as pool:
+            for start, found in zip(starts, pool.map(self._stats_from, starts), strict=True):
+                stats[start : start + len(found)] = found
                 if progress:
                     progress.advance(len(found))
-        return sizes
+        return stats
 
-    def _sizes_from(self, start: int) -> list[int]:
-        return [_size(f"{self.root}/{name}") for name in self.names[start : start + _TASK]]
+    def _stats_from(self, start: int) -> list[tuple[int, int]]:
+        return [_stat(f"{self.root}/{name}") for name in self.names[start : start + _TASK]]
 
 
-def _size(path: str) -> int:
+def _stat(path: str) -> tuple[int, int]:
     try:
-        return os.stat(path).st_size
+        found = os.stat(path)
     except OSError:
-        return -1
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
 
 
 def _files(folder: Path, prefix: str) -> Iterator[str]:

@@ -21,10 +21,11 @@ class Split:
         labels: class index of every image, int64 ``(n,)``; -1 for an unlabelled one.
         classes: class names by index; a class may have no image.
         load: gives image ``i``, as the bytes of an image file or as uint8 RGB pixels ``(H, W, 3)``; called from several
-            threads; raises ``OSError`` where the file cannot be read. One of files has a method ``sizes()``, the
-            bytes of each, int64 ``(n,)``; without it the images are pixels of one shape.
+            threads; raises ``OSError`` where the file cannot be read.
         source: changes when the images do; part of the fingerprint by which a conversion is continued.
         raw: the source is lossless and small, so pixels are stored unless the user asks otherwise.
+        stats: gives the bytes of every file and the time of its last change, int64 ``(n, 2)``; None where the images
+            are no files but pixels of one shape.
     """
 
     names: Sequence[str]
@@ -33,6 +34,7 @@ class Split:
     load: Callable[[int], bytes | np.ndarray]
     source: str
     raw: bool = False
+    stats: Callable[[], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -102,7 +102,7 @@ class SplitImages:
 
     def __init__(self, path: Path, split: Split) -> None:
         self.path, self.classes, self.names, self.labels = path, split.classes, split.names, split.labels
-        self._load = split.load
+        self._load, self._stats = split.load, split.stats
         self.decoded_bytes = len(split) * split.load(0).size if split.raw else None  # such images are of one size
 
     def __len__(self) -> int:
@@ -113,10 +113,9 @@ class SplitImages:
         return _ppm(data) if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
 
     def stored_sizes(self) -> np.ndarray:
-        sizes = getattr(self._load, "sizes", None)
-        if sizes is None:  # pixels, all of one shape
+        if self._stats is None:  # pixels, all of one shape
             return np.full(len(self), self._load(0).size, np.int64)
-        return sizes()
+        return self._stats()[:, 0]
 
     def decode(self, index: int, allocate: Allocate = fresh) -> torch.Tensor:
         data = self._read(index)
