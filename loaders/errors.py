@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,3 +41,19 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def require_writable(*paths: Path | None) -> None:
+    """Looks, before anything is computed, whether results can be written to these files; None stands for no file.
+
+    Raises:
+        UserError: a folder cannot be made, or a file not be written there.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        with writing(path):
+            if not path.exists():
+                tempfile.TemporaryFile(dir=path.parent).close()
+            elif not path.is_char_device() and not path.is_fifo():  # to open a pipe waits for its reader
+                open(path, "ab").close()

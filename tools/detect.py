@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from fastintl.config.options import dump, help_text  # noqa: E402
 from fastintl.detection.config import DetectionConfig, load  # noqa: E402
 from fastintl.evaluate import command_line  # noqa: E402
-from loaders.errors import UserError, exit_on_user_error  # noqa: E402
+from loaders.errors import UserError, exit_on_user_error, require_writable  # noqa: E402
 
 _RECIPES = Path(__file__).resolve().parent.parent / "rcfgs" / "detection"
 _RECIPE_OF = {"voc": _RECIPES / "voc0712.yaml", "coco": _RECIPES / "coco_2x.yaml"}
@@ -48,6 +48,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides a key of the recipe")
     given = parser.parse_intermixed_args(words)
+    require_writable(given.json, given.results, given.picture)
     root = [f"data.root={given.root}"] if given.root else []
     config = load(given.rcfg or _RECIPE_OF[given.data], [*root, *given.overrides])
     if given.print_config:

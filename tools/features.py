@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fastintl.evaluate import command_line  # noqa: E402
-from loaders.errors import exit_on_user_error  # noqa: E402
+from loaders.errors import exit_on_user_error, require_writable  # noqa: E402
 from loaders.files import write_json  # noqa: E402
 
 
@@ -29,6 +29,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="PATH", help="write what the features are of as JSON, too")
     command_line.add_extraction(parser)
     given = parser.parse_args(words)
+    require_writable(given.json)
 
     from fastintl import distributed
     from fastintl.evaluate.backbone import Reading, open_backbone

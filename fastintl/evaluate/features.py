@@ -41,7 +41,10 @@ _CPU_IMAGES = 32
 _META, _COMPLETE = "meta.json", "complete.json"
 _COLUMNS = {"features": np.float32, "labels": np.int64, "ids": np.int64, "done": np.bool_}
 # These say where things were found and with what they were read; the features are the same from elsewhere.
-_MAY_DIFFER = ("backbone", "data", "versions")
+_MAY_DIFFER = ("backbone", "data", "versions", "classes")
+# What must be equal in two sets, or their distances mean nothing.
+_OF_THE_VIEW = ("resize", "size", "mean", "std", "interpolation", "flip_average")
+_OF_THE_BACKBONE = ("sha256", "arch", "stem", "target", *_OF_THE_VIEW)
 _CONTENT = "stored_blake2b"  # which older versions did not know
 _ALWAYS = {"backbone", "data", "count", "sha256", "arch", "stem", "target", "resize", "size", "flip_average"}
 _BLOCK = 1 << 16  # bytes of an array that are compared, or not, together
@@ -150,8 +153,9 @@ def features_of(
         UserError: no images there, the folder holds features of something else or cannot be written, or the ranks
             that are to write it are on several machines.
     """
-    meta = features_meta(backbone, open_images(data), flip_average, world)
-    return _written(backbone, data, folder, meta, world, reading)
+    images = open_images(data)
+    meta = features_meta(backbone, images, flip_average, world)
+    return _written(backbone, images, folder, meta, world, reading)
 
 
 def cached_features(
@@ -169,9 +173,10 @@ def cached_features(
     """
     if backbone is None:
         return load_features(data)
-    meta = features_meta(backbone, open_images(data), flip_average, world)
+    images = open_images(data)
+    meta = features_meta(backbone, images, flip_average, world)
     name = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()[:16]
-    return _written(backbone, data, cache / name, meta, world, reading)
+    return _written(backbone, images, cache / name, meta, world, reading)
 
 
 def features_meta(backbone: EvaluatedBackbone, images: Images, flip_average: bool, world: World) -> dict[str, Any]:
@@ -186,11 +191,11 @@ def features_meta(backbone: EvaluatedBackbone, images: Images, flip_average: boo
 
 
 def _written(
-    backbone: EvaluatedBackbone, data: Path, folder: Path, meta: dict[str, Any], world: World, reading: Reading
+    backbone: EvaluatedBackbone, images: Images, folder: Path, meta: dict[str, Any], world: World, reading: Reading
 ) -> StoredFeatures:
     network, flip_average = backbone.network, meta["flip_average"]
     if world.is_main:
-        places = {"backbone": str(backbone.path), "data": str(data)}
+        places = {"backbone": str(backbone.path), "data": str(images.path), "classes": images.classes}
         _begin(folder, {**places, **meta, "versions": versions()}, network.feature_dim)
     world.barrier()
     *columns, done = _open_columns(folder, "r+")
@@ -201,7 +206,7 @@ def _written(
         order = Order(missing, reading.batch_size, shuffled=False, rank=world.rank, world_size=world.world_size)
         mine = [rows for rows in order.batches(0) if len(rows)]
         quarantine = folder / "quarantine.txt"
-        loader = reading.open_loader(data, backbone.crop, world, samples=missing, quarantine=quarantine)
+        loader = reading.open_loader(images, backbone.crop, world, samples=missing, quarantine=quarantine)
         batches = feature_batches(network.to(world.device), loader, world.device, flip_average)
         marks = _Marks(columns, done)
         try:
@@ -240,6 +245,19 @@ def load_features(folder: str | Path) -> StoredFeatures:
         missing = len(done) - int(done.sum())
         raise UserError(f"{folder} is not finished, {missing:,} features are missing: start what wrote it again")
     return StoredFeatures(features, labels, ids, meta)
+
+
+def require_comparable(train: StoredFeatures, val: StoredFeatures) -> None:
+    """Raises ``UserError`` where two sets are not of one backbone and view, or their labels of other classes."""
+    other = [key for key in _OF_THE_BACKBONE if train.meta.get(key) != val.meta.get(key)]
+    if other:
+        raise UserError(f"the two sets of features differ in {', '.join(other)}: extract both in the same way")
+    of_train, of_val = (stored.meta.get("classes") for stored in (train, val))
+    if of_train and of_val and of_train != of_val:  # older versions noted none, nor do files of FFCV's own writer
+        raise UserError(
+            f"the features of {train.meta['data']} and of {val.meta['data']} do not have the same classes, or not in "
+            "the same order: extract both from folders of the same classes"
+        )
 
 
 def _damaged(folder: Path, problem: str) -> UserError:

@@ -24,6 +24,7 @@ from fastintl.runs.fingerprint import fingerprint
 from loaders import Loader, UserError, random_crop_and_flip
 from loaders.content import content_digest
 from loaders.recipe import LEAST_AREA, Interpolation
+from loaders.sources import open_images
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,16 @@ class SupervisedTraining:
         Returns:
             What was trained, its accuracy (the same on every rank), the folder of the state, and the result.
         """
+        images, held_out_images = open_images(self.train), open_images(self.val)
+        classes = count_classes(images, held_out_images)  # before a source decodes them all
         dtype, crop = autocast_dtype(self.precision, world.device), backbone.crop
         crops = random_crop_and_flip(crop.size, crop.mean, crop.std, self.crop_area, self.crop_interpolation)
         options = {"dtype": dtype, "seed": self.seed}
         used = {"batch_size": protocol.batch_size, "samples": samples if len(samples) else None}
-        train = self.reading.open_loader(self.train, crops, world, **used, **options)
-        held_out = self.reading.open_loader(self.val, crop, world, **options)
+        train = self.reading.open_loader(images, crops, world, **used, **options)
+        held_out = self.reading.open_loader(held_out_images, crop, world, **options)
         with closing(train), closing(held_out):
-            trainee = build(count_classes(train.images, held_out.images), dtype)
+            trainee = build(classes, dtype)
             stated = {**stated, **asdict(protocol), "crop_area": self.crop_area}
             if self.crop_interpolation != "bicubic":  # which older versions always took and did not state
                 stated["crop_interpolation"] = self.crop_interpolation
