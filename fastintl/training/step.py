@@ -57,7 +57,9 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         self.loss = build_loss(config.loss)
         shared = world.world_size if self.loss.per_rank else 1
-        self.loss.check(config.train.batch_size // shared, config.model.projector[-1])
+        sizes = config.train.batch_size // shared, config.model.projector[-1]
+        self.loss.check(*sizes)
+        self.loss.warn(*sizes)
         self._loss: Callable[..., Tensor] = self.loss  # or compiled, below
         self.cuda_graphs = config.train.cuda_graphs == "on"
         if self.cuda_graphs and (world.device.type != "cuda" or world.world_size > 1):
