@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 USER_ERROR_STATUS = 2
+BROKEN_PIPE_STATUS = 141  # as a shell reports the end by SIGPIPE
 
 
 class UserError(Exception):
@@ -17,12 +19,21 @@ class UserError(Exception):
 
 
 def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
-    """Decorates a command-line ``main``: a ``UserError`` is printed to stderr as one line, exit status 2."""
+    """Decorates a command-line ``main``: a ``UserError`` is printed to stderr as one line, exit status 2.
+
+    Where whoever reads the output has left (``… | head -1``) the command ends quietly, as by SIGPIPE; its results are
+    written before they are printed.
+    """
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs) -> None:
         try:
             main(*args, **kwargs)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            _discard_output()
+            sys.exit(BROKEN_PIPE_STATUS)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(USER_ERROR_STATUS)
@@ -31,6 +42,12 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(130)
 
     return wrapper
+
+
+def _discard_output() -> None:
+    """What is left to be printed would raise once more at the interpreter's end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

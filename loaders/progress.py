@@ -6,6 +6,8 @@ import sys
 import time
 from contextlib import suppress
 
+from loaders.terminal import open_console
+
 
 class ProgressDisplay:
     """How far something is, on stderr.
@@ -43,7 +45,7 @@ class ProgressDisplay:
     def note(self, text: str) -> None:
         """Prints a line, above the bar where there is one."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(text)
         elif self._shown:
             _print(text)
 
@@ -97,14 +99,13 @@ class Progress(ProgressDisplay):
 
 
 def _terminal_bar(titled: bool):
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     title = [TextColumn("{task.fields[title]}", markup=False)] if titled else []
     text = TextColumn("{task.description}", markup=False)
     columns = (*title, BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn(), TextColumn("left"))
-    return Bar(*columns, console=Console(stderr=True))
+    return Bar(*columns, console=open_console(stderr=True))
 
 
 def _print(line: str) -> None:

@@ -40,10 +40,10 @@ def main(words: list[str] | None = None) -> None:
         reading = Reading(given.source, given.batch_size, given.threads)
         stored = features_of(backbone, given.data, given.out, world, reading, given.flip_average)
         if world.is_main:
-            count, channels = stored.features.shape
-            print(f"{given.out}: {count:,} features of {channels:,} channels, {stored.features.nbytes / 1e6:,.1f} MB")
             if given.json is not None:
                 write_json(given.json, stored.meta)
+            count, channels = stored.features.shape
+            print(f"{given.out}: {count:,} features of {channels:,} channels, {stored.features.nbytes / 1e6:,.1f} MB")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--vote", choices=("majority", "weighted"), default="majority", help="(default: majority)")
     above_0 = command_line.number("--temperature", float, above=0)
     parser.add_argument("--temperature", type=above_0, default=0.07, help="of the weighted vote (default: 0.07)")
-    at_least = command_line.number("--memory", float, least=0.1)
-    parser.add_argument("--memory", type=at_least, default=2.0, metavar="GB", help="for the search (default: 2)")
+    memory = command_line.number("--memory", float, above=0)
+    parser.add_argument("--memory", type=memory, default=2.0, metavar="GB", help="for the search (default: 2)")
     command_line.add_feature_cache(parser)
     command_line.add_extraction(parser)
     command_line.add_results(parser)
@@ -56,7 +56,7 @@ def main(words: list[str] | None = None) -> None:
             backbone = open_backbone(given.weights, given.arch, given.stem, given.target, given.resize, given.size)
         data = {"train": given.train, "val": given.val}
         if backbone is not None:
-            protocol.require_votes(*map(open_images, data.values()), given.k)
+            protocol.require_votes(*map(open_images, data.values()), given.k, given.memory * 1e9)
         train, val = (
             cached_features(backbone, path, given.features, world, reading, given.flip_average)
             for path in data.values()

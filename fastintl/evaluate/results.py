@@ -12,6 +12,7 @@ from typing import Any
 
 from loaders.errors import writing
 from loaders.files import write_json
+from loaders.terminal import open_console
 
 _COLUMNS = ("date", "task", "accuracy", "backbone", "sha256", "data", "settings", "versions")
 
@@ -98,7 +99,6 @@ def print_table(result: Result) -> None:
 def print_rows(header: Sequence[str], rows: Iterable[Sequence[str]], bold: Sequence[str] | None = None) -> None:
     """Prints a table of text, numbers to the right, the row ``bold`` in bold."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
@@ -106,7 +106,7 @@ def print_rows(header: Sequence[str], rows: Iterable[Sequence[str]], bold: Seque
         table.add_column(column, justify="right" if i else "left")
     for row in rows:
         table.add_row(*row, style="bold" if row == bold else None)
-    Console(highlight=False).print(table)
+    open_console().print(table)
 
 
 def _words(values: Mapping[str, Any]) -> str:

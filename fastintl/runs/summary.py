@@ -7,6 +7,7 @@ from typing import Any
 
 from fastintl.config import Config
 from fastintl.runs.clock import Clock
+from loaders.terminal import open_console
 
 _ROWS = {
     "chance": "chance",
@@ -54,10 +55,9 @@ def accuracies(scores: dict[str, float], k: int) -> str:
 def print_table(summary: dict[str, Any], config: Config, folder: Path) -> None:
     """Prints the accuracies, then where the results are."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = open_console()
     if summary["knn_top1"]:
         table = Table("held-out images", box=box.SIMPLE_HEAD)
         table.add_column(f"{config.eval.k}-nn accuracy", justify="right")

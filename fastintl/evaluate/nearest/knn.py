@@ -170,6 +170,12 @@ def out_of_range(k: int, features: int) -> UserError:
     return UserError(f"k-NN: k is {k}; it must lie between 1 and the number of features, {features}")
 
 
+def require_memory(memory: float) -> None:
+    """Refuses less than the search needs, in bytes."""
+    if not memory >= _LEAST_MEMORY:
+        raise UserError(f"k-NN: memory is {memory:.3g} bytes; it must be at least {_LEAST_MEMORY:.3g}")
+
+
 def _check(features, labels, queries, ks: list[int], metric: str, vote: str, temperature: float, memory: float) -> None:
     if features.ndim != 2 or queries.ndim != 2 or features.shape[1] != queries.shape[1]:
         raise UserError(
@@ -188,5 +194,4 @@ def _check(features, labels, queries, ks: list[int], metric: str, vote: str, tem
         raise UserError(f"k-NN: vote is {vote!r}; it must be 'majority' or 'weighted'")
     if not temperature > 0:
         raise UserError(f"k-NN: temperature is {temperature}; it must be more than 0")
-    if not memory >= _LEAST_MEMORY:
-        raise UserError(f"k-NN: memory is {memory:.3g} bytes; it must be at least {_LEAST_MEMORY:.3g}")
+    require_memory(memory)

@@ -24,12 +24,13 @@ def knn_settings(metric: str, vote: str, temperature: float) -> dict[str, Any]:
     return {"metric": metric, "vote": vote, **({"temperature": temperature} if vote == "weighted" else {})}
 
 
-def require_votes(train: Images, val: Images, ks: Sequence[int]) -> None:
+def require_votes(train: Images, val: Images, ks: Sequence[int], memory: float) -> None:
     """Refuses, before their features are extracted, images that ``evaluate`` would refuse afterwards.
 
     Raises:
-        UserError: images without labels or of other classes, or fewer of them than shall vote.
+        UserError: images without labels or of other classes, fewer of them than shall vote, or too little memory.
     """
+    knn.require_memory(memory)
     require_same_classes(train, val)
     for name, images in (("train", train), ("val", val)):
         _require_labels(name, images.labels, images.path)
