@@ -28,14 +28,16 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(main)
     def wrapper(*args, **kwargs) -> None:
         try:
-            main(*args, **kwargs)
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            try:
+                main(*args, **kwargs)
+            finally:  # also after --help, which leaves by SystemExit
+                if sys.stdout is not None:
+                    sys.stdout.flush()
         except BrokenPipeError:
             _discard_output()
             sys.exit(BROKEN_PIPE_STATUS)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)  # a file's name may have several
             sys.exit(USER_ERROR_STATUS)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

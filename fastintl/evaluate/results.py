@@ -84,7 +84,8 @@ def write(result: Result, json: Path | None = None, results: Path | None = None)
             "accuracy": ", ".join(f"{name} {value:.2%}" for name, value in result.metrics.items()),
             "sha256": (values["sha256"] or "")[:12],
         }
-        row = "| " + " | ".join(cells[column].replace("|", "\\|") for column in _COLUMNS) + " |\n"
+        lines = (" ".join(cells[column].replace("|", "\\|").splitlines()) for column in _COLUMNS)
+        row = f"| {' | '.join(lines)} |\n"
         with writing(results), open(results, "a") as file:  # one write: runs that end together keep their rows
             head = f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}\n" if file.tell() == 0 else ""
             file.write(head + row)

@@ -32,7 +32,8 @@ class MetricsFile:
         try:
             write_text(path, "".join(f"{line}\n" for line in lines))
         except OSError as error:
-            raise UserError(f"{path} cannot be written ({error.strerror}): make room, or set out= elsewhere") from error
+            reason = error.strerror or error
+            raise UserError(f"{path} cannot be written ({reason}): make room, or set out= elsewhere") from error
 
     def write(self, **values: Any) -> None:
         """Appends a row, and before it the rows that could not be written earlier."""
@@ -42,8 +43,8 @@ class MetricsFile:
         except OSError as error:
             if not self._failed:
                 self._warn(
-                    f"{self.path} cannot be written ({error.strerror}): training goes on, and the rows are kept in "
-                    "memory until it can"
+                    f"{self.path} cannot be written ({error.strerror or error}): training goes on, and the rows are "
+                    "kept in memory until it can"
                 )
             self._failed = True
             return

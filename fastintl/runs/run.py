@@ -293,8 +293,8 @@ class Run(ABC):
     def results_lost(self, error: OSError) -> UserError:
         """What to raise where the results of a finished training could not be written."""
         return UserError(
-            f"the results could not be written to {self.folder.path} ({error.strerror}): make room there and start the "
-            "same command again"
+            f"the results could not be written to {self.folder.path} ({error.strerror or error}): make room there and "
+            "start the same command again"
         )
 
     def warn(self, sentence: str) -> None:

@@ -166,7 +166,7 @@ class Pretraining(Run):
             try:
                 draw_crops(self.loader, multi_crop(self.config.crops), self.folder.crops)
             except OSError as error:
-                self.warn(f"{self.folder.crops} could not be written ({error.strerror})")
+                self.warn(f"{self.folder.crops} could not be written ({error.strerror or error})")
         if self.config.eval.baselines and self.evaluation.queries is not None:
             baselines = {
                 "chance": lambda: self.evaluation.chance,

@@ -76,7 +76,9 @@ def read_weights(path_or_url: str | Path) -> WeightFile:
         raise UserError(f"{path} holds a {type(content).__name__}, no weights by name: give a network's state dict")
     inner = (content.get(key) for key in ("state_dict", "model"))
     state = next((value for value in inner if isinstance(value, Mapping)), content)
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and isinstance(key, str)}
+    if not tensors:
+        raise UserError(f"{path} holds no tensors by name: give a network's state dict")
     config = _config_of(content, path)
     if config is not None:
         return WeightFile(path, tensors, config.model.arch, config.model.stem, config)
@@ -124,6 +126,8 @@ def _read_safetensors(path: Path) -> WeightFile:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
         raise UserError(f"{path} cannot be read as safetensors ({error}): it is damaged, or of another kind") from error
     return WeightFile(path, state, about.get("arch"), about.get("stem"))

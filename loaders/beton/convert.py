@@ -98,7 +98,7 @@ def convert(split: Split, target: str | os.PathLike, storage: Storage | None = N
             journal.close()
     except OSError as error:
         raise UserError(
-            f"{target} cannot be written: {error.strerror}; free some room or choose another folder, and "
+            f"{target} cannot be written: {error.strerror or error}; free some room or choose another folder, and "
             "start the same command again: in the same folder it goes on where it stopped"
         ) from error
 
@@ -206,7 +206,7 @@ def _encode_one(split: Split, storage: Storage, index: int) -> StoredImage | str
             ) from error
         if error.errno in _STORAGE_FAILED:
             raise UserError(
-                f"{split.names[index]} cannot be read: {error.strerror}; nothing that was done is lost, "
+                f"{split.names[index]} cannot be read: {error.strerror or error}; nothing that was done is lost, "
                 "start the same command again"
             ) from error
         return f"cannot be read: {error.strerror or error}"

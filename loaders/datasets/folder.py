@@ -82,7 +82,7 @@ def class_folders(root: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
-        raise UserError(f"{root} cannot be listed: {error.strerror}") from error
+        raise UserError(f"{root} cannot be listed: {error.strerror or error}") from error
 
 
 def cut(split: Split, val_share: float) -> dict[str, Split]:
