@@ -112,7 +112,15 @@ def options(cls: type, prefix: str = "") -> dict[str, Field]:
 
 
 class _TextLoader(yaml.BaseLoader):
-    """YAML whose scalars stay text; a key given twice, of which YAML drops one, is an error."""
+    """YAML whose scalars stay text. A key given twice, of which YAML drops one, is an error, and so is a ``*name``, by
+    which a few lines can hold themselves or billions of values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            problem = f"*{event.anchor} stands for another value, which must be written out here"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
@@ -130,7 +138,10 @@ def parse_yaml(text: str, where: str) -> Any:
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{where}{line}: cannot be read as YAML: {problem or error}") from None
+        reason = " ".join(str(problem or error).split())
+        raise UserError(f"{where}{line}: cannot be read as YAML: {reason}") from None
+    except RecursionError:
+        raise UserError(f"{where}: cannot be read as YAML: it is nested too deeply") from None
 
 
 def read_file(path: Path | str, cls: type) -> dict[str, Any]:

@@ -282,7 +282,7 @@ def _misfit(folder: Path, count: int, channels: int | None) -> str | None:
     for name, kind in _COLUMNS.items():
         try:
             array = np.load(folder / f"{name}.npy", mmap_mode="r")  # "r+" would fill a file that was cut off
-        except (OSError, ValueError, EOFError, TypeError, OverflowError):
+        except Exception:  # NumPy raises several types on a damaged header
             return f"{name}.npy is missing or cut off"
         wanted = (count, channels or array.shape[-1]) if name == "features" and array.ndim else (count,)
         if not isinstance(array, np.memmap) or array.dtype != kind or array.shape != wanted:

@@ -67,9 +67,10 @@ def parse_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            row["step"] + 0  # every row is an object with a step
+            if not isinstance(row["step"], int):  # every row is an object with a step
+                raise TypeError
             rows.append(row)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             broken.append(number)
     return rows, broken
 

@@ -31,7 +31,7 @@ def summarise(metrics: list[dict[str, Any]], config: Config, step: int, clock: C
         the first step after a start; None where there was no other), ``loss`` (of the last log step), ``knn_top1``:
         accuracies as fractions, of what was measured, and ``probes``: likewise, of the classifiers.
     """
-    last = {key: value for row in metrics for key, value in row.items()}
+    last = {key: value for row in metrics for key, value in row.items() if isinstance(value, int | float)}
     scores = {name: last[f"knn_top1_{name}"] for name in _ROWS if f"knn_top1_{name}" in last}
     if "knn_top1" in last:
         scores["trained"] = last["knn_top1"]
