@@ -30,7 +30,7 @@ _sound = st.builds(
     lambda step, loss: {"step": step, "epoch": step / 4, "loss": loss}, st.integers(0, 20), st.floats(0, 9)
 )
 _line = st.one_of(
-    st.builds(json.dumps, st.one_of(_sound, _row)), st.text(max_size=20), st.sampled_from(["[" * 5000, "1" * 5000, "{}"])
+    st.builds(json.dumps, st.one_of(_sound, _row)), st.text(max_size=20), st.sampled_from(["[" * 5000, "1" * 5000])
 )
 _lines = st.lists(_line, max_size=6)
 _changes = st.lists(st.tuples(st.sampled_from(["set", "cut"]), st.integers(0, 3000), st.integers(0, 255)), max_size=2)

@@ -38,7 +38,9 @@ _content = st.one_of(
     st.tuples(st.just("tensor"), st.just(".pt"), st.tuples(st.integers(0, 200), st.sampled_from(_kinds))),
     st.tuples(st.just("beside"), st.just(".pt"), _dict(_value)),
 )
-examples = st.tuples(_content, st.sampled_from([None, "resnet8", "resnet18"]), st.sampled_from([None, "small", "cifar"]))
+_arch, _stem = st.sampled_from([None, "resnet8", "resnet18"]), st.sampled_from([None, "small", "cifar"])
+examples = st.tuples(_content, _arch, _stem)
+IN_SUITE = 10
 
 
 def check(example: tuple[tuple, str | None, str | None]) -> None:
