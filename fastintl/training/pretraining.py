@@ -89,6 +89,7 @@ class Pretraining(Run):
         """Trains to the end and leaves the results in the run folder."""
         for line in self._announcement():
             self.note(line)
+        self.train_step.loss.warn(*self.train_step.loss_size)  # a compiled one says nothing
         if self.step == 0:
             self._before_training()
         elif self._evaluation_was_cut_off():
