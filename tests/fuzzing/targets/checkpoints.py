@@ -61,7 +61,7 @@ class Numbers:
 
     def __iter__(self):
         epoch, batch = self.position
-        return iter([torch.full((4,), 10.0 * epoch + i) for i in range(batch, 2)])
+        return (torch.full((4,), 10.0 * epoch + i) for i in range(batch, 2))
 
 
 def trained(folder: Path, epochs: int) -> Tensor:
