@@ -15,7 +15,13 @@ BROKEN_PIPE_STATUS = 141  # as a shell reports the end by SIGPIPE
 
 
 class UserError(Exception):
-    """Wrong input, or something that is missing: its text is one sentence for the user, shown without a traceback."""
+    """Wrong input, or something that is missing: its text is one sentence for the user, shown without a traceback.
+
+    It is one line also where it names a file whose name has several.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(" ".join(sentence.splitlines()))
 
 
 def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
@@ -37,7 +43,7 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
             _discard_output()
             sys.exit(BROKEN_PIPE_STATUS)
         except UserError as error:
-            print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)  # a file's name may have several
+            print(f"error: {error}", file=sys.stderr)
             sys.exit(USER_ERROR_STATUS)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
