@@ -6,25 +6,44 @@ import functools
 import io
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 USER_ERROR_STATUS = 2
+BROKEN_PIPE_STATUS = 141  # as a shell reports the end by SIGPIPE
 
 
 class UserError(Exception):
-    """Wrong input, or something that is missing: its text is one sentence for the user, shown without a traceback."""
+    """Wrong input, or something that is missing: its text is one sentence for the user, shown without a traceback.
+
+    It is one line also where it names a file whose name has several.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(" ".join(sentence.splitlines()))
 
 
 def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
-    """Decorates a command-line ``main``: a ``UserError`` is printed to stderr as one line, exit status 2."""
+    """Decorates a command-line ``main``: a ``UserError`` is printed to stderr as one line, exit status 2.
+
+    Where whoever reads the output has left (``… | head -1``) the command ends quietly, as by SIGPIPE; its results are
+    written before they are printed.
+    """
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs) -> None:
         _print_any_name()
         try:
-            main(*args, **kwargs)
+            try:
+                main(*args, **kwargs)
+            finally:  # also after --help, which leaves by SystemExit
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except BrokenPipeError:
+            _discard_output()
+            sys.exit(BROKEN_PIPE_STATUS)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(USER_ERROR_STATUS)
@@ -47,6 +66,12 @@ def _print_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _discard_output() -> None:
+    """What is left to be printed would raise once more at the interpreter's end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Makes the folder of ``path``, which is written within; raises a ``UserError`` where that cannot be done."""
@@ -55,3 +80,19 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def require_writable(*paths: Path | None) -> None:
+    """Looks, before anything is computed, whether results can be written to these files; None stands for no file.
+
+    Raises:
+        UserError: a folder cannot be made, or a file not be written there.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        with writing(path):
+            if not path.exists():
+                tempfile.TemporaryFile(dir=path.parent).close()
+            elif not path.is_char_device() and not path.is_fifo():  # to open a pipe waits for its reader
+                open(path, "ab").close()

@@ -96,7 +96,6 @@ def make_loader(
     threads = threads or len(os.sched_getaffinity(0))
     quarantine = Quarantine(images.path, len(images), max_bad, Path(quarantine) if quarantine else None)
     samples = None if samples is None else np.asarray(samples)
-    opened, explanation = open_source(images, source, threads, quarantine, device, hardware_share, samples)
     order = Order(
         np.arange(len(images)) if samples is None else samples,
         batch_size,
@@ -105,6 +104,7 @@ def make_loader(
         rank=rank,
         world_size=world_size,
     )
+    opened, explanation = open_source(images, source, threads, quarantine, device, hardware_share, samples)
     engine = open_engine(recipe, device, dtype, threads)
     loader = Loader(images, quarantine, opened, explanation, engine, order, device)
     loader.set_position(epoch, start_batch)

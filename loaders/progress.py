@@ -6,6 +6,8 @@ import sys
 import time
 from contextlib import suppress
 
+from loaders.terminal import open_console
+
 
 class ProgressDisplay:
     """How far something is, on stderr.
@@ -43,7 +45,7 @@ class ProgressDisplay:
     def note(self, text: str) -> None:
         """Prints a line, above the bar where there is one."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(text)
         elif self._shown:
             _print(text)
 
@@ -99,7 +101,6 @@ class Progress(ProgressDisplay):
 
 def _terminal_bar(titled: bool):
     """Total and time left have their room on a narrow terminal, too; what is long beside them is cut."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
     from rich.table import Column
@@ -113,7 +114,7 @@ def _terminal_bar(titled: bool):
         columns = (text("{task.fields[title]}", 3), bar, *fixed, text("{task.description}", None))
     else:
         columns = (bar, *fixed, text("{task.description}", 4))
-    return Bar(*columns, console=Console(stderr=True), expand=True)
+    return Bar(*columns, console=open_console(stderr=True), expand=True)
 
 
 def _print(line: str) -> None:

@@ -24,7 +24,7 @@ if not __package__:  # run as a script of a clone
 from fastintl.config.options import KeyHelp, dump, help_text  # noqa: E402
 from fastintl.detection.config import DetectionConfig, load  # noqa: E402
 from fastintl.evaluate import command_line  # noqa: E402
-from loaders.errors import UserError, exit_on_user_error  # noqa: E402
+from loaders.errors import UserError, exit_on_user_error, require_writable  # noqa: E402
 
 _RECIPE_OF = {"voc": "detection/voc0712", "coco": "detection/coco_2x"}
 
@@ -50,6 +50,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides a key of the recipe")
     given = parser.parse_intermixed_args(words)
+    require_writable(given.json, given.results, given.picture)
     root = [f"data.root={given.root}"] if given.root else []
     config = load(given.rcfg or _RECIPE_OF[given.data], [*root, *given.overrides])
     if given.print_config:

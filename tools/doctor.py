@@ -15,7 +15,8 @@ from pathlib import Path
 if not __package__:  # run as a script of a clone
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from loaders.errors import exit_on_user_error  # noqa: E402
+from fastintl.evaluate.command_line import number  # noqa: E402
+from loaders.errors import exit_on_user_error, require_writable  # noqa: E402
 from loaders.files import write_json  # noqa: E402
 
 
@@ -23,11 +24,14 @@ from loaders.files import write_json  # noqa: E402
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, metavar="FILE", help="a .beton file or a folder class/image")
-    parser.add_argument("--ranks", type=int, metavar="N", help="ranks on this machine (default: one a GPU)")
-    parser.add_argument("--batch-size", type=int, metavar="B", help="of all ranks together (default: the recipe's)")
+    text = "ranks on this machine (default: one a GPU)"
+    parser.add_argument("--ranks", type=number("--ranks", least=1), metavar="N", help=text)
+    text = "of all ranks together (default: the recipe's)"
+    parser.add_argument("--batch-size", type=number("--batch-size", least=1), metavar="B", help=text)
     parser.add_argument("--rcfg", metavar="RECIPE", help="a file, or a name such as ep100 (default: ep100's values)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write what is found as JSON, too")
     given = parser.parse_args(words)
+    require_writable(given.json)
 
     from fastintl.config import load
     from fastintl.training.doctor import examine

@@ -17,7 +17,7 @@ if not __package__:  # run as a script of a clone
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fastintl.evaluate import command_line  # noqa: E402
-from loaders.errors import exit_on_user_error  # noqa: E402
+from loaders.errors import exit_on_user_error, require_writable  # noqa: E402
 from loaders.files import write_json  # noqa: E402
 
 
@@ -30,6 +30,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="PATH", help="write what the features are of as JSON, too")
     command_line.add_extraction(parser)
     given = parser.parse_args(words)
+    require_writable(given.json)
 
     from fastintl import distributed
     from fastintl.evaluate.backbone import Reading, open_backbone
@@ -40,10 +41,10 @@ def main(words: list[str] | None = None) -> None:
         reading = Reading(given.source, given.batch_size, given.threads)
         stored = features_of(backbone, given.data, given.out, world, reading, given.flip_average)
         if world.is_main:
-            count, channels = stored.features.shape
-            print(f"{given.out}: {count:,} features of {channels:,} channels, {stored.features.nbytes / 1e6:,.1f} MB")
             if given.json is not None:
                 write_json(given.json, stored.meta)
+            count, channels = stored.features.shape
+            print(f"{given.out}: {count:,} features of {channels:,} channels, {stored.features.nbytes / 1e6:,.1f} MB")
 
 
 if __name__ == "__main__":

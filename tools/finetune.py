@@ -26,6 +26,7 @@ if not __package__:  # run as a script of a clone
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fastintl.evaluate import command_line  # noqa: E402
+from fastintl.evaluate.command_line import number  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
 
 
@@ -34,16 +35,19 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("weights", nargs="?", help="file of weights, run folder or URL")
     parser.add_argument("--from-scratch", action="store_true", help="a new network instead of weights")
     labels = parser.add_mutually_exclusive_group(required=True)
-    labels.add_argument("--percent", type=float, help="of every class, drawn by --seed")
+    share = number("--percent", float, above=0, most=100)
+    labels.add_argument("--percent", type=share, help="of every class, drawn by --seed")
     labels.add_argument("--subset", metavar="FILE", help="imagenet-1pct, imagenet-10pct, or a file of image names")
     command_line.add_supervision(parser)
     protocol = parser.add_argument_group("protocol")
     protocol.add_argument("--frozen", action="store_true", help="only the classifier learns")
-    protocol.add_argument("--epochs", type=int, default=20, help="default: 20")
-    protocol.add_argument("--batch-size", type=int, default=256, help="over all ranks (default: 256)")
-    protocol.add_argument("--lr-backbone", type=float, help="for 256 images a step (default: 0.004)")
-    protocol.add_argument("--lr-classifier", type=float, default=0.2, help="likewise (default: 0.2)")
-    protocol.add_argument("--weight-decay", type=float, default=0.0, help="default: 0")
+    protocol.add_argument("--epochs", type=number("--epochs", least=1), default=20, help="default: 20")
+    count, decay = number("--batch-size", least=1), number("--weight-decay", float, least=0)
+    backbone, classifier = (number(option, float, above=0) for option in ("--lr-backbone", "--lr-classifier"))
+    protocol.add_argument("--batch-size", type=count, default=256, help="over all ranks (default: 256)")
+    protocol.add_argument("--lr-backbone", type=backbone, help="for 256 images a step (default: 0.004)")
+    protocol.add_argument("--lr-classifier", type=classifier, default=0.2, help="likewise (default: 0.2)")
+    protocol.add_argument("--weight-decay", type=decay, default=0.0, help="default: 0")
     protocol.add_argument("--schedule", default="constant", choices=("constant", "cosine", "steps", "exponential"))
     command_line.add_resumable_training(parser, "runs/finetune-…")
     return command_line.parse_with_recipe(parser, words)

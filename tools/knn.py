@@ -30,8 +30,10 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--k", type=_numbers, default=[5], help="neighbours, one or several: 1,5,20 (default: 5)")
     parser.add_argument("--metric", choices=("euclidean", "cosine"), default="euclidean", help="(default: euclidean)")
     parser.add_argument("--vote", choices=("majority", "weighted"), default="majority", help="(default: majority)")
-    parser.add_argument("--temperature", type=float, default=0.07, help="of the weighted vote (default: 0.07)")
-    parser.add_argument("--memory", type=float, default=2.0, metavar="GB", help="for the search (default: 2)")
+    above_0 = command_line.number("--temperature", float, above=0)
+    parser.add_argument("--temperature", type=above_0, default=0.07, help="of the weighted vote (default: 0.07)")
+    memory = command_line.number("--memory", float, above=0)
+    parser.add_argument("--memory", type=memory, default=2.0, metavar="GB", help="for the search (default: 2)")
     command_line.add_feature_cache(parser)
     command_line.add_extraction(parser)
     command_line.add_results(parser)
@@ -47,12 +49,15 @@ def main(words: list[str] | None = None) -> None:
     from fastintl.evaluate.backbone import Reading, open_backbone
     from fastintl.evaluate.features import cached_features
     from fastintl.evaluate.nearest import protocol
+    from loaders.sources import open_images
 
     with distributed.start(given.device) as world:
         backbone, reading = None, Reading(given.source, given.batch_size, given.threads)
         if given.weights is not None:
             backbone = open_backbone(given.weights, given.arch, given.stem, given.target, given.resize, given.size)
         data = {"train": given.train, "val": given.val}
+        if backbone is not None:
+            protocol.require_votes(*map(open_images, data.values()), given.k, given.memory * 1e9)
         train, val = (
             cached_features(backbone, path, given.features, world, reading, given.flip_average)
             for path in data.values()
@@ -66,9 +71,12 @@ def main(words: list[str] | None = None) -> None:
 
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(word) for word in text.split(",")]
+        ks = [int(word) for word in text.split(",")]
     except ValueError:
         raise UserError(f"--k {text}: give numbers with commas between them, such as 1,5,20") from None
+    if min(ks) < 1:
+        raise UserError(f"--k {text}: a vote needs 1 neighbour or more")
+    return ks
 
 
 if __name__ == "__main__":

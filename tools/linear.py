@@ -26,6 +26,7 @@ if not __package__:  # run as a script of a clone
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fastintl.evaluate import command_line  # noqa: E402
+from fastintl.evaluate.command_line import number  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
 
 
@@ -36,12 +37,13 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     command_line.add_supervision(parser)
     command_line.add_feature_cache(parser)
     changes = parser.add_argument_group("changes to the protocol (not of quick)")
-    changes.add_argument("--epochs", type=int)
-    changes.add_argument("--batch-size", type=int, help="over all ranks")
+    changes.add_argument("--epochs", type=number("--epochs", least=1))
+    changes.add_argument("--batch-size", type=number("--batch-size", least=1), help="over all ranks")
     changes.add_argument("--optimizer", choices=("sgd", "lars", "larc", "adam"), help="larc is lars with a clip")
     changes.add_argument("--schedule", choices=("steps", "cosine", "exponential", "constant"))
-    changes.add_argument("--lr", type=float, nargs="+", help="for 256 images a step; adam's: of a step")
-    changes.add_argument("--weight-decay", type=float, nargs="+")
+    rate, decay = number("--lr", float, above=0), number("--weight-decay", float, least=0)
+    changes.add_argument("--lr", type=rate, nargs="+", help="for 256 images a step; adam's: of a step")
+    changes.add_argument("--weight-decay", type=decay, nargs="+")
     changes.add_argument("--sweep", action="store_true", help="ten learning rates times four weight decays")
     command_line.add_resumable_training(parser.add_argument_group("imagenet and cw_rgp"), "runs/linear-…")
     return command_line.parse_with_recipe(parser, words)

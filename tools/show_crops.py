@@ -15,7 +15,8 @@ from pathlib import Path
 if not __package__:  # run as a script of a clone
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from loaders.errors import UserError, exit_on_user_error, writing  # noqa: E402
+from fastintl.evaluate.command_line import number, seed_number  # noqa: E402
+from loaders.errors import UserError, exit_on_user_error, require_writable, writing  # noqa: E402
 
 
 @exit_on_user_error
@@ -25,11 +26,13 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, metavar="PATH", help="a .beton or class folder (default: the recipe's)")
     parser.add_argument("--samples", type=int, default=3, metavar="N", help="the epoch's first N images (default: 3)")
     parser.add_argument("--ids", metavar="I,J,...", help="numbers of the images to draw instead")
-    parser.add_argument("--epoch", type=int, default=0, help="whose crops (default: 0)")
-    parser.add_argument("--seed", type=int, help="of the crops (default: the recipe's)")
+    epoch = number("--epoch", least=0, most=2**31)
+    parser.add_argument("--epoch", type=epoch, default=0, help="whose crops (default: 0)")
+    parser.add_argument("--seed", type=seed_number(), help="of the crops (default: the recipe's)")
     parser.add_argument("--out", type=Path, default=Path("crops.png"), metavar="PNG", help="(default: crops.png)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides a key of the recipe")
     given = parser.parse_intermixed_args(words)
+    require_writable(given.out)
 
     from fastintl.config import load
 

@@ -25,7 +25,7 @@ from pathlib import Path
 if not __package__:  # run as a script of a clone
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from loaders.errors import exit_on_user_error  # noqa: E402
+from loaders.errors import exit_on_user_error, require_writable  # noqa: E402
 from loaders.files import write_json  # noqa: E402
 
 
@@ -49,6 +49,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--no-verify", action="store_true", help=text)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the closing table as JSON, too")
     given = parser.parse_args(words)
+    require_writable(given.json)
 
     from loaders.beton.dataset import convert_dataset, print_reports
     from loaders.beton.encoding import Storage

@@ -23,6 +23,8 @@ from fastintl.network.names import ARCHITECTURES, STEMS
 from loaders.errors import UserError
 from loaders.recipe import Interpolation
 
+LARGEST_SEED = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class Model(Options, key="model", work=True):
@@ -213,7 +215,9 @@ class Config(Options):
 
     name: str | None = side_option(None, "Name of the run and of its folder; null is the recipe's file name.")
     out: str = side_option("runs", "Folder in which the run's folder lies.")
-    seed: int = option(0, "Seed of the weights, the order of the images and every random crop.", least=0)
+    seed: int = option(
+        0, "Seed of the weights, the order of the images and every random crop.", least=0, most=LARGEST_SEED
+    )
     data: Data = group(Data)
     crops: Crops = group(Crops)
     model: Model = group(Model)
@@ -243,9 +247,9 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
     return options.from_dict(Config, tree)
 
 
-def from_yaml(text: str) -> Config:
-    """The inverse of ``to_yaml``."""
-    return options.from_yaml(Config, text)
+def from_yaml(text: str, where: str = "configuration") -> Config:
+    """The inverse of ``to_yaml``. ``where`` names the text's place in the sentences on what is wrong with it."""
+    return options.from_yaml(Config, text, where)
 
 
 def to_yaml(config: Config) -> str:

@@ -114,7 +114,15 @@ def options(cls: type, prefix: str = "") -> dict[str, Field]:
 
 
 class _TextLoader(yaml.BaseLoader):
-    """YAML whose scalars stay text; a key given twice, of which YAML drops one, is an error."""
+    """YAML whose scalars stay text. A key given twice, of which YAML drops one, is an error, and so is a ``*name``, by
+    which a few lines can hold themselves or billions of values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            problem = f"*{event.anchor} stands for another value, which must be written out here"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
@@ -132,7 +140,10 @@ def parse_yaml(text: str, where: str) -> Any:
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{where}{line}: cannot be read as YAML: {problem or error}") from None
+        reason = " ".join(str(problem or error).split())
+        raise UserError(f"{where}{line}: cannot be read as YAML: {reason}") from None
+    except RecursionError:
+        raise UserError(f"{where}: cannot be read as YAML: it is nested too deeply") from None
 
 
 def read_file(rcfg: Path | str, cls: type) -> dict[str, Any]:
@@ -216,14 +227,14 @@ def load(cls: type, rcfg: Path | str | None, overrides: Sequence[str], name: str
     return config if config.name is not None else replace(config, name=name)
 
 
-def from_dict(cls: type, tree: Mapping[str, Any]) -> Any:
+def from_dict(cls: type, tree: Mapping[str, Any], where: str = "configuration") -> Any:
     """A configuration from nested dicts; keys that are missing keep their defaults."""
-    return build(cls, flatten(tree, cls, "configuration"))
+    return build(cls, flatten(tree, cls, where))
 
 
-def from_yaml(cls: type, text: str) -> Any:
-    """The inverse of ``dump``."""
-    return from_dict(cls, parse_yaml(text, "configuration"))
+def from_yaml(cls: type, text: str, where: str = "configuration") -> Any:
+    """The inverse of ``dump``. ``where`` names the text's place in the sentences on what is wrong with it."""
+    return from_dict(cls, parse_yaml(text, where), where)
 
 
 def keys_that_change(cls: type, what: str, prefix: str = "") -> set[str]:

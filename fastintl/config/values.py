@@ -57,7 +57,7 @@ def _float(value: Any) -> float:
 
 
 def _str(value: Any) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or "\0" in value:  # which no path may hold
         raise TypeError
     return os.path.expanduser(value)  # the shell leaves the ~ of key=~/folder alone
 

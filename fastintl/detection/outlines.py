@@ -81,9 +81,7 @@ def _filled(outline: dict, height: int, width: int) -> np.ndarray:
     size, counts = outline["size"], outline["counts"]
     if size != [height, width]:
         turned = ", width and height in the wrong order" if size == [width, height] else ""
-        raise ValueError(
-            f"its run lengths are of [height, width] {size}, but its image is [{height}, {width}]{turned}"
-        )
+        raise ValueError(f"its run lengths are of [height, width] {size}, but its image is [{height}, {width}]{turned}")
     counts = _decompressed(counts) if isinstance(counts, str) else counts
     if not isinstance(counts, list) or not all(type(count) is int and count >= 0 for count in counts):
         raise ValueError("its run lengths are not whole numbers of 0 or more")

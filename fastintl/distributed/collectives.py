@@ -14,6 +14,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from fastintl.distributed.world import World, world_size
+from fastintl.losses.base import note_gathered
 
 _COMPRESSION = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
 
@@ -64,7 +65,9 @@ def gather_views(z_Vnd: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return z_Vnd
-    return _GatherViews.apply(z_Vnd)
+    z_VNd = _GatherViews.apply(z_Vnd)
+    note_gathered(z_VNd.shape[1])
+    return z_VNd
 
 
 def gather_embeddings(online_Vnd: Tensor, target_nd: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -7,7 +7,9 @@ import gc
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +17,7 @@ import torch.distributed as dist
 from loaders.errors import USER_ERROR_STATUS, UserError
 
 _CURE = "start several ranks with torchrun, which sets all of these, or unset RANK, WORLD_SIZE and LOCAL_RANK for one"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,13 @@ class World:
         """Waits until every rank is here."""
         if self.world_size > 1:
             dist.barrier()
+
+    def from_main(self, compute: Callable[[], T]) -> T:
+        """What ``compute`` returns on the first rank, on every rank; pickle must be able to carry it."""
+        found = [compute() if self.is_main else None]
+        if self.world_size > 1:
+            dist.broadcast_object_list(found)
+        return found[0]
 
     def close(self) -> None:
         """Leaves the process groups; to be called when nothing else holds one, for its threads end with it.

@@ -16,6 +16,7 @@ from fastintl.weights.backbone import backbone_of
 from fastintl.weights.files import read_weights
 from loaders import CenterCrop, Loader, MultiCrop, make_loader
 from loaders.files import file_digest
+from loaders.sources import Images
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Reading:
     batch_size: int = 256
     threads: int = 0
 
-    def open_loader(self, data: Path, recipe: MultiCrop | CenterCrop, world: World, **options: Any) -> Loader:
+    def open_loader(self, data: Path | Images, recipe: MultiCrop | CenterCrop, world: World, **options: Any) -> Loader:
         """This rank's loader of ``data``; ``options`` are further ones of ``make_loader``."""
         return make_loader(
             data,

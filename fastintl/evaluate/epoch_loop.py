@@ -14,6 +14,7 @@ from fastintl.runs.loss_guard import LossGuard
 from fastintl.runs.run import Run
 from loaders import Batch, Loader
 
+CONTENT = "content of the images"  # in the settings: what loaders.content says of them; older versions had none
 _LOG_EVERY = 50  # steps between two readings of the loss, each of which waits for the device
 
 
@@ -107,8 +108,18 @@ class EpochLoop(Run):
         self.trainee.load_state_dict(state["trainee"])
 
     def changed(self, state: Mapping[str, Any]) -> list[str]:
-        saved = state["settings"]
-        return sorted(key for key in saved | self.settings if saved.get(key) != self.settings.get(key))
+        saved, known = state["settings"], self.settings
+        if CONTENT not in saved:
+            known = {key: value for key, value in known.items() if key != CONTENT}
+        return sorted(key for key in saved | known if saved.get(key) != known.get(key))
+
+    def doubt(self, state: Mapping[str, Any]) -> str | None:
+        if CONTENT in state["settings"] or CONTENT not in self.settings:
+            return None
+        return (
+            f"an older version began the training in {self.folder.path} and did not note what its images hold: it goes "
+            "on as if they were these, which only you can know; give another --out to begin anew"
+        )
 
 
 class _HeadsGuard(LossGuard):

@@ -1,7 +1,8 @@
 """Features of a whole dataset, every sample once at any world size: in memory, or in a folder that can be resumed.
 
 A folder holds ``features.npy`` (n, d) float32, ``labels.npy`` and ``ids.npy`` (n,) int64, all in the dataset's
-order, ``done.npy`` (n,) bool, which rows are written, and ``meta.json``, which says what they are features of.
+order, ``done.npy`` (n,) bool, which rows are written, ``meta.json``, which says what they are features of, and once all
+are written ``complete.json``, which tells whether the arrays are still what was written.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,8 +28,9 @@ from fastintl.evaluate.backbone import EvaluatedBackbone, Reading
 from fastintl.evaluate.results import versions
 from fastintl.runs.fingerprint import fingerprint
 from loaders import Loader, UserError
+from loaders.content import content_digest, digest_of
 from loaders.errors import writing
-from loaders.files import write_text
+from loaders.files import write_json, write_text
 from loaders.order import Order
 from loaders.progress import Progress
 from loaders.sources import Images, open_images
@@ -35,10 +38,16 @@ from loaders.sources import Images, open_images
 # The outputs for so many images stay in a CPU's cache from layer to layer: ResNet-8 at 64 px takes 256 images in
 # eight parts in 0.53 of the time that it takes them at once.
 _CPU_IMAGES = 32
-_META = "meta.json"
+_META, _COMPLETE = "meta.json", "complete.json"
 _COLUMNS = {"features": np.float32, "labels": np.int64, "ids": np.int64, "done": np.bool_}
 # These say where things were found and with what they were read; the features are the same from elsewhere.
-_MAY_DIFFER = ("backbone", "data", "versions")
+_MAY_DIFFER = ("backbone", "data", "versions", "classes")
+# What must be equal in two sets, or their distances mean nothing.
+_OF_THE_VIEW = ("resize", "size", "mean", "std", "interpolation", "flip_average")
+_OF_THE_BACKBONE = ("sha256", "arch", "stem", "target", *_OF_THE_VIEW)
+_CONTENT = "stored_blake2b"  # which older versions did not know
+_ALWAYS = {"backbone", "data", "count", "sha256", "arch", "stem", "target", "resize", "size", "flip_average"}
+_BLOCK = 1 << 16  # bytes of an array that are compared, or not, together
 _FLUSH_SECONDS = 10.0
 
 
@@ -138,40 +147,15 @@ def features_of(
     """The features of all images in ``data``, written to ``folder`` where they are not there yet.
 
     Each rank writes those of its share. Stopped at any time it is resumed, also with another batch size and another
-    number of ranks.
+    number of ranks. What is damaged there, or of a version that did not note the images' content, is made anew.
 
     Raises:
         UserError: no images there, the folder holds features of something else or cannot be written, or the ranks
             that are to write it are on several machines.
     """
-    network, meta = backbone.network, features_meta(backbone, open_images(data), flip_average)
-    if world.is_main:
-        places = {"backbone": str(backbone.path), "data": str(data)}
-        _begin(folder, {**places, **meta, "versions": versions()}, network.feature_dim)
-    world.barrier()
-    *columns, done = _open_columns(folder, "r+")
-    missing = np.flatnonzero(~done)
-    world.barrier()  # nobody marks a row before all have counted
-    if len(missing):
-        _require_one_machine(folder, world)
-        order = Order(missing, reading.batch_size, shuffled=False, rank=world.rank, world_size=world.world_size)
-        mine = [rows for rows in order.batches(0) if len(rows)]
-        quarantine = folder / "quarantine.txt"
-        loader = reading.open_loader(data, backbone.crop, world, samples=missing, quarantine=quarantine)
-        batches = feature_batches(network.to(world.device), loader, world.device, flip_average)
-        marks = _Marks(columns, done)
-        try:
-            with Progress("features", "images", len(done), len(done) - len(missing)) as progress:
-                for rows, values in zip(mine, batches, strict=True):
-                    for column, value in zip(columns, values, strict=True):
-                        column[rows] = value.numpy()
-                    marks.add(rows)
-                    progress.advance(len(rows) * world.world_size)
-        finally:
-            marks.flush()
-            loader.close()
-    world.barrier()
-    return load_features(folder)
+    images = open_images(data)
+    meta = features_meta(backbone, images, flip_average, world)
+    return _written(backbone, images, folder, meta, world, reading)
 
 
 def cached_features(
@@ -189,35 +173,144 @@ def cached_features(
     """
     if backbone is None:
         return load_features(data)
-    meta = features_meta(backbone, open_images(data), flip_average)
+    images = open_images(data)
+    meta = features_meta(backbone, images, flip_average, world)
     name = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()[:16]
-    return features_of(backbone, data, cache / name, world, reading, flip_average)
+    return _written(backbone, images, cache / name, meta, world, reading)
 
 
-def features_meta(backbone: EvaluatedBackbone, images: Images, flip_average: bool) -> dict[str, Any]:
-    """What the features of these images depend on; the images are known by their names and labels."""
+def features_meta(backbone: EvaluatedBackbone, images: Images, flip_average: bool, world: World) -> dict[str, Any]:
+    """What the features of these images depend on; the images are known by names, labels and content."""
     return {
         **backbone.describe(),
         "flip_average": flip_average,
         "count": len(images),
         "pictures_sha256": fingerprint(images),
+        _CONTENT: world.from_main(lambda: content_digest(images)),
     }
+
+
+def _written(
+    backbone: EvaluatedBackbone, images: Images, folder: Path, meta: dict[str, Any], world: World, reading: Reading
+) -> StoredFeatures:
+    network, flip_average = backbone.network, meta["flip_average"]
+    if world.is_main:
+        places = {"backbone": str(backbone.path), "data": str(images.path), "classes": images.classes}
+        _begin(folder, {**places, **meta, "versions": versions()}, network.feature_dim)
+    world.barrier()
+    *columns, done = _open_columns(folder, "r+")
+    missing = np.flatnonzero(~done)
+    world.barrier()  # nobody marks a row before all have counted
+    if len(missing):
+        _require_one_machine(folder, world)
+        order = Order(missing, reading.batch_size, shuffled=False, rank=world.rank, world_size=world.world_size)
+        mine = [rows for rows in order.batches(0) if len(rows)]
+        quarantine = folder / "quarantine.txt"
+        loader = reading.open_loader(images, backbone.crop, world, samples=missing, quarantine=quarantine)
+        batches = feature_batches(network.to(world.device), loader, world.device, flip_average)
+        marks = _Marks(columns, done)
+        try:
+            with Progress("features", "images", len(done), len(done) - len(missing)) as progress:
+                for rows, values in zip(mine, batches, strict=True):
+                    for column, value in zip(columns, values, strict=True):
+                        column[rows] = value.numpy()
+                    marks.add(rows)
+                    progress.advance(len(rows) * world.world_size)
+        finally:
+            marks.flush()
+            loader.close()
+    world.barrier()
+    if world.is_main and (len(missing) or not (folder / _COMPLETE).exists()):
+        write_json(folder / _COMPLETE, _digests(columns))
+    world.barrier()
+    return load_features(folder)
 
 
 def load_features(folder: str | Path) -> StoredFeatures:
     """Opens a folder that ``features_of`` finished; takes next to no memory.
 
     Raises:
-        UserError: no such folder, or one that is not finished.
+        UserError: no such folder, or one that is not finished, or damaged.
     """
     folder = Path(folder)
     if not (folder / _META).exists():
         raise UserError(f"{folder} holds no {_META}: it is no folder of features, which tools/features.py writes")
+    meta = _read_meta(folder)
+    if meta is None:
+        raise _damaged(folder, f"{_META} cannot be read")
+    if problem := _misfit(folder, meta["count"], None) or _change(folder):
+        raise _damaged(folder, problem)
     features, labels, ids, done = _open_columns(folder, "r")
     if not done.all():
         missing = len(done) - int(done.sum())
         raise UserError(f"{folder} is not finished, {missing:,} features are missing: start what wrote it again")
-    return StoredFeatures(features, labels, ids, json.loads((folder / _META).read_text()))
+    return StoredFeatures(features, labels, ids, meta)
+
+
+def require_comparable(train: StoredFeatures, val: StoredFeatures) -> None:
+    """Raises ``UserError`` where two sets are not of one backbone and view, or their labels of other classes."""
+    other = [key for key in _OF_THE_BACKBONE if train.meta.get(key) != val.meta.get(key)]
+    if other:
+        raise UserError(f"the two sets of features differ in {', '.join(other)}: extract both in the same way")
+    of_train, of_val = (stored.meta.get("classes") for stored in (train, val))
+    if of_train and of_val and of_train != of_val:  # older versions noted none, nor do files of FFCV's own writer
+        raise UserError(
+            f"the features of {train.meta['data']} and of {val.meta['data']} do not have the same classes, or not in "
+            "the same order: extract both from folders of the same classes"
+        )
+
+
+def _damaged(folder: Path, problem: str) -> UserError:
+    return UserError(f"the features in {folder} are damaged, {problem}: copy them again, or write them again")
+
+
+def _read_meta(folder: Path) -> dict[str, Any] | None:
+    """What a folder says its features are of; None where it cannot be read."""
+    try:
+        meta = json.loads((folder / _META).read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return meta if isinstance(meta, dict) and meta.keys() >= _ALWAYS else None
+
+
+def _misfit(folder: Path, count: int, channels: int | None) -> str | None:
+    """Which array is not there as a whole or is of another shape, in words; None if all fit.
+
+    Args:
+        channels: of a feature; None: any number.
+    """
+    for name, kind in _COLUMNS.items():
+        try:
+            array = np.load(folder / f"{name}.npy", mmap_mode="r")  # "r+" would fill a file that was cut off
+        except Exception:  # NumPy raises several types on a damaged header
+            return f"{name}.npy is missing or cut off"
+        wanted = (count, channels or array.shape[-1]) if name == "features" and array.ndim else (count,)
+        if not isinstance(array, np.memmap) or array.dtype != kind or array.shape != wanted:
+            return f"{name}.npy does not hold what {_META} says"
+    return None
+
+
+def _change(folder: Path) -> str | None:
+    """Which array is not what was written, in words; None if all are, or are not complete, or of an older version."""
+    *columns, done = _open_columns(folder, "r")
+    if not (folder / _COMPLETE).exists() or not done.all():
+        return None
+    try:
+        written = json.loads((folder / _COMPLETE).read_text())
+        found = _digests(columns)
+        return next((f"{name}.npy has changed" for name, digest in found.items() if written[name] != digest), None)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return f"{_COMPLETE} cannot be read"
+
+
+def _digests(columns: Sequence[np.memmap]) -> dict[str, str]:
+    """The identity of what is in features, labels and ids, by name: all of it, or enough, see ``loaders.content``."""
+    found = {}
+    for name, column in zip(_COLUMNS, columns, strict=False):
+        data = column.reshape(-1).view(np.uint8)
+        sizes = np.diff(np.r_[np.arange(0, len(data), _BLOCK), len(data)])
+        found[name] = digest_of(sizes, lambda i, data=data: data[i * _BLOCK : (i + 1) * _BLOCK])
+    return found
 
 
 class _Marks:
@@ -256,16 +349,15 @@ def _require_one_machine(folder: Path, world: World) -> None:
 
 
 def _begin(folder: Path, meta: dict[str, Any], channels: int) -> None:
-    """Creates the files of a folder, or checks that those that are there hold the same features."""
+    """Creates the files of a folder, unless those of the same features are there, and whole."""
     if (folder / _META).exists():
-        there = json.loads((folder / _META).read_text())
-        wanted = json.loads(json.dumps(meta))
-        keys = (key for key in {**there, **wanted} if key not in _MAY_DIFFER)
-        other = sorted(key for key in keys if there.get(key) != wanted.get(key))
-        if other:
-            raise UserError(f"{folder} holds features of another {', '.join(other)}: name another folder, or remove it")
-        return
+        problem = _problem(folder, json.loads(json.dumps(meta)), channels)
+        if problem is None:
+            return
+        print(f"the features in {folder} are made anew: {problem}", file=sys.stderr)
     with writing(folder / _META):
+        for name in (_META, _COMPLETE):  # until all is there again
+            (folder / name).unlink(missing_ok=True)
         for name, kind in _COLUMNS.items():
             shape = (meta["count"], channels) if name == "features" else (meta["count"],)
             path = folder / f"{name}.npy"
@@ -273,3 +365,16 @@ def _begin(folder: Path, meta: dict[str, Any], channels: int) -> None:
             with open(path, "r+b") as file:  # room now: a full disk later would kill the process at a page
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         write_text(folder / _META, json.dumps(meta, indent=2) + "\n")
+
+
+def _problem(folder: Path, wanted: dict[str, Any], channels: int) -> str | None:
+    """Why the features in a folder must be made anew, in words; None where they are those wanted."""
+    there = _read_meta(folder)
+    if there is None:
+        return f"{_META} cannot be read"
+    other = sorted(key for key in {**there, **wanted} if key not in _MAY_DIFFER and there.get(key) != wanted.get(key))
+    if other == [_CONTENT] and _CONTENT not in there:
+        return "an older version wrote them, which did not note what the images hold"
+    if other:
+        raise UserError(f"{folder} holds features of another {', '.join(other)}: name another folder, or remove it")
+    return _misfit(folder, wanted["count"], channels) or _change(folder)

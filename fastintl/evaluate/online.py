@@ -10,7 +10,7 @@ from fastintl.data import evaluation_loader, find
 from fastintl.distributed import World
 from fastintl.evaluate.accuracy import best
 from fastintl.evaluate.features import Features, extract
-from fastintl.evaluate.labels import count_classes, require_same_classes
+from fastintl.evaluate.labels import count_classes
 from fastintl.evaluate.linear.logistic import logistic_probe, require_scikit_learn
 from fastintl.evaluate.linear.protocols import SMALL
 from fastintl.evaluate.linear.training import accuracy_on_features, train_on_features
@@ -37,10 +37,10 @@ class OnlineEvaluation:
         self.queries = self.bank = None
         val = find(config, "val")
         if val is not None:
-            self.queries = evaluation_loader(config, val, world, folder.quarantine)
-            self.bank = self._open_bank(folder)
             if "quick" in config.eval.probes:
                 require_scikit_learn()
+            self.queries = evaluation_loader(config, val, world, folder.quarantine)
+            self.bank = self._open_bank(folder)
 
     @property
     def chance(self) -> float:
@@ -97,8 +97,10 @@ class OnlineEvaluation:
             raise UserError(
                 f"{path} has images without a label, which cannot vote: set data.train_labelled to those with one"
             )
-        require_same_classes(images, held_out)
+        count_classes(images, held_out)  # or the first evaluation, hours later, would be refused
         count, limit = len(images), self.config.eval.bank
+        if count < self.config.eval.k:
+            raise UserError(f"eval.k: {self.config.eval.k} neighbours are more than the {count} images of {path}")
         samples = None
         if limit is not None and limit < count:
             samples = np.linspace(0, count, limit, endpoint=False).astype(np.int64)

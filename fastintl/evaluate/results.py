@@ -12,6 +12,7 @@ from typing import Any
 
 from loaders.errors import writing
 from loaders.files import write_json
+from loaders.terminal import open_console
 
 _COLUMNS = ("date", "task", "accuracy", "backbone", "sha256", "data", "settings", "versions")
 
@@ -83,8 +84,10 @@ def write(result: Result, json: Path | None = None, results: Path | None = None)
             "accuracy": ", ".join(f"{name} {value:.2%}" for name, value in result.metrics.items()),
             "sha256": (values["sha256"] or "")[:12],
         }
-        row = "| " + " | ".join(cells[column].replace("|", "\\|") for column in _COLUMNS) + " |\n"
-        with writing(results), open(results, "a") as file:  # one write: runs that end together keep their rows
+        lines = (" ".join(cells[column].replace("|", "\\|").splitlines()) for column in _COLUMNS)
+        row = f"| {' | '.join(lines)} |\n"
+        with writing(results), open(results, "a", encoding="utf-8", errors="surrogateescape") as file:
+            # One write: runs that end together keep their rows.
             head = f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}\n" if file.tell() == 0 else ""
             file.write(head + row)
 
@@ -98,7 +101,6 @@ def print_table(result: Result) -> None:
 def print_rows(header: Sequence[str], rows: Iterable[Sequence[str]], bold: Sequence[str] | None = None) -> None:
     """Prints a table of text, numbers to the right, the row ``bold`` in bold."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
@@ -106,7 +108,7 @@ def print_rows(header: Sequence[str], rows: Iterable[Sequence[str]], bold: Seque
         table.add_column(column, justify="right" if i else "left")
     for row in rows:
         table.add_row(*row, style="bold" if row == bold else None)
-    Console(highlight=False).print(table)
+    open_console().print(table)
 
 
 def _words(values: Mapping[str, Any]) -> str:

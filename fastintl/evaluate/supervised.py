@@ -15,13 +15,16 @@ import torch
 from fastintl.distributed import World
 from fastintl.evaluate.accuracy import best
 from fastintl.evaluate.backbone import EvaluatedBackbone, Reading
-from fastintl.evaluate.epoch_loop import EpochLoop
+from fastintl.evaluate.epoch_loop import CONTENT, EpochLoop
 from fastintl.evaluate.labels import count_classes
 from fastintl.evaluate.results import Result
 from fastintl.network.precision import autocast_dtype
+from fastintl.runs.checkpoint import Checkpoints
 from fastintl.runs.fingerprint import fingerprint
 from loaders import Loader, UserError, random_crop_and_flip
+from loaders.content import content_digest
 from loaders.recipe import LEAST_AREA, Interpolation
+from loaders.sources import open_images
 
 
 @dataclass(frozen=True)
@@ -84,19 +87,21 @@ class SupervisedTraining:
         Returns:
             What was trained, its accuracy (the same on every rank), the folder of the state, and the result.
         """
+        images, held_out_images = open_images(self.train), open_images(self.val)
+        classes = count_classes(images, held_out_images)  # before a source decodes them all
         dtype, crop = autocast_dtype(self.precision, world.device), backbone.crop
         crops = random_crop_and_flip(crop.size, crop.mean, crop.std, self.crop_area, self.crop_interpolation)
         options = {"dtype": dtype, "seed": self.seed}
         used = {"batch_size": protocol.batch_size, "samples": samples if len(samples) else None}
-        train = self.reading.open_loader(self.train, crops, world, **used, **options)
-        held_out = self.reading.open_loader(self.val, crop, world, **options)
+        train = self.reading.open_loader(images, crops, world, **used, **options)
+        held_out = self.reading.open_loader(held_out_images, crop, world, **options)
         with closing(train), closing(held_out):
-            trainee = build(count_classes(train.images, held_out.images), dtype)
+            trainee = build(classes, dtype)
             stated = {**stated, **asdict(protocol), "crop_area": self.crop_area}
             if self.crop_interpolation != "bicubic":  # which older versions always took and did not state
                 stated["crop_interpolation"] = self.crop_interpolation
             settings = settings_of(stated, backbone, self.seed)
-            identity = identity_of(settings, train, samples)
+            identity = world.from_main(lambda: identity_of(settings, train, samples))
             folder = self.out or run_folder(name, identity)
             loop = EpochLoop(trainee, train, protocol.epochs, world, folder, identity, self.save_minutes, "training")
             count = len(train.images)
@@ -120,11 +125,25 @@ def settings_of(protocol: Mapping[str, Any], backbone: EvaluatedBackbone | None,
 
 
 def identity_of(settings: Mapping[str, Any], train: Loader, samples: Sequence[int] = ()) -> dict[str, Any]:
-    """What a training is resumed by: its settings, which images it has (or which of them), and an epoch's steps."""
-    return {**settings, "pictures": fingerprint(train.images, samples), "steps an epoch": len(train)}
+    """What a training is resumed by: its settings, its images (or which of them), and an epoch's steps."""
+    images = train.images
+    pictures = {"pictures": fingerprint(images, samples), CONTENT: content_digest(images)}
+    return {**settings, **pictures, "steps an epoch": len(train)}
 
 
 def run_folder(task: str, identity: Mapping[str, Any]) -> Path:
-    """The default folder of a training's state: the same for the same identity, so that it resumes."""
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return Path("runs") / f"{task}-{digest[:10]}"
+    """The default folder of a training's state: the same for the same identity, so that it resumes.
+
+    A training that an older version began, which did not note the images' content, keeps the name that it has.
+    """
+    of_older = {key: value for key, value in identity.items() if key != CONTENT}
+    folder, older = (Path("runs") / f"{task}-{_digest(known)}" for known in (identity, of_older))
+    if not folder.exists() and older.exists():
+        state = Checkpoints(older).load_latest()
+        if state and state["settings"].get(CONTENT, identity[CONTENT]) == identity[CONTENT]:
+            return older
+    return folder
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]

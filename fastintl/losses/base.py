@@ -6,14 +6,25 @@ Shapes: V views, N samples of the global batch (or of a rank's share, see ``per_
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastintl.losses.whitening import Axis
 from loaders.errors import UserError
+
+_log = logging.getLogger("fastintl")
+_said: set[str] = set()
+_gathered: set[int] = set()
+
+
+def note_gathered(samples: int) -> None:
+    """Says that embeddings of so many samples are those of all ranks; ``fastintl.distributed``'s gathering does."""
+    _gathered.add(samples)
 
 
 class Position(NamedTuple):
@@ -60,6 +71,10 @@ class Loss(nn.Module):
                 "train.batch_size or the last width of model.projector"
             )
 
+    def weakness(self, samples: int, channels: int) -> str | None:
+        """Why the loss cannot learn well from so many samples and channels: a sentence with the cure, or None."""
+        return None
+
     def forward(self, views: Tensor | Sequence[Tensor]) -> Tensor:
         """The loss of the embeddings of all views.
 
@@ -88,7 +103,24 @@ class Loss(nn.Module):
         if shape[0] < fewest:
             raise UserError(f"{self._name}: one view alone; give two or more views")
         self.check(*shape[1:])
+        if not torch.compiler.is_compiling():
+            self.warn(*shape[1:])
+            self._warn_of_local(shape[1])
         return views_VNd
+
+    def warn(self, samples: int, channels: int) -> None:
+        """Tells the user of a ``weakness``, once."""
+        if sentence := self.weakness(samples, channels):
+            _say_once(sentence)
+
+    def _warn_of_local(self, samples: int) -> None:
+        """Tells the user, once, of a rank's own samples in the place of all ranks'."""
+        if not self.per_rank and _ranks() > 1 and samples not in _gathered:
+            _say_once(
+                f"{self._name}: the {samples} samples of one rank are taken for the whole batch of {_ranks()} ranks, "
+                "which is another loss: gather them first, views, target = "
+                "fastintl.distributed.gather_embeddings(views, target) (if that was done by other means, all is well)"
+            )
 
     def extra_repr(self) -> str:
         arguments = inspect.signature(type(self)).parameters
@@ -102,3 +134,13 @@ class Loss(nn.Module):
 def result_type(embeddings: Tensor) -> torch.dtype:
     """The number format of a loss: float32 whatever the autocast, float64 for float64 embeddings."""
     return torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+
+
+def _ranks() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _say_once(sentence: str) -> None:
+    if sentence not in _said and (_ranks() == 1 or dist.get_rank() == 0):
+        _log.warning(sentence)
+    _said.add(sentence)

@@ -103,7 +103,8 @@ class INTLLoss(AnchoredLoss):
     Args:
         iterations: Newton's iterations T.
         axis: "channel" (the paper's default) or "batch" whitening.
-        trade_off: beta; None means ``0.01 (log2 n - 3)``, n the batch size (channel axis) or d (batch axis).
+        trade_off: beta; None means ``0.01 (log2 n - 3)``, n the batch size (channel axis) or d (batch axis): made for
+            an n of more than 8, and told where it is not.
 
     Raises:
         UserError: an argument out of range.
@@ -125,7 +126,23 @@ class INTLLoss(AnchoredLoss):
     def transformed(self, views_VNd: Tensor) -> Tensor:
         return whiten(views_VNd, self.iterations, self.axis)
 
+    def weakness(self, samples: int, channels: int) -> str | None:
+        beta = self._trade_off(samples, channels)
+        if self.trade_off is not None or beta > 0:
+            return None
+        n, cure = f"{samples} samples a step", "train.batch_size"
+        if self.axis == "batch":
+            n, cure = f"{channels} channels", "the last width of model.projector"
+        harm = "which rewards collapse" if beta < 0 else "so that nothing keeps the embedding from collapsing"
+        return (
+            f"INTLLoss: the weight of the trace loss, 0.01 (log2 n - 3), is {beta:.2g} at n = {n}, {harm}: "
+            f"raise {cure} beyond 8, or set loss.trade_off (0.05 is that of 256)"
+        )
+
     def _beta(self, views_VNd: Tensor) -> float:
+        return self._trade_off(*views_VNd.shape[1:])
+
+    def _trade_off(self, samples: int, channels: int) -> float:
         if self.trade_off is not None:
             return self.trade_off
-        return 0.01 * (math.log2(views_VNd.shape[1 if self.axis == "channel" else 2]) - 3)
+        return 0.01 * (math.log2(samples if self.axis == "channel" else channels) - 3)

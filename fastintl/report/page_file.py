@@ -9,7 +9,7 @@ from pathlib import Path
 from fastintl.report import comparison, run_page
 from fastintl.report.record import RunRecord
 from fastintl.runs.folder import write_text
-from loaders.errors import writing
+from loaders.errors import UserError, writing
 
 
 def write_page(folders: Sequence[Path], out: Path | None = None) -> Path:
@@ -22,7 +22,7 @@ def write_page(folders: Sequence[Path], out: Path | None = None) -> Path:
         The file that was written.
 
     Raises:
-        UserError: a folder holds no run, or the page cannot be written.
+        UserError: a folder holds no run, or damaged files, or the page cannot be written.
     """
     names = {folder: folder.resolve().name for folder in folders}  # a folder that is named twice is one run
     among = list(names.values())
@@ -33,6 +33,13 @@ def write_page(folders: Sequence[Path], out: Path | None = None) -> Path:
             print(f"{run.folder.metrics}: left out, since it cannot be read: line {lines}", file=sys.stderr)
     alone = len(runs) == 1
     out = out or (runs[0].folder.report if alone else Path("comparison.html"))
+    try:
+        page = run_page.draw(runs[0]) if alone else comparison.draw(runs)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(
+            f"the page of {', '.join(map(str, folders))} cannot be drawn: config.yaml, metrics.jsonl, starts.jsonl or "
+            f"summary.json there holds what no run writes ({type(error).__name__}: {error}); copy the folder again"
+        ) from error
     with writing(out):
-        write_text(out, run_page.draw(runs[0]) if alone else comparison.draw(runs))
+        write_text(out, page)
     return out

@@ -78,7 +78,7 @@ class RunRecord:
         try:
             summary = json.loads(self.folder.summary.read_text())
             return summary if summary["steps"] >= self.start.get("last_step", 0) else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     @property

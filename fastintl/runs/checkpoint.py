@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fastintl.weights.pickled import Damaged, load_values
 from loaders.errors import UserError
 from loaders.files import replacing
 
@@ -61,13 +62,21 @@ class Checkpoints:
         if not steps:
             return None
         try:
-            return torch.load(steps[-1], map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises several types on damaged files
-            cure = f"delete it to resume from {steps[-2].name}" if len(steps) > 1 else "delete it to start again"
-            raise UserError(f"the checkpoint {steps[-1]} is damaged ({_first_line(error)}): {cure}") from error
+            state = load_values(steps[-1])
+        except Damaged as error:
+            raise self.damaged(str(error)) from error
+        if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+            raise self.damaged("it holds no run's state")
+        return state
+
+    def damaged(self, reason: str) -> UserError:
+        """What to say of the newest file."""
+        steps = self._steps()
+        cure = f"delete it to resume from {steps[-2].name}" if len(steps) > 1 else "delete it to start again"
+        return UserError(f"the checkpoint {steps[-1]} is damaged ({reason}): {cure}")
 
     def _steps(self) -> list[Path]:
-        return sorted(self.folder.glob("step_*.pt"))
+        return sorted(path for path in self.folder.glob("step_*.pt") if path.stem[5:].isdecimal())
 
 
 def write_atomically(state: Any, path: Path, also: Path | None = None) -> None:
@@ -105,7 +114,3 @@ def _system_error(error: BaseException | None) -> OSError | None:
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

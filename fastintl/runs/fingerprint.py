@@ -32,27 +32,32 @@ def fingerprint(images: Images, samples: Sequence[int] = ()) -> str:
     return digest.hexdigest()
 
 
-def description(images: Listed) -> dict[str, Any]:
+def description(images: Listed, content: str | None = None) -> dict[str, Any]:
     """What a checkpoint keeps of the images it was trained on: plain values.
 
     An image's place in the list decides when it comes and how it is cropped, so the order counts. A folder and a
     file that ``tools/write_ffcv.py`` wrote from it have the same names and labels, unless it had to leave images out.
 
+    Args:
+        content: what ``loaders.content`` says of the images' bytes; None where nothing does.
+
     Returns:
-        ``count``, and the SHA-256 of all ``labels`` and of all ``names``; ``names`` is None where there are none, as in
-        files of FFCV's own writer.
+        ``count``, the SHA-256 of all ``labels`` and of all ``names``, and ``content``; ``names`` is None where there
+        are none, as in files of FFCV's own writer.
     """
     return {
         "count": len(images),
         "labels": hashlib.sha256(_numbers(images.labels)).hexdigest(),
         "names": hashlib.sha256(_text(images.names)).hexdigest() if any(images.names) else None,
+        "content": content,
     }
 
 
 def difference(saved: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
     """What the images of ``saved`` have that those of ``found`` have not, in words; None if they may be the same.
 
-    Compares their number, their labels and, where both have them, their names; neither pixels nor places.
+    Compares their number, their labels and, where both have them, their names; neither bytes (see
+    ``is_stored_otherwise``) nor places.
     """
     if saved["count"] != found["count"]:
         return f"{saved['count']:,} images, and these are {found['count']:,}"
@@ -61,6 +66,11 @@ def difference(saved: Mapping[str, Any], found: Mapping[str, Any]) -> str | None
     if saved["names"] and found["names"] and saved["names"] != found["names"]:
         return "images of other names"
     return None
+
+
+def is_stored_otherwise(saved: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether both are known to hold other bytes. Checkpoints of older versions say nothing of that."""
+    return None not in (saved.get("content"), found.get("content")) and saved["content"] != found["content"]
 
 
 def _text(names: Sequence[str]) -> bytes:

@@ -54,7 +54,7 @@ class RunFolder:
                 file.write(json.dumps(start) + "\n")
         except OSError as error:
             raise UserError(
-                f"the run folder {self.path} cannot be written ({error.strerror}): set out= elsewhere"
+                f"the run folder {self.path} cannot be written ({error.strerror or error}): set out= elsewhere"
             ) from error
 
     def write_summary(self, summary: dict[str, Any]) -> None:

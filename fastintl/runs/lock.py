@@ -25,4 +25,5 @@ def lock_run(folder: Path) -> Lock:
             f"{folder} is being trained by another process ({holder}): stop that one, or wait for its end"
         ) from None
     except OSError as error:
-        raise UserError(f"the run folder {folder} cannot be written ({error.strerror}): set out= elsewhere") from error
+        reason = error.strerror or error
+        raise UserError(f"the run folder {folder} cannot be written ({reason}): set out= elsewhere") from error

@@ -32,7 +32,8 @@ class MetricsFile:
         try:
             write_text(path, "".join(f"{line}\n" for line in lines))
         except OSError as error:
-            raise UserError(f"{path} cannot be written ({error.strerror}): make room, or set out= elsewhere") from error
+            reason = error.strerror or error
+            raise UserError(f"{path} cannot be written ({reason}): make room, or set out= elsewhere") from error
 
     def write(self, **values: Any) -> None:
         """Appends a row, and before it the rows that could not be written earlier."""
@@ -42,8 +43,8 @@ class MetricsFile:
         except OSError as error:
             if not self._failed:
                 self._warn(
-                    f"{self.path} cannot be written ({error.strerror}): training goes on, and the rows are kept in "
-                    "memory until it can"
+                    f"{self.path} cannot be written ({error.strerror or error}): training goes on, and the rows are "
+                    "kept in memory until it can"
                 )
             self._failed = True
             return
@@ -66,9 +67,10 @@ def parse_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            row["step"] + 0  # every row is an object with a step
+            if not isinstance(row["step"], int):  # every row is an object with a step
+                raise TypeError
             rows.append(row)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             broken.append(number)
     return rows, broken
 

@@ -16,7 +16,7 @@ from fastintl.distributed.preemption import Preemption, Wish
 from fastintl.distributed.world import World
 from fastintl.runs.checkpoint import Checkpoints
 from fastintl.runs.clock import Clock, TrainingProgress, gpu_memory
-from fastintl.runs.fingerprint import difference
+from fastintl.runs.fingerprint import difference, is_stored_otherwise
 from fastintl.runs.folder import RunFolder
 from fastintl.runs.lock import lock_run
 from fastintl.runs.loss_guard import BrokenStep, LossGuard
@@ -66,6 +66,7 @@ class Run(ABC):
         self.metrics: MetricsFile | None = None
         self.save_points: SavePoints | None = None
         self._lock: Lock | None = None
+        self._doubt: str | None = None
         self.progress: TrainingProgress | None = None
 
     # What a training says of itself
@@ -102,6 +103,16 @@ class Run(ABC):
         """The ``fingerprint.description`` of the images, on the first rank; None where ``changed`` compares them."""
         return None
 
+    def doubt(self, state: Mapping[str, Any]) -> str | None:
+        """What the user must know of the images that a state was trained on, and of these: a sentence, or None."""
+        found = self.images()
+        if not found or not is_stored_otherwise(state["pictures"], found):
+            return None
+        return (
+            f"{self.folder.path} goes on with images that are stored in other bytes than those it was trained on until "
+            "now, under the same names and labels: if they were not just converted anew, put the former ones back"
+        )
+
     def explain(self, broken: BrokenStep) -> str:
         """A sentence for the user on a broken step; every rank calls it."""
         return f"the loss is no longer a number at step {broken.number + 1}: lower the learning rate"
@@ -131,10 +142,16 @@ class Run(ABC):
                 "to a folder that all nodes share"
             )
         if state is not None:
-            self._require_same_run(state)
-            self.load_state_dict(state)
-            if "clock" in state:
-                self.clock.load_state_dict(state["clock"])
+            try:
+                self._require_same_run(state)
+                self._doubt = self.doubt(state)
+                self.load_state_dict(state)
+                if "clock" in state:
+                    self.clock.load_state_dict(state["clock"])
+            except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and "state_dict" not in str(error):  # of a GPU, or of a rank
+                    raise
+                raise self.checkpoints.damaged("it does not hold what this run saves") from error
             self.step = state["step"]
         saved = self.step if state else None
         self.save_points = SavePoints(self.checkpoints, self._save_minutes, saved, self.warn)
@@ -150,6 +167,8 @@ class Run(ABC):
         self.progress = TrainingProgress(self.last_step, self.step, self.world.is_main and title is not None)
         if self.world.is_main and self.folder is not None:
             self.metrics = MetricsFile(self.folder.metrics, self.step if resumed else -1, self.warn)
+        if self._doubt:
+            self.warn(self._doubt)
 
     def close(self) -> None:
         """Gives the terminal and the folder back."""
@@ -274,8 +293,8 @@ class Run(ABC):
     def results_lost(self, error: OSError) -> UserError:
         """What to raise where the results of a finished training could not be written."""
         return UserError(
-            f"the results could not be written to {self.folder.path} ({error.strerror}): make room there and start the "
-            "same command again"
+            f"the results could not be written to {self.folder.path} ({error.strerror or error}): make room there and "
+            "start the same command again"
         )
 
     def warn(self, sentence: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastintl.config import Config
 from fastintl.runs.clock import Clock
+from loaders.terminal import open_console
 
 _ROWS = {
     "chance": "chance",
@@ -30,7 +31,7 @@ def summarise(metrics: list[dict[str, Any]], config: Config, step: int, clock: C
         the first step after a start; None where there was no other), ``loss`` (of the last log step), ``knn_top1``:
         accuracies as fractions, of what was measured, and ``probes``: likewise, of the classifiers.
     """
-    last = {key: value for row in metrics for key, value in row.items()}
+    last = {key: value for row in metrics for key, value in row.items() if isinstance(value, int | float)}
     scores = {name: last[f"knn_top1_{name}"] for name in _ROWS if f"knn_top1_{name}" in last}
     if "knn_top1" in last:
         scores["trained"] = last["knn_top1"]
@@ -54,10 +55,9 @@ def accuracies(scores: dict[str, float], k: int) -> str:
 def print_table(summary: dict[str, Any], config: Config, folder: Path) -> None:
     """Prints the accuracies, then where the results are."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = open_console()
     if summary["knn_top1"]:
         table = Table("held-out images", box=box.SIMPLE_HEAD)
         table.add_column(f"{config.eval.k}-nn accuracy", justify="right")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from fastintl.config import Config
 from fastintl.data import multi_crop
@@ -19,6 +18,7 @@ from loaders.errors import UserError
 from loaders.multicrop.device import choose_implementation
 from loaders.planning import installed, report
 from loaders.planning.plan import Plan, make_plan
+from loaders.terminal import open_console
 
 # ResNet-50 at 224 px on one A100 in NVIDIA's PyTorch example, images/s: the assumption behind what GPUs take.
 _A100_IMAGES_PER_SECOND = 2470
@@ -51,7 +51,7 @@ class Examination:
 
     def print(self) -> None:
         """Shows it in a terminal, on one screen."""
-        console = Console(highlight=False, markup=False)
+        console = open_console()
         console.width = min(console.width, 100) if console.is_terminal else 100
         report.print_installed(console, self.sources + self.packages)
         report.print_machine(console, self.machine, self.precision, self.crops)
@@ -89,7 +89,7 @@ def examine(config: Config, data: Path | None, ranks: int | None, batch_size: in
         raise UserError(f"no image can be read, {sources[-1].about}: {sources[-1].cure}")
     ranks = max(1, len(machine.gpus)) if ranks is None else ranks
     batch_size = config.train.batch_size if batch_size is None else batch_size
-    with Console(stderr=True).status("measuring"):
+    with open_console(stderr=True).status("measuring"):
         plan = make_plan(data, multi_crop(config.crops), batch_size, ranks, machine, usable, dtype.itemsize)
     return Examination(*found, plan, demand(config, plan, machine.cores))
 

@@ -36,6 +36,7 @@ from fastintl.training.step import TrainingStep
 from fastintl.training.step_guard import StepGuard, explain
 from fastintl.training.step_memory import gpu_shortage, least_gpu_bytes, shortage
 from loaders import Batch
+from loaders.content import content_digest
 from loaders.environment import describe_environment, free_bytes
 
 
@@ -66,7 +67,9 @@ class Pretraining(Run):
         dtype = autocast_dtype(config.train.precision, world.device)
         self.loader = training_loader(config, world, self.folder.quarantine, dtype)
         # On one rank: to read ImageNet's names from a .beton takes a second and 100 MB.
-        self._images = description(self.loader.images) if world.is_main else None
+        self._images = None
+        if world.is_main:
+            self._images = description(self.loader.images, content_digest(self.loader.images))
         self.epoch_steps, self.batch_size = len(self.loader), config.train.batch_size
         self.log_every = config.log.every
         self.train_step = TrainingStep(config, world, self.epoch_steps)
@@ -89,6 +92,7 @@ class Pretraining(Run):
         """Trains to the end and leaves the results in the run folder."""
         for line in self._announcement():
             self.note(line)
+        self.train_step.loss.warn(*self.train_step.loss_size)  # a compiled one says nothing
         if self.step == 0:
             self._before_training()
         elif self._evaluation_was_cut_off():
@@ -124,6 +128,7 @@ class Pretraining(Run):
             "precision": self._precision(),
             "source": self.loader.source,
             "pictures": len(self.loader.images),
+            "content": self._images["content"],
             **describe_environment(),
         }
 
@@ -165,7 +170,7 @@ class Pretraining(Run):
             try:
                 draw_crops(self.loader, multi_crop(self.config.crops), self.folder.crops)
             except OSError as error:
-                self.warn(f"{self.folder.crops} could not be written ({error.strerror})")
+                self.warn(f"{self.folder.crops} could not be written ({error.strerror or error})")
         if self.config.eval.baselines and self.evaluation.queries is not None:
             baselines = {
                 "chance": lambda: self.evaluation.chance,

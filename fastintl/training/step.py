@@ -38,6 +38,7 @@ class TrainingStep:
         model: the networks. Weights may be loaded into it at any time (``load_state_dict``).
         dtype: of autocast, float32 for none.
         total_steps: of the run's schedules.
+        loss_size: samples and channels that the loss is taken of.
         lr: learning rate of the last step.
         embeddings: of the last step over the global batch, detached: (V, N, d), and the target's (N, d) or None;
             to be read before the next step, which may write where they lie.
@@ -58,7 +59,8 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         self.loss = build_loss(config.loss)
         shared = world.world_size if self.loss.per_rank else 1
-        self.loss.check(config.train.batch_size // shared, config.model.projector[-1])
+        self.loss_size = config.train.batch_size // shared, config.model.projector[-1]
+        self.loss.check(*self.loss_size)
         self._loss: Callable[..., Tensor] = self.loss  # or compiled, below
         self.cuda_graphs = config.train.cuda_graphs == "on"
         if self.cuda_graphs and (world.device.type != "cuda" or world.world_size > 1):

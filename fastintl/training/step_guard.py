@@ -134,7 +134,7 @@ def explain(broken: BrokenStep, step: TrainingStep, loader: Loader, path: Path) 
         try:
             write_text(path, json.dumps(record, indent=1) + "\n")
         except OSError as error:
-            where = f"{path} could not be written ({error.strerror})"
+            where = f"{path} could not be written ({error.strerror or error})"
     precision = "" if step.dtype == torch.float32 else " or with train.precision=fp32"
     return (
         f"{broken} and a gradient of norm {norm:g} and was kept from the weights; {where}; the "

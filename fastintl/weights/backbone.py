@@ -91,25 +91,32 @@ def _differences(state: dict[str, Tensor], backbone: ResNet, left_over: Sequence
             for key, value in wanted.items()
             if key in state and state[key].shape != value.shape
         ],
+        "no plain numbers": [key for key, value in state.items() if not _is_plain(value)],
     }
     return {what: keys for what, keys in found.items() if keys}
 
 
+def _is_plain(value: Tensor) -> bool:
+    """Whether a tensor is dense, and of real numbers that are not quantised."""
+    return value.layout == torch.strided and not (value.is_complex() or value.is_quantized or value.is_meta)
+
+
 def _misfit(file: WeightFile, state: dict[str, Tensor], arch: str, stem: str, wrong: dict[str, list[str]]) -> str:
     lists = "; ".join(f"{len(keys)} {what}: {_list(keys)}" for what, keys in wrong.items())
-    fitting = _fitting(state)
+    fitting = _fitting(state, arch, stem)
     cure = f", but of a {fitting}" if fitting else ""
     return f"the weights in {file.path} are not those of a {arch} with the stem {stem}{cure} ({lists})"
 
 
-def _fitting(state: dict[str, Tensor]) -> str | None:
-    """The known network that has these weights."""
+def _fitting(state: dict[str, Tensor], asked: str, asked_stem: str) -> str | None:
+    """The known network that has these weights; None if it is the one that was asked for, beside what is left over."""
     for arch in ARCHITECTURES:
         for stem, name in (("imagenet", "imagenet"), ("cifar", _SAME_WEIGHTS)):
             with torch.device("meta"):
                 network = build_backbone(arch, stem)
             if not _differences(state, network):
-                return f"{arch} with the stem {name}"
+                same = arch == asked and (stem == "imagenet") == (asked_stem == "imagenet")
+                return None if same else f"{arch} with the stem {name}"
     return None
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import pickle
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from torch import Tensor
 
 from fastintl.config import Config, from_yaml
 from fastintl.network.names import ARCHITECTURES
+from fastintl.weights.pickled import Damaged, Unsafe, load_values
 from loaders.download import download
 from loaders.errors import UserError
 
@@ -78,7 +76,9 @@ def read_weights(path_or_url: str | Path) -> WeightFile:
         raise UserError(f"{path} holds a {type(content).__name__}, no weights by name: give a network's state dict")
     inner = (content.get(key) for key in ("state_dict", "model"))
     state = next((value for value in inner if isinstance(value, Mapping)), content)
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and isinstance(key, str)}
+    if not tensors:
+        raise UserError(f"{path} holds no tensors by name: give a network's state dict")
     config = _config_of(content, path)
     if config is not None:
         return WeightFile(path, tensors, config.model.arch, config.model.stem, config)
@@ -88,32 +88,33 @@ def read_weights(path_or_url: str | Path) -> WeightFile:
 
 def _load(path: Path) -> Any:
     try:
-        # Old checkpoints keep their command line in a Namespace, which is a bag of values and runs nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on protocols; what cannot be read raises
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asks = re.search(r"GLOBAL ([\w.]+)|(Unsupported operand \d+)", str(error))
-        what = f" ({asks[1] or asks[2]})" if asks else ""
-        raise UserError(
-            f"{path} is not opened: it is damaged, or holds more than weights and values{what}, which could run a "
-            "program; have its author save the state dict alone"
-        ) from error
-    except Exception as error:  # torch raises several types on damaged files
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {first}): it is damaged, or of another kind"
-        ) from error
+        return load_values(path)
+    except Unsafe as error:
+        raise UserError(f"{path} is not opened: {error}; have its author save the state dict alone") from error
+    except Damaged as error:
+        raise UserError(f"{path} cannot be read as weights ({error}): it is damaged, or of another kind") from error
 
 
 def _config_of(content: Mapping, path: Path) -> Config | None:
     """A checkpoint's own configuration, or for ``backbone.pt`` that of the run it lies in."""
     beside = path.parent / "config.yaml"
     if isinstance(content.get("config"), str):
-        return from_yaml(content["config"])
-    if path.name == "backbone.pt" and beside.exists():
-        return from_yaml(beside.read_text())
-    return None
+        text, place = content["config"], f"the configuration in {path}"
+    elif path.name == "backbone.pt" and beside.exists():
+        text, place = _read_text(beside), str(beside)
+    else:
+        return None
+    # A text that was cut off is a smaller one, in whose place the defaults would stand.
+    if "\nlog:" not in text or not text.endswith("\n"):
+        raise UserError(f"{place} is cut off: copy it again")
+    return from_yaml(text, place)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from error
 
 
 def _read_safetensors(path: Path) -> WeightFile:
@@ -125,6 +126,8 @@ def _read_safetensors(path: Path) -> WeightFile:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
         raise UserError(f"{path} cannot be read as safetensors ({error}): it is damaged, or of another kind") from error
     return WeightFile(path, state, about.get("arch"), about.get("stem"))

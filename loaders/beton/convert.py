@@ -84,11 +84,11 @@ def convert(split: Split, target: str | os.PathLike, storage: Storage | None = N
         raise UserError(f"--threads {threads} is negative; 0 takes one for each core that may be used")
     target = Path(target)
     storage = Storage(raw=split.raw) if storage is None else storage
-    source = _digest(split.fingerprint, repr(storage), FORMAT)
+    older, source = _sources(split, storage)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
-            _check_same(target, source)
+            _check_same(target, (older, source))
             remove_leftovers(target)
             return _report(split, target, time.monotonic() - start, 0.0, len(split), before=True)
         journal = ConversionJournal(target, _digest(source, *_encoder()), len(split))
@@ -98,7 +98,7 @@ def convert(split: Split, target: str | os.PathLike, storage: Storage | None = N
             journal.close()
     except OSError as error:
         raise UserError(
-            f"{target} cannot be written: {error.strerror}; free some room or choose another folder, and "
+            f"{target} cannot be written: {error.strerror or error}; free some room or choose another folder, and "
             "start the same command again: in the same folder it goes on where it stopped"
         ) from error
 
@@ -135,10 +135,18 @@ def _store_images(split: Split, journal: ConversionJournal, storage: Storage, th
         journal.commit()
 
 
-def _check_same(target: Path, source: str) -> None:
+def _sources(split: Split, storage: Storage) -> tuple[str, str]:
+    """What a file is written from, as older versions had it and as it is: with the size and time of every file, since
+    one that is written over in place leaves its folder's time as it was."""
+    parts = split.fingerprint, repr(storage), FORMAT
+    older = _digest(*parts)
+    return older, _digest(*parts, hashlib.sha256(split.stats().tobytes()).hexdigest()) if split.stats else older
+
+
+def _check_same(target: Path, sources: tuple[str, str]) -> None:
     """Refuses a finished file that is not the one that would be written."""
     try:
-        same = BetonFile(target).source == source
+        same = BetonFile(target).source in sources
     except UserError:
         same = False
     if not same:
@@ -198,7 +206,7 @@ def _encode_one(split: Split, storage: Storage, index: int) -> StoredImage | str
             ) from error
         if error.errno in _STORAGE_FAILED:
             raise UserError(
-                f"{split.names[index]} cannot be read: {error.strerror}; nothing that was done is lost, "
+                f"{split.names[index]} cannot be read: {error.strerror or error}; nothing that was done is lost, "
                 "start the same command again"
             ) from error
         return f"cannot be read: {error.strerror or error}"

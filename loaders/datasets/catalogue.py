@@ -60,7 +60,7 @@ def open_dataset(name: str, root: Path | None = None, *, val_share: float = 0.1,
     try:
         return folder_splits(root, val_share) if name == "folder" else _FROM_ROOT[name](root)
     except OSError as error:
-        raise UserError(f"{error.filename or root} cannot be read: {error.strerror}") from error
+        raise UserError(f"{error.filename or root} cannot be read: {error.strerror or error}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"a text file of {name} in {root} is not text: {error}") from error
 

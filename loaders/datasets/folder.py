@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,11 @@ import numpy as np
 
 from loaders.datasets.split import Split, file_stamp, need
 from loaders.errors import UserError
+from loaders.progress import Progress
 
+_THREADS = 16  # that ask for the sizes of files: they wait for the disk, or for a server's
+_TASK = 512  # files a thread takes at once
+_MANY = 100_000  # files whose sizes take seconds
 LAYOUT = (
     "folder expects one folder a class with the images inside, ROOT/class/.../image, "
     "or two such trees, ROOT/train and ROOT/val (or ROOT/test)"
@@ -69,7 +75,8 @@ def class_tree(root: Path, classes: Sequence[str] | None = None, strict: bool = 
     if not names:
         raise UserError(f"there is no file in any of the {len(classes)} class folders of {root}; {LAYOUT}")
     stamp = file_stamp([root / name for name in present])
-    return Split(names, np.array(labels, np.int64), classes, FileReader(root, names), stamp)
+    read = FileReader(root, names)
+    return Split(names, np.array(labels, np.int64), classes, read, stamp, stats=read.stats)
 
 
 def class_folders(root: Path) -> list[str]:
@@ -102,7 +109,8 @@ def cut(split: Split, val_share: float) -> dict[str, Split]:
 def take(split: Split, indices: np.ndarray) -> Split:
     """The images ``indices`` of a split."""
     names = [split.names[i] for i in indices]
-    return replace(split, names=names, labels=split.labels[indices], load=lambda i: split.load(int(indices[i])))
+    kept = {"names": names, "labels": split.labels[indices], "load": lambda i: split.load(int(indices[i]))}
+    return replace(split, **kept, stats=split.stats and (lambda: split.stats()[indices]))
 
 
 class FileReader:
@@ -119,6 +127,30 @@ class FileReader:
             if path.is_symlink():
                 raise OSError("a link to a file that does not exist") from None
             raise
+
+    def stats(self) -> np.ndarray:
+        """Bytes and time of the last change (ns) of every file, int64 (n, 2); -1 of one that is not there. Of many
+        files it tells how far it is."""
+        count = len(self.names)
+        stats, starts = np.empty((count, 2), np.int64), range(0, count, _TASK)
+        shown = Progress("sizes of the files", "images", count) if count >= _MANY else nullcontext()
+        with shown as progress, ThreadPoolExecutor(_THREADS, thread_name_prefix="stats") as pool:
+            for start, found in zip(starts, pool.map(self._stats_from, starts), strict=True):
+                stats[start : start + len(found)] = found
+                if progress:
+                    progress.advance(len(found))
+        return stats
+
+    def _stats_from(self, start: int) -> list[tuple[int, int]]:
+        return [_stat(f"{self.root}/{name}") for name in self.names[start : start + _TASK]]
+
+
+def _stat(path: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
 
 
 def _files(folder: Path, prefix: str) -> Iterator[str]:

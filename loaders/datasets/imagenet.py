@@ -58,7 +58,8 @@ def tiny_imagenet_splits(root: Path) -> dict[str, Split]:
     if not kept:
         raise UserError(f"{root / 'train'} holds no <wnid>/images/ folders; {TINY_LAYOUT}")
     names = [train.names[i] for i in kept]
-    train = replace(train, names=names, labels=train.labels[kept], load=FileReader(root / "train", names))
+    read = FileReader(root / "train", names)
+    train = replace(train, names=names, labels=train.labels[kept], load=read, stats=read.stats)
     annotations = need(root / "val" / "val_annotations.txt", "file", TINY_LAYOUT)
     rows = [line.split("\t") for line in annotations.read_text().splitlines() if line]
     wnids = {row[0]: row[1] for row in rows if len(row) > 1}
@@ -103,7 +104,8 @@ def _labelled(folder: Path, wnids: dict[str, str], classes: Sequence[str], table
         raise UserError(f"there is no image of the {len(classes)} classes in {folder}")
     names = [name for _, name in listed]
     labels = np.array([label for label, _ in listed], np.int64)
-    return Split(names, labels, list(classes), FileReader(folder, names), file_stamp([folder, table]))
+    read = FileReader(folder, names)
+    return Split(names, labels, list(classes), read, file_stamp([folder, table]), stats=read.stats)
 
 
 # The 100 classes of ImageNet-100 (Tian et al., Contrastive Multiview Coding, 2020), sorted.

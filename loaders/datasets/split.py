@@ -24,6 +24,8 @@ class Split:
             threads; raises ``OSError`` where the file cannot be read.
         source: changes when the images do; part of the fingerprint by which a conversion is continued.
         raw: the source is lossless and small, so pixels are stored unless the user asks otherwise.
+        stats: gives the bytes of every file and the time of its last change, int64 ``(n, 2)``; None where the images
+            are no files but pixels of one shape.
     """
 
     names: Sequence[str]
@@ -32,6 +34,7 @@ class Split:
     load: Callable[[int], bytes | np.ndarray]
     source: str
     raw: bool = False
+    stats: Callable[[], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loaders.errors import UserError
+from loaders.terminal import open_console
 
 from .options import add_overrides, require_positive, share_of_batch
 
@@ -250,7 +251,6 @@ def _fake_ranks(ranks: int) -> None:
 
 
 def _print(parts: Sequence[Part], total: Part, weights: int, title: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("part", "times", "launches", "GB moved", "TFLOP", "GB kept", "least ms", title=title)
@@ -258,7 +258,7 @@ def _print(parts: Sequence[Part], total: Part, weights: int, title: str) -> None
     for part in [*parts, _sum("regions", regions), total]:
         figures = (part.bytes_moved / 1e9, part.flops / 1e12, part.kept_bytes / 1e9, 1000 * part.least_seconds)
         table.add_row(part.name, str(part.times), f"{part.launches:,}", *(f"{figure:,.2f}" for figure in figures))
-    console = Console(width=120, highlight=False)
+    console = open_console(width=120)
     console.print(table)
     memory = (total.kept_bytes + weights) / 1e9
     console.print(f"weights, gradients, momenta and target {weights / 1e9:.1f} GB, with what is kept {memory:.1f} GB")

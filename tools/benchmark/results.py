@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from loaders.errors import UserError
 from loaders.files import write_json
+from loaders.terminal import open_console
 
 from .contenders import Contender
 
@@ -47,16 +48,13 @@ class Target:
 
 def print_results(tables: Sequence[Table], contenders: Sequence[Contender], targets: Sequence[Target] = ()) -> None:
     """The tables, then who could not run and why, then the targets."""
-    from rich.console import Console
-
-    console = Console(width=120, highlight=False)
+    console = open_console(width=120)
     for table in tables:
         console.print(table)
     for contender in contenders:
         if contender.error:
             cores = f" on {contender.settings['cores']}" if "cores" in contender.settings else ""
-            # A reason may hold brackets: '.[bench]'.
-            console.print(f"left out: {contender.name}{cores}: {contender.error}", markup=False)
+            console.print(f"left out: {contender.name}{cores}: {contender.error}")
     for target in targets:
         console.print(str(target))
 

@@ -6,20 +6,22 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from loaders.terminal import open_console
 
 WIDTH = 80
 
 
 def show(part: str, found: dict[str, Any]) -> None:
     """Prints one part of the comparison."""
-    console = Console(width=WIDTH, highlight=False)
+    console = open_console(width=WIDTH)
     for shown in _TABLES[part](found):
         console.print(shown)
 
 
-def _steps(found: dict[str, Any]) -> Iterator[Table | str]:
+def _steps(found: dict[str, Any]) -> Iterator[Table | Text | str]:
     table = _table("schedules of whole runs", "recipe", "steps", "peak rate", "rate off by", "momentum off by")
     for row in found["schedules"]:
         numbers = f"{row['steps']:,}", f"{row['peak']:g}", _small(row["lr"]), _small(row["momentum"])
@@ -36,16 +38,16 @@ def _steps(found: dict[str, Any]) -> Iterator[Table | str]:
         yield "  as we train, in channels_last, the weights after the last step: {}, theirs by {}".format(*trained)
         if method["loaded"] is not None:
             yield f"  a file that theirs has saved loads to features off by {_small(method['loaded'])}"
-        yield "  as near as it must be" if method["holds"] else "  [bold]further off than allowed[/bold]"
+        yield "  as near as it must be" if method["holds"] else Text("  further off than allowed", "bold")
     apart = [row["recipe"] for row in found["schedules"] if not row["holds"]]
     yield f"  schedules that differ: {', '.join(apart) or 'none'}"
 
 
-def _crops(found: dict[str, Any]) -> Iterator[Table | str]:
+def _crops(found: dict[str, Any]) -> Iterator[Table | Text | str]:
     title = "of each kind the quantity furthest apart: means and Kolmogorov-Smirnov distances"
     table = _table(title, "quantity, view", "theirs", "ours", "apart", "theirs by", "by chance")
     for recipe, rows in found["recipes"].items():
-        table.add_row(f"[bold]{recipe}[/bold]")
+        table.add_row(Text(recipe, "bold"))
         for row in rows["worst"]:
             means = f"{row['theirs']:.4g}", f"{row['ours']:.4g}"
             distances = (f"{row[name]:.3f}" if row[name] is not None else "" for name in ("distance", "own", "chance"))

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from fastintl.distributed import World
 from fastintl.evaluate.accuracy import accuracy_on_images, best
 from fastintl.evaluate.backbone import EvaluatedBackbone, Reading
-from fastintl.evaluate.features import Features, cached_features, represent
+from fastintl.evaluate.features import Features, cached_features, represent, require_comparable
 from fastintl.evaluate.labels import count_classes
-from fastintl.evaluate.linear.logistic import logistic_probe
+from fastintl.evaluate.linear.logistic import logistic_probe, require_scikit_learn
 from fastintl.evaluate.linear.protocols import HeadProtocol
 from fastintl.evaluate.linear.training import HeadTraining, accuracy_on_features, train_on_features
 from fastintl.evaluate.results import Result, print_rows
@@ -116,8 +116,11 @@ def probe_on_features(
     Returns:
         The result; of logistic regression its accuracy on the first rank only.
     """
+    if protocol is None:
+        require_scikit_learn()
     classes = count_classes(*map(open_images, data.values())) if backbone else None
     stored = [cached_features(backbone, path, cache, world, reading) for path in data.values()]
+    require_comparable(*stored)
     bank, queries = map(Features.of, stored)
     classes = classes or int(bank.labels.max()) + 1
     settings = settings_of({"protocol": name, **(asdict(protocol) if protocol else {})}, backbone, seed)

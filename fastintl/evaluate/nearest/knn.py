@@ -63,7 +63,7 @@ def predict(
     """
     several = not isinstance(k, int | np.integer)
     ks = sorted({int(number) for number in k}) if several else [int(k)]
-    _check(features, labels, queries, ks, metric, vote, memory)
+    _check(features, labels, queries, ks, metric, vote, temperature, memory)
     search = _search(features, metric, memory, device)
     # Copied: arrays mapped from a file may be read-only, which torch has no notion of.
     label_F = torch.from_numpy(np.array(labels)) if isinstance(labels, np.ndarray) else labels
@@ -165,7 +165,18 @@ class _Votes:
         return elected
 
 
-def _check(features, labels, queries, ks: list[int], metric: str, vote: str, memory: float) -> None:
+def out_of_range(k: int, features: int) -> UserError:
+    """What to say of a k."""
+    return UserError(f"k-NN: k is {k}; it must lie between 1 and the number of features, {features}")
+
+
+def require_memory(memory: float) -> None:
+    """Refuses less than the search needs, in bytes."""
+    if not memory >= _LEAST_MEMORY:
+        raise UserError(f"k-NN: memory is {memory:.3g} bytes; it must be at least {_LEAST_MEMORY:.3g}")
+
+
+def _check(features, labels, queries, ks: list[int], metric: str, vote: str, temperature: float, memory: float) -> None:
     if features.ndim != 2 or queries.ndim != 2 or features.shape[1] != queries.shape[1]:
         raise UserError(
             f"k-NN: features {tuple(features.shape)} and queries {tuple(queries.shape)}; they must be (F, d) and (Q, d)"
@@ -176,10 +187,11 @@ def _check(features, labels, queries, ks: list[int], metric: str, vote: str, mem
         raise UserError("k-NN: no k is given")
     for k in ks:
         if not 1 <= k <= len(features):
-            raise UserError(f"k-NN: k is {k}; it must lie between 1 and the number of features, {len(features)}")
+            raise out_of_range(k, len(features))
     if metric not in ("euclidean", "cosine"):
         raise UserError(f"k-NN: metric is {metric!r}; it must be 'euclidean' or 'cosine'")
     if vote not in ("majority", "weighted"):
         raise UserError(f"k-NN: vote is {vote!r}; it must be 'majority' or 'weighted'")
-    if memory < _LEAST_MEMORY:
-        raise UserError(f"k-NN: memory is {memory:.3g} bytes; it must be at least {_LEAST_MEMORY:.3g}")
+    if not temperature > 0:
+        raise UserError(f"k-NN: temperature is {temperature}; it must be more than 0")
+    require_memory(memory)

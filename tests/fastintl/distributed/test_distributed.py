@@ -1,3 +1,4 @@
+import logging
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from torch.multiprocessing import ProcessRaisedException
 from fastintl import INTLLoss
 from fastintl.distributed import World, start
 from fastintl.distributed.collectives import data_parallel, gather_embeddings, gather_views
+from fastintl.losses.barlow_twins import BarlowTwinsLoss
+from fastintl.losses.cw_rgp import CWRGPLoss
 from fastintl.network import lockstep
 from fastintl.network.batchnorm import batch_norm
 from fastintl.network.model import Encoder, JointEmbedding, build_backbone, build_projector
@@ -334,3 +337,25 @@ def started():
 
 def test_start_with_torchruns_environment(two_ranks):
     assert [rank[-1] for rank in two_ranks] == [(0, 2, 3.0, False), (1, 2, 3.0, False)]
+
+
+def told_on_a_rank():
+    told = []
+    logging.getLogger("fastintl").addHandler(handler := logging.Handler())
+    handler.emit = lambda record: told.append(record.getMessage())
+    z = torch.randn(3, 10, 16)
+    INTLLoss()(*gather_embeddings(z, z[0]))
+    BarlowTwinsLoss()(gather_views(z))
+    CWRGPLoss(groups=2, w_size=5)(z)  # a rank's own samples, as published
+    properly = list(told)
+    for _ in range(2):
+        INTLLoss()(z)
+    return properly, told
+
+
+def test_the_samples_of_one_rank_in_the_place_of_all_are_told_once_with_the_cure():
+    (properly, told), (others, of_others) = run_ranks(told_on_a_rank)
+    assert properly == others == of_others == []
+    (sentence,) = told
+    assert "the 10 samples of one rank are taken for the whole batch of 2 ranks" in sentence
+    assert "fastintl.distributed.gather_embeddings(views, target)" in sentence

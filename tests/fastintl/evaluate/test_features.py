@@ -211,3 +211,46 @@ def test_two_ranks_classify_every_query_once(run, images, tmp_path):
     train, val = (write(run, images / split, tmp_path / split) for split in ("train", "val"))
     expected = accuracy(train, val, ALONE)
     assert run_ranks(accuracy_as_rank, tmp_path / "train", tmp_path / "val") == [expected, expected]
+
+
+def zeros_at_the_end(path):
+    data = path.read_bytes()
+    path.write_bytes(data[:-200] + bytes(200))
+
+
+@pytest.mark.parametrize(
+    "name, damage, says",
+    [
+        ("features.npy", lambda path: os.truncate(path, 2176), "features.npy is missing or cut off"),
+        ("features.npy", zeros_at_the_end, "features.npy has changed"),  # a copy that stopped half-way
+        ("labels.npy", lambda path: path.unlink(), "labels.npy is missing"),
+        ("ids.npy", lambda path: np.save(path, np.arange(14)), "ids.npy does not hold what meta.json says"),
+        ("done.npy", lambda path: os.truncate(path, 0), "done.npy is missing or cut off"),
+        ("meta.json", lambda path: os.truncate(path, 50), "meta.json cannot be read"),
+        ("meta.json", lambda path: path.write_text("{}"), "meta.json cannot be read"),
+        ("complete.json", lambda path: path.write_text("[]"), "complete.json cannot be read"),
+    ],
+)
+def test_what_is_damaged_is_one_sentence_and_made_anew(alone, run, images, tmp_path, capsys, name, damage, says):
+    folder = tmp_path / "features"
+    write(run, images / "val", folder)
+    damage(folder / name)
+    with pytest.raises(UserError, match=f"are damaged, {says}.*: copy them again, or write them again"):
+        load_features(folder)
+    again = write(run, images / "val", folder)
+    assert f"{folder} are made anew: {says}" in capsys.readouterr().err
+    np.testing.assert_allclose(again.features, alone.features, rtol=1e-5, atol=1e-6)
+    assert again.labels.tolist() == alone.labels.tolist() and again.ids.tolist() == list(range(15))
+
+
+def test_features_that_an_older_version_kept_are_made_anew(alone, run, images, tmp_path, capsys):
+    folder = tmp_path / "features"
+    write(run, images / "val", folder)
+    meta = json.loads((folder / "meta.json").read_text())
+    del meta["stored_blake2b"], meta["classes"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    (folder / "complete.json").unlink()
+    assert load_features(folder).meta == meta  # as a set of features of its own
+    write(run, images / "val", folder)
+    assert "an older version wrote them" in capsys.readouterr().err
+    assert "stored_blake2b" in load_features(folder).meta

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from fastintl.evaluate.backbone import EvaluatedBackbone, Reading
+from fastintl.evaluate.epoch_loop import CONTENT
 from fastintl.evaluate.features import cached_features
 from fastintl.evaluate.finetune import FineTuneProtocol, finetune
 from fastintl.evaluate.linear.probes import probe_on_crops
@@ -60,10 +61,30 @@ def kept_in(folder: Path) -> dict:
     return torch.load(checkpoint, weights_only=True)["settings"]
 
 
-def test_a_linear_probe_has_the_identity_and_the_folder_of_the_first_version(images, tmp_path, monkeypatch):
+def as_the_first_version_left_it(folder: Path, older: Path) -> None:
+    """Renames a training's folder, and takes what the images hold out of its checkpoint."""
+    folder.rename(older)
+    (checkpoint,) = older.rglob("step_*.pt")
+    state = torch.load(checkpoint, weights_only=True)
+    del state["settings"][CONTENT]
+    torch.save(state, checkpoint)
+
+
+def test_a_linear_probe_has_the_identity_and_the_folder_of_the_first_version(images, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     training = SupervisedTraining(images / "train", images / "val", READING, seed=3, crop_interpolation="bicubic")
-    result = probe_on_crops(evaluated(), "imagenet", replace(IMAGENET, epochs=1, batch_size=20), training, ALONE)
+
+    def probe():
+        return probe_on_crops(evaluated(), "imagenet", replace(IMAGENET, epochs=1, batch_size=20), training, ALONE)
+
+    result = probe()
+    (folder,) = (tmp_path / "runs").iterdir()
+    identity = kept_in(folder)
+    assert len(identity.pop(CONTENT)) == 64 and identity == LINEAR | TRAINED
+    as_the_first_version_left_it(folder, tmp_path / "runs/linear-70205c651a")
+    assert "an older version" not in capfd.readouterr().err
+    assert probe().metrics == result.metrics and not folder.exists()
+    assert "an older version began the training in runs/linear-70205c651a" in capfd.readouterr().err
     assert kept_in(tmp_path / "runs/linear-70205c651a") == LINEAR | TRAINED
     shown = result.as_json()
     assert shown["sha256"] == "0" * 64 and shown["backbone"] == "backbone.pt" and shown["metrics"]["top5"] == 1
@@ -73,19 +94,25 @@ def test_a_linear_probe_has_the_identity_and_the_folder_of_the_first_version(ima
 def test_a_fine_tuning_has_the_identity_and_the_folder_of_the_first_version(images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     training = SupervisedTraining(images / "train", images / "val", READING, seed=3, crop_interpolation="bicubic")
-    protocol = FineTuneProtocol(epochs=1, batch_size=20, schedule="cosine")
+    protocol, known = FineTuneProtocol(epochs=1, batch_size=20, schedule="cosine"), set()
     for trained, folder in ((True, "runs/finetune-0af318c018"), (False, "runs/finetune-bdfb7d014b")):
         finetune(evaluated(trained), protocol, training, 50, None, ALONE)
         start = TRAINED if trained else {"from_scratch": True, "arch": "resnet8", "stem": "small", **VIEW}
-        assert kept_in(tmp_path / folder) == TUNED | start
+        (new,) = set((tmp_path / "runs").iterdir()) - known
+        as_the_first_version_left_it(new, tmp_path / folder)
+        finetune(evaluated(trained), protocol, training, 50, None, ALONE)
+        assert kept_in(tmp_path / folder) == TUNED | start and not new.exists()
+        known.add(tmp_path / folder)
         tuned = torch.load(tmp_path / folder / "finetuned.pt", weights_only=True)
         assert tuned["fc.weight"].shape == (3, 128)
 
 
-def test_kept_features_have_the_folder_of_the_first_version(images, tmp_path):
+def test_kept_features_are_known_by_what_the_first_version_knew_and_by_what_the_images_hold(images, tmp_path):
     stored = cached_features(evaluated(), images / "val", tmp_path, ALONE, READING, flip_average=True)
-    assert [folder.name for folder in tmp_path.iterdir()] == ["3ff55b14f6b4ad78"]
-    known = {key: stored.meta[key] for key in stored.meta if key not in ("backbone", "data", "versions")}
+    assert [len(folder.name) for folder in tmp_path.iterdir()] == [16]
+    assert stored.meta["classes"] == ["class0", "class1", "class2"] and len(stored.meta["stored_blake2b"]) == 64
+    others = ("backbone", "data", "versions", "classes", "stored_blake2b")
+    known = {key: stored.meta[key] for key in stored.meta if key not in others}
     digest = "d5f59b12be7de1b2405a2787bf1989a0ef509d713817d5b73a29f4503ca1f051"
     assert known == {**TRAINED, "flip_average": True, "count": 15, "pictures_sha256": digest}
 
@@ -95,4 +122,5 @@ def test_what_the_first_version_did_not_have_is_in_the_identity(images, tmp_path
     wide = replace(evaluated(), crop=CenterCrop(24, 20, interpolation="bicubic"))
     probe_on_crops(wide, "imagenet", replace(IMAGENET, epochs=1, batch_size=20), training, ALONE)
     other = {"crop_interpolation": "bilinear", "interpolation": "bicubic"}
-    assert kept_in(tmp_path) == LINEAR | TRAINED | other
+    identity = kept_in(tmp_path)
+    assert identity.pop(CONTENT) and identity == LINEAR | TRAINED | other

@@ -234,3 +234,22 @@ def test_wrong_arguments_are_named():
 def test_import_does_not_load_torch():
     code = "import sys, fastintl; fastintl.__version__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "loss, shape, says",
+    [
+        (INTLLoss(), (2, 5, 16), "is -0.0068 at n = 5 samples a step, which rewards collapse: raise train.batch_size"),
+        (INTLLoss(), (3, 8, 16), "is 0 at n = 8 samples a step, so that nothing keeps the embedding from collapsing"),
+        (INTLLoss(axis="batch"), (2, 16, 4), "n = 4 channels, which rewards collapse: raise the last width of mod"),
+        (INTLLoss(), (2, 9, 16), None),
+        (INTLLoss(axis="batch"), (2, 4, 16), None),
+        (INTLLoss(trade_off=0.0), (2, 4, 16), None),
+    ],
+)
+def test_a_trade_off_that_rewards_collapse_is_told_once(loss, shape, says, caplog, monkeypatch):
+    monkeypatch.setattr("fastintl.losses.base._said", set())
+    for _ in range(2):
+        loss(torch.randn(shape))
+    told = [record.message for record in caplog.records]
+    assert len(told) == (says is not None) and all(says in sentence for sentence in told)

@@ -256,3 +256,30 @@ def test_print_config_and_help_answer_without_torch():
         result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         assert expected in result.stdout
+
+
+def test_a_run_that_resumes_on_changed_images_says_so(images, tmp_path):
+    data = shutil.copytree(images, tmp_path / "images")
+    says = "goes on with images that are stored in other bytes than those it was trained on until now"
+
+    def go_on(steps, data=data):
+        result = train(tmp_path, data, train__max_steps=steps)
+        assert result.returncode == 0 and saved_step(tmp_path) == steps, result.stderr
+        return result.stderr
+
+    assert says not in go_on(2)
+    first = last_state(tmp_path)["pictures"]["content"]
+    convert(class_tree(data / "train"), tmp_path / "files" / "imagenet_train.beton")
+    convert(class_tree(data / "val"), tmp_path / "files" / "imagenet_val.beton")
+    assert says not in go_on(3, tmp_path / "files")  # which keeps the images' bytes
+    one, other = data / "train" / "class0" / "03.jpg", data / "train" / "class0" / "06.jpg"
+    pictures = one.read_bytes(), other.read_bytes()
+    one.write_bytes(pictures[1]), other.write_bytes(pictures[0])
+    assert says in go_on(4) and says not in go_on(5)
+    starts = [json.loads(line)["content"] for line in (tmp_path / "run" / "starts.jsonl").read_text().splitlines()]
+    assert starts[0] == starts[1] == first and starts[2] == starts[3] != first
+    newest = max((tmp_path / "run" / "checkpoints").glob("step_*.pt"))
+    state = torch.load(newest, weights_only=True)
+    del state["pictures"]["content"]  # as older versions left it
+    torch.save(state, newest)
+    assert says not in go_on(6)

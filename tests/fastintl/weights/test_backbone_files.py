@@ -188,6 +188,10 @@ def test_our_own_runs_say_what_they_hold(finished, tmp_path):
         (lambda s: s, {"arch": "resnet34"}, "but of a resnet18 with the stem imagenet .*missing: layer1.2.conv1"),
         (lambda s: s, {"stem": "cifar"}, "1 of another shape: conv1.weight .64, 3, 7, 7. for .64, 3, 3, 3."),
         (lambda s: {**s, "surprise": torch.ones(1)}, {}, "1 left over: surprise"),
+        (lambda s: {**s, "surprise": torch.ones(1)}, {}, "not those of a resnet18 with the stem imagenet .1 left over"),
+        (lambda s: {**s, "conv1.weight": s["conv1.weight"].to_sparse()}, {}, "1 no plain numbers: conv1.weight"),
+        (lambda s: {"epoch": 3, "model": {1: torch.ones(1)}}, {}, "holds no tensors by name"),
+        (lambda s: {}, {}, "holds no tensors by name"),
         (lambda s: {k: v for k, v in s.items() if "layer4" not in k}, {}, "25 missing: layer4.* and 20 more"),
         (lambda s: under("net.", s), {}, "holds no ResNet under the names of a known project.*net.conv1.weight"),
         (lambda s: {"module.backbone.conv1.weight": s["conv1.weight"]}, {"target": True}, "holds no EMA copy"),
@@ -320,3 +324,26 @@ def test_torch_hub_beside_a_package_loaders_of_ones_own(theirs_first, tmp_path):
         assert ended.returncode and ended.stderr.splitlines()[-1].startswith(said)
     else:
         assert ended.stdout == "512\n", ended.stderr
+
+
+def test_a_file_that_changed_on_the_way_is_not_read_as_weights(network, tmp_path):
+    path = tmp_path / "file.pt"
+    torch.save(bare(network), path)
+    data = bytearray(path.read_bytes())
+    where = bytes(data).index(network.layer3[0].conv1.weight.detach().numpy().tobytes()[:64])
+    data[where + 2] ^= 1  # torch.load does not mind
+    path.write_bytes(data)
+    assert torch.load(path, weights_only=True)
+    with pytest.raises(UserError, match="file.pt cannot be read as weights .its part .* has changed"):
+        fastintl.load_backbone(path, "resnet18")
+
+
+@pytest.mark.parametrize("cut", ["\neval:", "\nmodel:", "  size: 24"])
+def test_a_configuration_that_was_cut_off_is_not_filled_up_with_defaults(finished, tmp_path, cut):
+    shutil.copy(finished / "run" / "backbone.pt", tmp_path)
+    text = (finished / "run" / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text)
+    assert fastintl.load_backbone(tmp_path / "backbone.pt").arch == "resnet8"
+    (tmp_path / "config.yaml").write_text(text[: text.index(cut) + len(cut)])
+    with pytest.raises(UserError, match="config.yaml is cut off: copy it again"):
+        fastintl.load_backbone(tmp_path / "backbone.pt")

@@ -207,5 +207,3 @@ def _drawn(mode: str, height: int, width: int, rng: np.random.Generator) -> Imag
         image.putalpha(Image.fromarray(rng.integers(0, 256, (height, width), np.uint8)))
         return image
     return coarse.convert(mode)
-
-

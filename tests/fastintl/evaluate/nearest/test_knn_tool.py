@@ -2,11 +2,16 @@
 
 import hashlib
 import json
+import os
+import shutil
 
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from fastintl.evaluate.features import load_features
+from loaders.beton.convert import convert
+from loaders.beton.encoding import Storage
+from loaders.datasets.folder import class_tree
 from tools import features, knn
 
 
@@ -73,3 +78,75 @@ def test_features_of_two_kinds_are_not_compared(words, images, tmp_path, capsys)
     with pytest.raises(SystemExit):
         knn.main(["--train", str(tmp_path / "train"), "--val", str(tmp_path / "val"), "--device", "cpu"])
     assert "differ in flip_average" in capsys.readouterr().err
+
+
+def accuracy_of(words, tmp_path, *more):
+    knn.main([*words, "--json", str(tmp_path / "out.json"), *map(str, more)])
+    return json.loads((tmp_path / "out.json").read_text())["metrics"]["5-nn"]
+
+
+def test_images_of_the_same_names_are_not_taken_for_each_other(words, images, tmp_path):
+    """As ImageNet-C keeps ImageNet's names: the pictures of the classes are exchanged, their names are not."""
+    swapped = tmp_path / "swapped"
+    for path in (images / "val").glob("class*/*.jpg"):
+        label, number = int(path.parent.name[-1]), int(path.stem)
+        other = images / "val" / f"class{(label + 1) % 3}" / f"{(label + 1) % 3 + number - label:02}.jpg"
+        target = swapped / path.relative_to(images / "val")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(other.read_bytes())
+    clean = accuracy_of(words, tmp_path)
+    found = accuracy_of(words, tmp_path, "--val", swapped)
+    assert found == accuracy_of(words, tmp_path, "--val", swapped, "--features", tmp_path / "anew") != clean
+    assert accuracy_of(words, tmp_path) == clean and len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_a_beton_written_anew_under_its_name_is_extracted_anew(words, images, tmp_path):
+    val, found = tmp_path / "val.beton", []
+    for storage in (Storage(), Storage(longest_side=6)):
+        val.unlink(missing_ok=True)
+        convert(class_tree(images / "val"), val, storage)
+        found.append(accuracy_of(words, tmp_path, "--val", val))
+        assert found[-1] == accuracy_of(words, tmp_path, "--val", val, "--features", tmp_path / f"anew{len(found)}")
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_features_that_were_cut_off_are_made_anew(words, tmp_path, capsys):
+    before = accuracy_of(words, tmp_path)
+    for path in (tmp_path / "cache").glob("*/features.npy"):
+        os.truncate(path, 2176)
+    capsys.readouterr()
+    assert accuracy_of(words, tmp_path) == before
+    assert capsys.readouterr().err.count("are made anew: features.npy is missing or cut off") == 2
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (["--k", "0"], "--k 0: a vote needs 1 neighbour or more"),
+        (["--k", "5,-1"], "a vote needs 1 neighbour"),
+        (["--temperature", "0"], "--temperature: 0.0 is out of range"),
+        (["--temperature", "nan"], "--temperature: nan is not a number"),
+        (["--size", "-3"], "--size: -3 is out of range"),
+        (["--batch-size", "0"], "--batch-size: 0 is out of range"),
+        (["--json", "/dev/null/out.json"], "/dev/null/out.json cannot be written"),
+        (["--k", "49"], "k is 49"),
+        (["--val", "other"], "do not have the same classes: only one of them has alien"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_extracted(words, images, tmp_path, monkeypatch, capsys, change, says):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(images / "val", tmp_path / "other")
+    (tmp_path / "other" / "class1").rename(tmp_path / "other" / "alien")
+    with pytest.raises(SystemExit):
+        knn.main([*words, *change])
+    assert says in capsys.readouterr().err and not (tmp_path / "cache").exists()
+
+
+def test_stored_features_of_other_classes_are_refused(words, images, tmp_path, capsys):
+    shutil.copytree(images / "val", tmp_path / "other")
+    (tmp_path / "other" / "class1").rename(tmp_path / "other" / "alien")
+    for name, data in (("train", images / "train"), ("val", tmp_path / "other")):
+        features.main([words[0], "--data", str(data), "--out", str(tmp_path / name), "--device", "cpu"])
+    with pytest.raises(SystemExit):
+        knn.main(["--train", str(tmp_path / "train"), "--val", str(tmp_path / "val"), "--device", "cpu"])
+    assert "do not have the same classes" in capsys.readouterr().err

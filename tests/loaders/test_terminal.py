@@ -1,0 +1,58 @@
+"""What a user named is shown as it is named, and who stops reading the output ends a command quietly."""
+
+import subprocess
+import sys
+
+import pytest
+
+from fastintl.evaluate.results import print_rows
+from loaders.errors import UserError, exit_on_user_error, require_writable
+from loaders.terminal import open_console
+from tests.helpers.training import ROOT
+
+NAMES = ["sweep[lr=0.1]", "[bold]x[/bold]", "[/]", ":cat:", "<script>alert(1)</script>", "100%", "[link=a]b"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_shown_as_they_are(name, capsys):
+    open_console(width=200).print(f"results in runs/{name}")
+    print_rows(("task", name), [(name, "1")], bold=(name, "1"))
+    screen = capsys.readouterr().out
+    assert f"results in runs/{name}" in screen and screen.count(name) == 3
+
+
+# More than a pipe holds; and what argparse prints.
+LONG = "from loaders.errors import exit_on_user_error; exit_on_user_error(lambda: print('x\\n' * 10**6))()"
+COMMANDS = {
+    "long": [sys.executable, "-c", LONG],
+    "short": [sys.executable, "-c", LONG.replace("10**6", "1")],
+    "help": [sys.executable, "-m", "fastintl.train", "--help"],
+    "config": [sys.executable, "-m", "fastintl.train", "--print-config"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_reader_who_leaves_ends_a_command_without_a_traceback(command):
+    process = subprocess.Popen(COMMANDS[command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    process.stdout.close()
+    # argparse itself passes over a reader who has left
+    assert process.stderr.read() == b"" and process.wait() == (0 if command == "help" else 141)
+
+
+def test_an_error_is_one_line_whatever_the_files_are_called(capsys):
+    def fail():
+        raise UserError("there is no a\nb.jpg")
+
+    with pytest.raises(SystemExit):
+        exit_on_user_error(fail)()
+    assert capsys.readouterr().err == "error: there is no a b.jpg\n"
+
+
+def test_a_place_for_results_is_tried_and_left_as_it_was(tmp_path):
+    (tmp_path / "there.json").write_text("kept")
+    require_writable(tmp_path / "new" / "out.json", tmp_path / "there.json", None)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "there.json"]
+    assert (tmp_path / "there.json").read_text() == "kept"
+    for wrong in (tmp_path, tmp_path / "there.json" / "out.json"):
+        with pytest.raises(UserError, match="cannot be written"):
+            require_writable(wrong)
