@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loaders.environment import describe_environment
 from loaders.errors import UserError
 from loaders.files import write_json
 
@@ -66,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from loaders.environment import this_machine
+    from loaders.environment import describe_environment, this_machine
 
     if not this_machine().gpus:
         raise UserError("torch sees no GPU here (nvidia-smi lists those that the driver sees): nothing can be checked")

@@ -59,4 +59,4 @@ def test_its_page_shows_crops_and_training(image_folder, tmp_path):
     page = "\n".join(lines(outcomes, describe_environment()))
     engine = json.loads((tmp_path / "crops.json").read_text())["engines"][0]
     assert engine["agrees"] and f"| batched on cpu | {engine['mean_levels']:.3f} levels" in page
-    assert "| uncompiled, folder |" in page
+    assert "| uncompiled, Python threads | " in page
