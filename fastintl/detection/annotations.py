@@ -6,6 +6,7 @@ training and its test use these objects, and never look at the dataset's own fil
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from fastintl.detection.outlines import decode
+from loaders.content import digest_of
 from loaders.errors import UserError
 from loaders.image_reading import BadImage, image_size
 from loaders.progress import Progress
@@ -97,6 +99,31 @@ class AnnotatedSet:
     def labels(self) -> np.ndarray:
         """The labels of all objects, image by image, int64."""
         return np.concatenate([image.labels for image in self.images])
+
+    def content(self) -> str:
+        """The identity of what the images hold, see ``loaders.content``, and of all boxes and outlines."""
+        paths = [image.path for image in self.images]
+        sizes = np.array([_stored_size(path) for path in paths])
+        digest = hashlib.sha256(digest_of(sizes, lambda i: _stored(paths[i])).encode())
+        for image in self.images:
+            digest.update(image.boxes.tobytes())
+            for outline in image.outlines or ():
+                digest.update(outline)
+        return digest.hexdigest()
+
+
+def _stored_size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # training says so
+        return 0
+
+
+def _stored(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def joined(sets: Sequence[AnnotatedSet]) -> AnnotatedSet:

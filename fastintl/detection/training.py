@@ -43,6 +43,8 @@ class DetectionTraining(Run):
         UserError: the run's folder holds another training or cannot be written, or the batch does not fit.
     """
 
+    is_otherwise = "are stored in other bytes, or have other boxes,"
+
     def __init__(
         self,
         config: DetectionConfig,
@@ -54,7 +56,8 @@ class DetectionTraining(Run):
     ) -> None:
         super().__init__(world, RunFolder(config.folder), config.train.save_minutes)
         self.config, self.test = config, test
-        self.origin, self._images = dict(origin), description(train)
+        self.origin = dict(origin)
+        self._images = description(train, train.content() if world.is_main else None)
         self.threads = host_threads(config.data.threads)
         self.loader = TrainingLoader(
             train,

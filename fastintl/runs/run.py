@@ -54,6 +54,7 @@ class Run(ABC):
     batch_size: int
     log_every: int
     guard: LossGuard
+    is_otherwise = "are stored in other bytes"  # images of another content
     cure = "give this run a name of its own (name=…)"  # where the folder holds another run
 
     def __init__(self, world: World, folder: RunFolder | None, save_minutes: float, keep_every: int = 0) -> None:
@@ -109,8 +110,8 @@ class Run(ABC):
         if not found or not is_stored_otherwise(state["pictures"], found):
             return None
         return (
-            f"{self.folder.path} goes on with images that are stored in other bytes than those it was trained on until "
-            "now, under the same names and labels: if they were not just converted anew, put the former ones back"
+            f"{self.folder.path} goes on with images that {self.is_otherwise} than those it was trained on until now, "
+            "under the same names and labels: if they were not just converted anew, put the former ones back"
         )
 
     def explain(self, broken: BrokenStep) -> str:

@@ -61,6 +61,21 @@ def test_both_layouts_give_the_objects_that_were_drawn(sets):
             assert (found != mask).sum() < 0.15 * mask.sum()  # pycocotools fills polygons by another rule of edges
 
 
+def test_a_set_is_known_by_the_bytes_of_its_images_and_by_its_boxes(coco):
+    def content() -> str:
+        return read_coco(coco, "train2017", masks=False).content()
+
+    first = content()
+    assert content() == first
+    change_coco(coco, lambda c: c["annotations"][0]["bbox"].__setitem__(2, c["annotations"][0]["bbox"][2] - 1))
+    moved = content()
+    image = read_coco(coco, "train2017", masks=False).images[1].path
+    data = bytearray(image.read_bytes())
+    data[-3] ^= 1
+    image.write_bytes(data)
+    assert len({first, moved, content()}) == 3
+
+
 def test_the_devkits_own_folder_will_do(voc, tmp_path):
     shutil.move(voc / "VOC2007", tmp_path / "unpacked" / "VOCdevkit" / "VOC2007")
     assert len(read_voc(tmp_path / "unpacked", "VOC2007/test", CLASSES)) == 2
