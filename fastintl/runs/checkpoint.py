@@ -65,8 +65,10 @@ class Checkpoints:
             state = load_values(steps[-1])
         except Damaged as error:
             raise self.damaged(str(error)) from error
-        if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+        if not isinstance(state, dict) or type(state.get("step")) is not int:
             raise self.damaged("it holds no run's state")
+        if state["step"] != int(steps[-1].stem[5:]):
+            raise self.damaged(f"it holds the state of step {state['step']}")
         return state
 
     def damaged(self, reason: str) -> UserError:

@@ -104,6 +104,17 @@ def _scores(weight_HCd: Tensor, bias_HC: Tensor, x_Bd: Tensor) -> Tensor:
     return scores.view(*bias_HC.shape, -1)
 
 
+def take_up(mine: Tensor, saved: Tensor) -> None:
+    """Copies a saved tensor into one of this training; ``copy_`` alone would spread a smaller one over it.
+
+    Raises:
+        ValueError: their shapes differ.
+    """
+    if saved.shape != mine.shape:
+        raise ValueError(f"a saved tensor has shape {tuple(saved.shape)}, not {tuple(mine.shape)}")
+    mine.copy_(saved)
+
+
 # Optimizers: all arithmetic is elementwise over (H, …) tensors, or, for LARS, a norm a head.
 
 
@@ -142,7 +153,7 @@ class HeadSGD:
 
     def load_state_dict(self, state: dict) -> None:
         for mine, saved in zip(self.velocities, state["velocities"], strict=True):
-            mine.copy_(saved)
+            take_up(mine, saved)
 
 
 class HeadLARS(HeadSGD):
@@ -205,7 +216,7 @@ class HeadAdam:
 
     def load_state_dict(self, state: dict) -> None:
         for mine, saved in zip([*self.means, *self.squares], [*state["means"], *state["squares"]], strict=True):
-            mine.copy_(saved)
+            take_up(mine, saved)
         self.steps = state["steps"]
 
 

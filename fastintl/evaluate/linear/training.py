@@ -11,7 +11,7 @@ from torch import Tensor
 from fastintl.evaluate.accuracy import Accuracy
 from fastintl.evaluate.features import Features
 from fastintl.evaluate.labels import check_labels
-from fastintl.evaluate.linear.heads import LinearHeads, build_head_optimizer
+from fastintl.evaluate.linear.heads import LinearHeads, build_head_optimizer, take_up
 from fastintl.evaluate.linear.protocols import HeadProtocol
 from loaders.errors import UserError
 from loaders.order import permutation
@@ -64,8 +64,8 @@ class HeadTraining:
         return {"weight": self.heads.weight, "bias": self.heads.bias, "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        self.heads.weight.copy_(state["weight"])
-        self.heads.bias.copy_(state["bias"])
+        take_up(self.heads.weight, state["weight"])
+        take_up(self.heads.bias, state["bias"])
         self.optimizer.load_state_dict(state["optimizer"])
 
 

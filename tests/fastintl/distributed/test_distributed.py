@@ -255,7 +255,9 @@ def test_a_gpu_rank_that_fails_alone_ends_without_a_meeting(error, status, last_
     ended = subprocess.run(
         [sys.executable, "-c", FAILING_RANK.format(error=error)], capture_output=True, text=True, timeout=120
     )
-    assert (ended.returncode, ended.stdout) == (status, "")  # it ends before what Python does at an exit
+    # It ends before what Python does at an exit. Some versions of gloo say that they are connected.
+    said = [line for line in ended.stdout.splitlines() if not line.startswith("[Gloo]")]
+    assert (ended.returncode, said) == (status, [])
     assert (ended.stderr.splitlines() or [""])[-1].endswith(last_line)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastintl.distributed import World
 from fastintl.evaluate.epoch_loop import CONTENT, EpochLoop
+from fastintl.evaluate.linear.heads import take_up
 from tests.fuzzing import refusals
 from tests.fuzzing.targets.beton import changed
 from tests.fuzzing.targets.weight_files import _change, _value
@@ -45,7 +46,7 @@ class Trainee:
         return {"weight": self.weight}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.weight.copy_(state["weight"])
+        take_up(self.weight, state["weight"])
 
 
 class Numbers:

@@ -86,7 +86,10 @@ def agree(view: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.fixture(scope="module", params=TARGETS, ids="-".join)
 def target(request) -> tuple[str, str]:
     if request.param[1] == "triton":
-        pytest.importorskip("triton")
+        triton = pytest.importorskip("triton")
+        is_old = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8)
+        if request.param[0] == "cpu" and is_old and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
+            pytest.skip("this Triton's interpreter does not know NumPy 2.4; on a GPU its kernels run")
     return request.param
 
 
