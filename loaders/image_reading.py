@@ -25,6 +25,15 @@ _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 # The most pixels that a byte of a file can stand for, generously: a JPEG's block of 64 takes a bit at least, PNG's
 # deflate makes 1032 bytes of one, a code of a GIF stands for less than 4096 pixels. Of other formats nobody can say.
 _PIXELS_A_BYTE = {"JPEG": 1024, "MPO": 1024, "PNG": 8 * 1032, "GIF": 4096, "PPM": 8}
+# The same of a TIFF, by its compression: eight pixels of a bit a byte, and what a byte becomes at most.
+_TIFF_PIXELS_A_BYTE = {
+    "raw": 8,
+    "packbits": 8 * 64,
+    "tiff_lzw": 8 * 4096,
+    "tiff_deflate": 8 * 1032,
+    "tiff_adobe_deflate": 8 * 1032,
+    "jpeg": 1024,
+}
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 _KNOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV", *_GREY_16)
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
@@ -57,12 +66,13 @@ def image_size(path: Path) -> tuple[int, int]:
         raise BadImage(error.strerror or reason(error)) from error
 
 
-def check_size(height: int, width: int, file_bytes: int, kind: str | None) -> None:
+def check_size(height: int, width: int, file_bytes: int, kind: str | None, compression: str | None = None) -> None:
     """Refuses what a header says before memory is taken for it.
 
     Args:
         file_bytes: size of the whole file.
         kind: its format, by Pillow's name.
+        compression: a TIFF's, by Pillow's name.
 
     Raises:
         BadImage: no pixels, more than ``LARGEST_PIXELS``, or more than the file can hold.
@@ -71,7 +81,8 @@ def check_size(height: int, width: int, file_bytes: int, kind: str | None) -> No
         raise BadImage(f"its header says {width} x {height} pixels")
     if height * width > LARGEST_PIXELS:
         raise BadImage(f"its header says {width} x {height} pixels, and {LARGEST_PIXELS:,} are read at most")
-    if kind in _PIXELS_A_BYTE and height * width > _PIXELS_A_BYTE[kind] * file_bytes:
+    most = _TIFF_PIXELS_A_BYTE.get(compression) if kind == "TIFF" else _PIXELS_A_BYTE.get(kind)
+    if most is not None and height * width > most * file_bytes:
         raise BadImage(f"its header says {width} x {height} pixels, which its {file_bytes:,} bytes cannot hold")
 
 
@@ -115,7 +126,7 @@ def _open(file: BinaryIO) -> Image.Image:
             raise BadImage(f"not an image, begins with {start!r}") from error
         except Image.DecompressionBombError as error:
             raise BadImage(f"its header says too many pixels, and {LARGEST_PIXELS:,} are read at most") from error
-    check_size(image.height, image.width, size, image.format)
+    check_size(image.height, image.width, size, image.format, image.info.get("compression"))
     _check_range(image)
     return image
 

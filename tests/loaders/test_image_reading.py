@@ -112,10 +112,19 @@ def tiff_of_12_bits() -> bytes:
     return data.replace(entry + struct.pack("<I", 16), entry + struct.pack("<I", 12))
 
 
+def tall_tiff(**options) -> bytes:
+    data = saved(Image.new("L", (8, 8)), "TIFF", **options)
+    for kind in (3, 4):  # of 16 bits, of 32
+        data = data.replace(struct.pack("<HHII", 257, kind, 1, 8), struct.pack("<HHII", 257, 4, 1, 20_000_000))
+    return data
+
+
 REFUSED = {
     "65500 x 65500": (lying("JPEG", 65500, 65500), "pixels, and 178,956,970 are read at most"),
     "9000 x 9000": (lying("JPEG", 9000, 9000), "9000 x 9000 pixels, which its [0-9,]+ bytes cannot hold"),
     "gif": (lying("GIF", 13000, 13000), "13000 x 13000 pixels, which its"),
+    "tiff": (tall_tiff(), "8 x 20000000 pixels, which its"),
+    "deflated tiff": (tall_tiff(compression="tiff_deflate"), "8 x 20000000 pixels, which its"),
     "bmp": (lying("BMP", 60000, 60000), "."),
     "no pixels": (b"P5 0 7 255\n", "."),
     "int32": (saved(Image.fromarray(np.arange(64, dtype=np.int32).reshape(8, 8)), "TIFF"), "whole-number pixels of 32"),
