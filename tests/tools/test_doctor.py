@@ -170,7 +170,7 @@ def test_a_gpu_is_described(capability, precision, crops, image_beton, tmp_path,
     [
         (["--data", "nowhere.beton"], "nowhere.beton does not exist"),
         (["--data", "BETON", "--ranks", "7"], "256 images cannot be shared evenly by 7 ranks"),
-        (["--data", "BETON", "--ranks", "0"], "by 0 ranks"),
+        (["--data", "BETON", "--ranks", "0"], "--ranks: 0 is out of range"),
         (["--rcfg", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["--json", "/"], "/ cannot be written"),
     ],
