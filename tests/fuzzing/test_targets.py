@@ -18,8 +18,8 @@ def test_nothing_is_found(target):
 FAULTY = {
     "assertion": "def check(example):\n    assert example < 1000",
     "two_lines": (
-        "from tests.fuzzing import refusals\nfrom loaders import UserError\n"
-        "def check(example):\n    with refusals():\n        raise UserError('one\\ntwo')"
+        "from tests.fuzzing import refusals\nfrom loaders.image_reading import BadImage\n"
+        "def check(example):\n    with refusals():\n        raise BadImage('one\\ntwo')"
     ),
     "memory": "def check(example):\n    bytearray(1 << 33)",
     "hang": "def check(example):\n    while example >= 0:\n        pass",

@@ -55,7 +55,7 @@ LEFT_OUT = [
     (r"torchrun --nnodes 4", "it wants four machines"),
     (r"tools/detectron2/train\.py", "it wants detectron2"),
     (r"tools/against_authors\.py", "it wants checkouts of the authors' repositories"),
-    (r"tests/(chaos|elastic|follow_readme)\.py", "a long trial of its own"),
+    (r"tests/(chaos|elastic|follow_readme|fuzz)\.py", "a long trial of its own"),
 ]
 
 

@@ -35,8 +35,8 @@ COMMANDS = {
 def test_a_reader_who_leaves_ends_a_command_without_a_traceback(command):
     process = subprocess.Popen(COMMANDS[command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
     process.stdout.close()
-    # argparse itself passes over a reader who has left
-    assert process.stderr.read() == b"" and process.wait() == (0 if command == "help" else 141)
+    # argparse itself passes over a reader who has left, if it is the one to notice
+    assert process.stderr.read() == b"" and process.wait() in ((0, 141) if command == "help" else (141,))
 
 
 def test_an_error_is_one_line_whatever_the_files_are_called(capsys):

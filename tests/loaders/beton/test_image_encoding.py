@@ -189,7 +189,7 @@ PNG_BYTES = encoded(photo(), "PNG")
         (JPEG_BYTES[:2], ""),
         (PNG_BYTES[: len(PNG_BYTES) // 2], "truncated"),
         (PNG_BYTES[:40], ""),
-        (png_header(60000, 60000), "decompression bomb"),
+        (png_header(60000, 60000), "too many pixels, and 178,956,970 are read at most"),
         (png_header(0, 5), ""),
         (encoded(Image.new("F", (5, 5)), "TIFF"), "floating-point"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 5\n", "not an image"),

@@ -88,7 +88,7 @@ def test_facts_of_pixels(tmp_path):
 def test_mistakes_get_one_sentence(tmp_path, data, source, words):
     write_stl10(tmp_path)
     with pytest.raises(UserError, match=words):
-        make_loader(data.format(tmp_path), RECIPE, 4, source=source)
+        make_loader(data.format(tmp_path), RECIPE, 2, source=source)
 
 
 def test_checksums_are_the_published_ones():
