@@ -29,3 +29,11 @@ def image_beton(image_folder) -> Path:
     target = image_folder.parent / "images.beton"
     convert(class_tree(image_folder), target)
     return target
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """File names that are no UTF-8 are printed by some tests; xdist cannot send them between its processes."""
+    report = yield
+    report.sections = [(title, text.encode("utf-8", "backslashreplace").decode()) for title, text in report.sections]
+    return report
