@@ -50,7 +50,7 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:  # a closed folder, or too long a name, on the way to anything that a user named
             if error.filename is None:
                 raise
-            print(f"error: {os.fsdecode(error.filename)} cannot be reached: {error.strerror}", file=sys.stderr)
+            print(f"error: {os.fsdecode(error.filename)} cannot be reached: {error.strerror or error}", file=sys.stderr)
             sys.exit(USER_ERROR_STATUS)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

@@ -18,6 +18,7 @@ import numpy as np
 
 from fastintl.detection.outlines import decode
 from loaders.content import digest_of
+from loaders.datasets.folder import FileReader
 from loaders.errors import UserError
 from loaders.image_reading import BadImage, image_size
 from loaders.progress import Progress
@@ -102,28 +103,21 @@ class AnnotatedSet:
 
     def content(self) -> str:
         """The identity of what the images hold, see ``loaders.content``, and of all boxes and outlines."""
-        paths = [image.path for image in self.images]
-        sizes = np.array([_stored_size(path) for path in paths])
-        digest = hashlib.sha256(digest_of(sizes, lambda i: _stored(paths[i])).encode())
+        root = os.path.commonpath([image.path.parent for image in self.images])
+        files = FileReader(Path(root), [os.fspath(image.path.relative_to(root)) for image in self.images])
+
+        def read(index: int) -> bytes:
+            try:
+                return files(index)
+            except OSError:  # the training says so
+                return b""
+
+        digest = hashlib.sha256(digest_of(files.stats()[:, 0], read).encode())
         for image in self.images:
             digest.update(image.boxes.tobytes())
             for outline in image.outlines or ():
                 digest.update(outline)
         return digest.hexdigest()
-
-
-def _stored_size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # training says so
-        return 0
-
-
-def _stored(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
 
 
 def joined(sets: Sequence[AnnotatedSet]) -> AnnotatedSet:
@@ -182,7 +176,7 @@ def require_images(path: Path, folders: Sequence[Path], images: Sequence[Path]) 
         try:
             present |= {folder / name for name in os.listdir(folder)}
         except OSError as error:
-            raise UserError(f"{folder} cannot be listed: {error.strerror}") from error
+            raise UserError(f"{folder} cannot be listed: {error.strerror or error}") from error
     missing = [image for image in images if image not in present]
     if missing:
         raise UserError(f"images of {path} are missing, {len(missing):,} in all, the first is {missing[0]}")

@@ -79,7 +79,7 @@ def _names(listed: Path, split: str) -> list[str]:
     except FileNotFoundError:
         raise UserError(f"{listed} does not exist: it lists the images of {split}") from None
     except OSError as error:
-        raise UserError(f"{listed} cannot be read: {error.strerror}") from error
+        raise UserError(f"{listed} cannot be read: {error.strerror or error}") from error
     if "\0" in text:
         raise UserError(f"{listed} is not a list of names in UTF-8 or Latin-1")
     # In the list of a single class a number follows the name.
@@ -101,7 +101,7 @@ def _annotation(path: Path, labels: dict[str, int]) -> _Objects:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: it has the objects of an image of the list") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding that is not known
         raise UserError(f"{path} cannot be read as VOC's annotation of an image: {error}") from error
     unknown = next((kind for kind, _, _ in objects.found if kind not in labels), None)

@@ -88,7 +88,7 @@ def listed(names: Sequence[str], path: Path) -> np.ndarray:
     try:
         wanted = [line.strip() for line in path.read_text("utf-8", "surrogateescape").split("\n") if line.strip()]
     except OSError as error:
-        raise UserError(f"the list {path} cannot be read: {error.strerror}") from error
+        raise UserError(f"the list {path} cannot be read: {error.strerror or error}") from error
     if any("\0" in name for name in wanted):
         raise UserError(f"the list {path} cannot be read: no text")
     if not wanted:

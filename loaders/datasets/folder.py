@@ -168,7 +168,7 @@ def _entries(folder: Path) -> list[os.DirEntry]:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not is_hidden(entry.name)]
     except OSError as error:
-        raise UserError(f"{folder} cannot be listed: {error.strerror}") from error
+        raise UserError(f"{folder} cannot be listed: {error.strerror or error}") from error
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

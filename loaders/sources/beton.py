@@ -76,8 +76,8 @@ class _MappedReader(Reader):
 
 
 class _Manager(OSCacheManager):
-    """FFCV's memory map of a file, without what only its page-wise reading needs: five Python objects for each image,
-    which take ImageNet's file three seconds and 700 MB."""
+    """FFCV's memory map of a file, without what only its page-wise reading needs: Python objects for each image, which
+    of ImageNet's number of images take seconds and 600 MB."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader, self.context = reader, OSCacheContext(self)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from loaders.errors import UserError
@@ -155,11 +156,7 @@ def lines(outcomes: Sequence[Outcome], environment: Mapping[str, Any]) -> Iterat
 
 
 def _training_row(name: str, result: Mapping[str, Any]) -> str:
-    fed, alone = (_middle(result[key]) for key in ("images_per_second", "synthetic_images_per_second"))
-    memory, waits = f"{(result['peak_bytes'] or 0) / 1e9:.2f} GB", f"{_middle(result['data_wait']):.1%}"
+    fed, alone = (median(result[key]) for key in ("images_per_second", "synthetic_images_per_second"))
+    memory, waits = f"{(result['peak_bytes'] or 0) / 1e9:.2f} GB", f"{median(result['data_wait']):.1%}"
     rates = f"{fed:,.0f} | {alone:,.0f} | {waits} | {memory} | {result['first_step_seconds']:.1f} s"
     return f"| {name}, {result['source']} | {rates} |"
-
-
-def _middle(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]
