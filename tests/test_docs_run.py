@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from tests.helpers import documents, named_data, small_commands
+from tests.helpers import documents, named_data, small_commands, warm_python
 
 PAGES = [page for page in documents.PAGES if page.name != "CONTRIBUTING.md"]
 BY_HAND = [
@@ -74,13 +74,19 @@ def test_the_commands_of_a_page_run(page, place, monkeypatch, capfd):
     assert all((place / name).is_file() for name in LEFT)
 
 
+def printed(ended: subprocess.CompletedProcess) -> int:
+    print(ended.stdout, end="")
+    print(ended.stderr, end="", file=sys.stderr)
+    return ended.returncode
+
+
 def run(words: list[str]) -> int:
     """The status that a command ends with."""
     if words[0] == "torchrun":
         ranks = ["2" if option == "--nproc-per-node" else word for option, word in zip(words, words[1:], strict=False)]
-        return subprocess.run([sys.executable, "-m", "torch.distributed.run", *ranks], timeout=300).returncode
+        return printed(warm_python.run([sys.executable, "-m", "torch.distributed.run", *ranks]))
     if words[0] == "fastintl":
-        return subprocess.run([sys.executable, "-m", "tools", *words[1:]], timeout=300).returncode
+        return printed(warm_python.run([sys.executable, "-m", "tools", *words[1:]]))
     assert words[0] == "python", words
     start, words = (runpy.run_module, words[2:]) if words[1] == "-m" else (runpy.run_path, words[1:])
     with pytest.MonkeyPatch.context() as patch:

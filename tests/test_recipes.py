@@ -1,6 +1,5 @@
 """The recipes hold the published numbers: the tables of facts below, from the papers and released scripts."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from fastintl.config import Config
 from fastintl.data import center_crop
 from fastintl.evaluate.linear import protocols
 from fastintl.training.optim import build_optimizer, set_learning_rate
+from tests.helpers import warm_python
 from tools import finetune, knn, linear
 
 ROOT = Path(__file__).parent.parent
@@ -295,7 +295,7 @@ def test_every_recipe_prints_as_it_is_resolved():
         made = load(facts["recipe"])
         assert config.from_yaml(config.to_yaml(made)) == made
     command = [sys.executable, "-m", "fastintl.train", "--rcfg", "rcfgs/cw_rgp/stl10_4.yaml", "--print-config"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    printed = warm_python.run(command, cwd=ROOT).stdout
     assert config.from_yaml(printed) == config.load(RCFGS / "cw_rgp" / "stl10_4.yaml")
 
 
@@ -335,7 +335,7 @@ def test_options_of_the_command_line_override_an_evaluations_recipe(tmp_path, ca
 )
 def test_a_recipe_that_is_none_is_one_sentence(recipe, words):
     command = [sys.executable, "tools/knn.py", "weights", "--train", "a", "--val", "b", "--rcfg", recipe]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = warm_python.run(command, cwd=ROOT)
     assert result.returncode == 2 and words in result.stderr and result.stderr.count("\n") == 1
 
 

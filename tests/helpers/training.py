@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tests.helpers import warm_python
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Six steps an epoch, 24 in all, on the 48 images of write_images().
@@ -77,9 +79,7 @@ def environment() -> dict[str, str]:
 
 def train(out: Path, data: Path | None, ranks: int = 1, **changes) -> subprocess.CompletedProcess:
     """Runs it to its end and returns its status and output."""
-    return subprocess.run(
-        command(out, data, ranks, **changes), env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    return warm_python.run(command(out, data, ranks, **changes), env=environment(), cwd=ROOT)
 
 
 def saved_step(out: Path) -> int:

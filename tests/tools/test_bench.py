@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import warm_python
 from tools.benchmark.contenders import Contender
 from tools.benchmark.results import print_results
 
@@ -16,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def bench(*words: object, env: dict[str, str] | None = None, launcher: tuple = ()) -> subprocess.CompletedProcess:
     command = [*launcher, sys.executable, ROOT / "tools" / "bench.py", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **(env or {})})
+    if launcher:
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return warm_python.run(command, env={**os.environ, **(env or {})})
 
 
 @pytest.mark.slow

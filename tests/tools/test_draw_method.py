@@ -1,12 +1,11 @@
 """tools/draw_method.py draws the spectra of runs, the same file for the same numbers."""
 
 import json
-import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
 from fastintl import config as configuration
-from tests.helpers import training
+from tests.helpers import training, warm_python
 
 TOOL = training.ROOT / "tools" / "draw_method.py"
 
@@ -24,7 +23,7 @@ def write_run(folder, spectra=3):
 
 
 def draw(*words):
-    return subprocess.run([sys.executable, TOOL, *words], capture_output=True, text=True)
+    return warm_python.run([sys.executable, TOOL, *words])
 
 
 def test_runs_are_drawn_side_by_side_and_alike_every_time(tmp_path):

@@ -2,14 +2,13 @@
 
 import importlib.util
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from fastintl import config as configuration
-from tests.helpers import training
+from tests.helpers import training, warm_python
 
 TOOL = training.ROOT / "tools" / "report.py"
 
@@ -36,7 +35,7 @@ def run(tmp_path) -> Path:
 
 
 def test_one_run_as_a_user_calls_it(run, tmp_path):
-    one = subprocess.run([sys.executable, TOOL, "runs/a"], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    one = warm_python.run([sys.executable, TOOL, "runs/a"], cwd=tmp_path)
     assert one.returncode == 0 and one.stdout == "runs/a/report.html\n"
     assert "metrics.jsonl: left out, since it cannot be read: line 2" in one.stderr
     assert "<h1>a</h1>" in (run / "report.html").read_text()

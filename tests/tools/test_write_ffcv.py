@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from loaders.beton.file import BetonFile
+from tests.helpers import warm_python
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "write_ffcv.py"
 
@@ -21,7 +22,7 @@ TOOL = Path(__file__).resolve().parents[2] / "tools" / "write_ffcv.py"
 def run(*arguments, cwd: Path, **environment) -> subprocess.CompletedProcess:
     command = [sys.executable, str(TOOL), *map(str, arguments)]
     variables = {key: value for key, value in os.environ.items() if key != "FASTINTL_DATA"}
-    return subprocess.run(command, cwd=cwd, env={**variables, **environment}, capture_output=True, text=True)
+    return warm_python.run(command, cwd=cwd, env={**variables, **environment})
 
 
 @pytest.fixture

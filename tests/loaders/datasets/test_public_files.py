@@ -4,7 +4,6 @@ import functools
 import hashlib
 import http.server
 import shutil
-import subprocess
 import sys
 import tarfile
 import threading
@@ -20,6 +19,7 @@ from loaders.datasets.catalogue import Reference, open_dataset
 from loaders.datasets.public_files import PublicFiles, check_file, download_dataset, public_files, verify
 from loaders.planning.data_facts import data_facts
 from loaders.sources import open_images
+from tests.helpers import warm_python
 from tests.helpers.public_layouts import write_cifar10, write_stl10, write_tiny_imagenet
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -117,9 +117,9 @@ def test_files_that_are_not_the_published_ones_are_named(tmp_path):
     for name in ("folder", "imagenet", "tiny-imagenet"):
         verify(name, tmp_path)  # have none
     command = [sys.executable, ROOT / "tools" / "write_ffcv.py", "cifar10", "--root", tmp_path, "--out", tmp_path]
-    refused = subprocess.run(command, capture_output=True, text=True)
+    refused = warm_python.run(command)
     assert refused.returncode == 2 and "download it again" in refused.stderr and refused.stderr.count("\n") == 1
-    taken = subprocess.run([*command, "--no-verify"], capture_output=True, text=True)
+    taken = warm_python.run([*command, "--no-verify"])
     assert taken.returncode == 0, taken.stderr
 
 
@@ -169,7 +169,7 @@ def test_download(server, tmp_path):
 
 def test_a_download_of_something_else_is_refused(server, tmp_path):
     command = [sys.executable, ROOT / "tools" / "download.py", "cifar10", "--out", tmp_path / "out"]
-    result = subprocess.run([*command, "--url", f"{server}/things.tar.gz"], capture_output=True, text=True)
+    result = warm_python.run([*command, "--url", f"{server}/things.tar.gz"])
     assert result.returncode == 2 and not (tmp_path / "out" / "cifar-10-batches-py").exists()
     assert "things.tar.gz is not the published file: its MD5 sum is" in result.stderr.splitlines()[-1]
     assert not any((tmp_path / "out").iterdir())

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 from fastintl import config as configuration
 from fastintl.training.optim import parameter_groups
+from tests.helpers import warm_python
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = [
@@ -54,7 +54,7 @@ def test_operations_of_code_that_is_not_compiled_are_counted():
 @pytest.mark.skipif(not torch.__version__.startswith("2.14"), reason="reads the code of torch 2.14's Inductor")
 def test_a_small_step_is_counted_whole(tmp_path):
     words = ["count", "--rcfg", "rcfgs/ep100.yaml", "--ranks", "8", "--json", tmp_path / "count.json", *TINY]
-    run = subprocess.run([sys.executable, "tools/bench.py", *words], cwd=ROOT, capture_output=True, text=True)
+    run = warm_python.run([sys.executable, "tools/bench.py", *words], cwd=ROOT)
     assert run.returncode == 0, run.stderr
     result = json.loads((tmp_path / "count.json").read_text())
     parts = {part["name"]: part for part in result["parts"]}

@@ -11,12 +11,13 @@ import torch
 from fastintl.evaluate.epoch_loop import EpochLoop
 from fastintl.evaluate.supervised import identity_of, run_folder
 from loaders import UserError, make_loader, random_crop_and_flip
+from tests.helpers import warm_python
 from tests.helpers.probing import ALONE, probe, random_crops, tool
 from tests.helpers.training import ROOT, environment
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess:
-    return subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=200)
+    return warm_python.run(command, env=environment(), cwd=ROOT)
 
 
 @pytest.mark.slow
