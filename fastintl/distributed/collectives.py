@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fastintl.distributed.world import World, world_size
 from fastintl.losses.base import note_gathered
 
+_ROWS = 1 << 15  # that travel together
 _COMPRESSION = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
 
 
@@ -48,6 +49,38 @@ def gather(x: Tensor) -> Tensor:
     # The newer name of the same collective; torch 2.14 warns about the older one.
     collective = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     collective(everything.flatten(0, 1), x.contiguous())
+    return everything
+
+
+def gather_rows(x_nd: Tensor, world: World, everywhere: bool) -> Tensor | None:
+    """The rows of all ranks below each other, (n, d) -> (N, d), on the CPU; n may differ from rank to rank.
+
+    A block of rows travels at a time, so that no device and no rank needs room for more than the result and a block.
+
+    Args:
+        x_nd: on the CPU; a rank without rows need not know d.
+        everywhere: every rank gets them; otherwise rank 0 alone does, and the others None.
+    """
+    if world.world_size == 1:
+        return x_nd
+    shapes = gather(torch.tensor(x_nd.shape, device=world.device))
+    counts, width = shapes[:, 0].tolist(), int(shapes[:, 1].max())
+    wanted = everywhere or world.is_main
+    everything, end = x_nd.new_empty(sum(counts), width) if wanted else None, 0
+    for rank, count in enumerate(counts):
+        for start in range(0, count, _ROWS):
+            rows = slice(start, min(start + _ROWS, count))
+            mine = x_nd[rows] if rank == world.rank else x_nd.new_empty(rows.stop - start, width)
+            block = mine.contiguous().to(world.device)
+            if everywhere:
+                dist.broadcast(block, rank)
+            elif rank > 0 and world.is_main:
+                dist.recv(block, rank)
+            elif rank > 0 and rank == world.rank:
+                dist.send(block, 0)
+            if wanted:
+                everything[end : end + len(block)] = block.cpu()
+                end += len(block)
     return everything
 
 

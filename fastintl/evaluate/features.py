@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.lib.format import open_memmap
 from torch import nn
 
 from fastintl.distributed import World
+from fastintl.distributed.collectives import gather_rows
 from fastintl.evaluate.backbone import EvaluatedBackbone, Reading
 from fastintl.evaluate.results import versions
 from fastintl.runs.fingerprint import fingerprint
@@ -88,15 +88,37 @@ def extract(network: nn.Module, loader: Loader, device: torch.device) -> Feature
         loader: this rank's share of the dataset.
 
     Returns:
-        The features of all ranks, on every rank.
+        The features of this rank's share, on the CPU; ``of_all_ranks`` brings the shares together.
     """
     was_training = network.training
     network.eval()
     parts = list(feature_batches(network, loader, device))
     network.train(was_training)
-    # A rank may have no share of a small dataset at all.
-    columns = [torch.cat(column) for column in zip(*parts, strict=True)] if parts else None
-    features, labels, ids = _gather(columns)
+    if not parts:  # a rank may have no share of a small dataset at all
+        none = torch.empty(0, dtype=torch.int64)
+        return Features(torch.empty(0, 0), none, none)
+    return _by_id(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def of_all_ranks(share: Features, world: World, everywhere: bool = True) -> Features | None:
+    """The features of all ranks' shares, on the CPU; every rank must call it.
+
+    Args:
+        everywhere: every rank gets them; otherwise rank 0 alone does, and the others None.
+    """
+    features = gather_rows(share.features, world, everywhere)
+    labels_and_ids = gather_rows(torch.stack([share.labels, share.ids], 1), world, everywhere)
+    return None if features is None else _by_id(features, *labels_and_ids.unbind(1))
+
+
+def labels_of_all_ranks(share: Features, world: World) -> tuple[torch.Tensor, torch.Tensor]:
+    """The labels (N,) of all ranks' samples in the order of their ids, and which of them (n,) this share's are."""
+    pairs = gather_rows(torch.stack([share.ids, share.labels], 1), world, everywhere=True)
+    ids, order = pairs[:, 0].sort(stable=True)
+    return pairs[order, 1], torch.searchsorted(ids, share.ids)
+
+
+def _by_id(features: torch.Tensor, labels: torch.Tensor, ids: torch.Tensor) -> Features:
     order = torch.argsort(ids)
     return Features(features[order], labels[order], ids[order])
 
@@ -127,15 +149,6 @@ def represent(network: nn.Module, views: torch.Tensor) -> torch.Tensor:
     """
     parts = views.split(_CPU_IMAGES) if views.device.type == "cpu" else [views]
     return torch.cat([network(part).flatten(1).float() for part in parts])
-
-
-def _gather(columns: list[torch.Tensor] | None) -> list[torch.Tensor]:
-    if not dist.is_initialized():
-        return columns
-    # Pickled through the CPU: shares differ in length, and this is no hot path.
-    shares: list[list[torch.Tensor] | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(shares, columns)
-    return [torch.cat(column) for column in zip(*filter(None, shares), strict=True)]
 
 
 # In a folder

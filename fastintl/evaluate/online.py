@@ -9,7 +9,7 @@ from fastintl.config import Config
 from fastintl.data import evaluation_loader, find
 from fastintl.distributed import World
 from fastintl.evaluate.accuracy import best
-from fastintl.evaluate.features import Features, extract
+from fastintl.evaluate.features import Features, extract, labels_of_all_ranks, of_all_ranks
 from fastintl.evaluate.labels import count_classes
 from fastintl.evaluate.linear.logistic import logistic_probe, require_scikit_learn
 from fastintl.evaluate.linear.protocols import SMALL
@@ -55,9 +55,12 @@ class OnlineEvaluation:
 
     def scores(self, network: nn.Module) -> dict[str, float]:
         """``knn_top1``, the same on every rank, and on the first also ``<probe>_top1`` and ``_top5`` of each probe."""
-        bank, queries = self._features(network)
-        found = {"knn_top1": self._knn_top1(bank, queries)}
-        if self.world.is_main and self.config.eval.probes:  # the others are back before it is done
+        share, queries = self._features(network)
+        found = {"knn_top1": self._knn_top1(share, queries)}
+        if not self.config.eval.probes:
+            return found
+        bank = of_all_ranks(share, self.world, everywhere=False)
+        if bank is not None:  # on rank 0; the others are back before it is done
             classes = count_classes(self.bank.images, self.queries.images)
             for probe in self.config.eval.probes:
                 test = self._linear if probe == "linear" else logistic_probe
@@ -70,16 +73,20 @@ class OnlineEvaluation:
         return self._knn_top1(*self._features(network))
 
     def _features(self, network: nn.Module) -> tuple[Features, Features]:
-        return extract(network, self.bank, self.world.device), extract(network, self.queries, self.world.device)
+        """This rank's share of the labelled images, and all held-out ones."""
+        bank, queries = (extract(network, loader, self.world.device) for loader in (self.bank, self.queries))
+        return bank, of_all_ranks(queries, self.world)
 
     def _linear(self, bank: Features, queries: Features, classes: int) -> dict[str, float]:
         heads = train_on_features(bank, classes, SMALL, self.config.seed, self.world.device)
         return best(accuracy_on_features(heads, queries))
 
-    def _knn_top1(self, bank: Features, queries: Features) -> float:
-        columns = bank.features, bank.labels, queries.features, queries.labels
+    def _knn_top1(self, share: Features, queries: Features) -> float:
+        labels, mine = labels_of_all_ranks(share, self.world)
+        features = share.features.reshape(len(share.ids), queries.features.shape[1])  # of a rank without a share, too
+        columns = features, labels, queries.features, queries.labels
         on_device = (column.to(self.world.device) for column in columns)
-        return knn.accuracy(*on_device, k=self.config.eval.k, world=self.world)
+        return knn.accuracy(*on_device, k=self.config.eval.k, world=self.world, mine=mine)
 
     def raw_pixels_top1(self) -> float:
         """k-NN accuracy with the normalised pixels as features, averaged to 32 x 32 where they are more."""

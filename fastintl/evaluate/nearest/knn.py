@@ -5,7 +5,7 @@ Shapes: Q queries and F features of d channels, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -61,22 +61,13 @@ def predict(
         UserError: shapes that do not fit, k out of range, an unknown metric or vote, NaN in the features, too
             little memory.
     """
-    several = not isinstance(k, int | np.integer)
-    ks = sorted({int(number) for number in k}) if several else [int(k)]
+    ks = _numbers(k)
     _check(features, labels, queries, ks, metric, vote, temperature, memory)
-    search = _search(features, metric, memory, device)
-    # Copied: arrays mapped from a file may be read-only, which torch has no notion of.
-    label_F = torch.from_numpy(np.array(labels)) if isinstance(labels, np.ndarray) else labels
-    votes = _Votes(label_F, ks, vote, temperature)
-    found = {number: [] for number in ks}
-    for block in _blocks(queries, memory, ks[-1]):
-        square_Qk, index_Qk = search(block, ks[-1])
-        for number, part in votes(square_Qk, index_Qk).items():
-            found[number].append(part)
-    predicted = {number: torch.cat(parts) if parts else votes.none for number, parts in found.items()}
+    search, label_F = _search(features, metric, memory, device), _tensor(labels)
+    predicted = _elect(search, _Votes(label_F, ks, vote, temperature), _blocks(queries, memory, ks[-1]), ks[-1])
     if isinstance(labels, np.ndarray):
         predicted = {number: tensor.numpy() for number, tensor in predicted.items()}
-    return predicted if several else predicted[ks[0]]
+    return predicted if isinstance(k, Sequence) else predicted[ks[0]]
 
 
 def accuracy(
@@ -85,26 +76,87 @@ def accuracy(
     queries: Array,
     query_labels: Array,
     k: int | Sequence[int] = 5,
+    metric: Literal["euclidean", "cosine"] = "euclidean",
+    vote: Literal["majority", "weighted"] = "majority",
+    temperature: float = 0.07,
     *,
+    memory: float = MEMORY,
+    device: torch.device | str | None = None,
     world: World | None = None,
-    **options,
+    mine: Tensor | None = None,
 ) -> float | dict[int, float]:
     """The fraction of ``queries`` whose label ``predict`` finds; for several k, a dict of fractions by k.
 
+    Several ranks search a share of the features each, and exchange the nearest that they find; so none needs to hold
+    all features. The answer is the same on all.
+
     Args:
+        labels: (F,), of all features.
         query_labels: (Q,), of the kind and on the device of ``labels``.
-        world: the ranks, each of which classifies a share of the queries; the answer is the same on all. None: this
-            process classifies all queries.
-        options: further arguments of ``predict``.
+        world: the ranks. None: this process searches alone.
+        mine: (f,) ascending, which of the F features this rank was given, where ``features`` holds no others. Each
+            must be with one rank. None: every rank was given all, and searches a part of them.
     """
-    mine = slice(world.rank, None, world.world_size) if world else slice(None)
-    predicted = predict(features, labels, queries[mine], k, **options)
-    by_k = predicted if isinstance(predicted, dict) else {k: predicted}
-    correct = torch.tensor([int((found == query_labels[mine]).sum()) for found in by_k.values()])
-    if world and world.world_size > 1:
-        correct = gather(correct.to(world.device)).sum(0)
-    scores = {number: count / len(query_labels) for number, count in zip(by_k, correct.tolist(), strict=True)}
-    return scores if isinstance(predicted, dict) else scores[k]
+    ks = _numbers(k)
+    if world is None or world.world_size == 1:
+        options = {"memory": memory, "device": device}
+        by_k = predict(features, labels, queries, ks, metric, vote, temperature, **options)
+    else:
+        if mine is None:
+            first, end = (len(features) * rank // world.world_size for rank in (world.rank, world.rank + 1))
+            features, mine = features[first:end], torch.arange(first, end)
+        _check(features, labels[_as_index(mine, labels)], queries, ks, metric, vote, temperature, memory, len(labels))
+        search = _SharedSearch(_search(features, metric, memory, device), mine, world)
+        votes = _Votes(_tensor(labels), ks, vote, temperature)
+        by_k = _elect(search, votes, _blocks(queries, memory, ks[-1] * world.world_size), ks[-1])
+        query_labels = _tensor(query_labels)
+    scores = {number: int((found == query_labels).sum()) / len(query_labels) for number, found in by_k.items()}
+    return scores if isinstance(k, Sequence) else scores[k]
+
+
+def _numbers(k: int | Sequence[int]) -> list[int]:
+    return sorted({int(number) for number in k}) if isinstance(k, Sequence) else [int(k)]
+
+
+def _tensor(x: Array) -> Tensor:
+    # Copied: arrays mapped from a file may be read-only, which torch has no notion of.
+    return torch.from_numpy(np.array(x)) if isinstance(x, np.ndarray) else x
+
+
+def _as_index(mine: Tensor, labels: Array) -> Array:
+    return mine.numpy() if isinstance(labels, np.ndarray) else mine.to(labels.device)
+
+
+def _elect(search, votes: _Votes, blocks: Iterable[Array], k: int) -> dict[int, Tensor]:
+    """Labels (Q,) of the queries in ``blocks``, by the number of neighbours that vote, of which k is the largest."""
+    found = {number: [] for number in votes.ks}
+    for block in blocks:
+        for number, part in votes(*search(block, k)).items():
+            found[number].append(part)
+    return {number: torch.cat(parts) if parts else votes.none for number, parts in found.items()}
+
+
+class _SharedSearch:
+    """The k nearest of the features of all ranks: each ranks its own, and those found are merged.
+
+    Args:
+        search: as ``_search`` gives it, among this rank's features.
+        mine: (f,), which those are of all.
+    """
+
+    def __init__(self, search, mine: Tensor, world: World) -> None:
+        self.search, self.world = search, world
+        self.mine = mine.to(world.device)
+
+    def __call__(self, queries: Array, k: int) -> tuple[Tensor, Tensor]:
+        # A distance and an index in one number: equal distances are in the order of their indices.
+        key_Qk = self.mine.new_full((len(queries), k), torch.iinfo(torch.int64).max)
+        if near := min(k, len(self.mine)):
+            square_Qn, index_Qn = (x.to(self.world.device) for x in self.search(queries, near))
+            bits_Qn = square_Qn.float().abs().view(torch.int32).long()  # abs(): of -0, whose bits are not those of 0
+            key_Qk[:, :near] = bits_Qn << 32 | self.mine[index_Qn]
+        key_Qk = gather(key_Qk).transpose(0, 1).flatten(1).sort(dim=1).values[:, :k]
+        return (key_Qk >> 32).int().view(torch.float32), key_Qk & 0xFFFFFFFF
 
 
 def _search(features: Array, metric: str, memory: float, device: torch.device | str | None):
@@ -176,7 +228,19 @@ def require_memory(memory: float) -> None:
         raise UserError(f"k-NN: memory is {memory:.3g} bytes; it must be at least {_LEAST_MEMORY:.3g}")
 
 
-def _check(features, labels, queries, ks: list[int], metric: str, vote: str, temperature: float, memory: float) -> None:
+def _check(
+    features: Array,
+    labels: Array,
+    queries: Array,
+    ks: list[int],
+    metric: str,
+    vote: str,
+    temperature: float,
+    memory: float,
+    count: int | None = None,
+) -> None:
+    """Args: count: of all features, where ``features`` is a part of them."""
+    count = len(features) if count is None else count
     if features.ndim != 2 or queries.ndim != 2 or features.shape[1] != queries.shape[1]:
         raise UserError(
             f"k-NN: features {tuple(features.shape)} and queries {tuple(queries.shape)}; they must be (F, d) and (Q, d)"
@@ -186,8 +250,8 @@ def _check(features, labels, queries, ks: list[int], metric: str, vote: str, tem
     if not ks:
         raise UserError("k-NN: no k is given")
     for k in ks:
-        if not 1 <= k <= len(features):
-            raise out_of_range(k, len(features))
+        if not 1 <= k <= count:
+            raise out_of_range(k, count)
     if metric not in ("euclidean", "cosine"):
         raise UserError(f"k-NN: metric is {metric!r}; it must be 'euclidean' or 'cosine'")
     if vote not in ("majority", "weighted"):

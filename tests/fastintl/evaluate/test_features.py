@@ -14,7 +14,7 @@ from torch import nn
 
 from fastintl.distributed import World
 from fastintl.evaluate.backbone import Reading, open_backbone
-from fastintl.evaluate.features import extract, features_of, load_features
+from fastintl.evaluate.features import Features, extract, features_of, labels_of_all_ranks, load_features, of_all_ranks
 from fastintl.evaluate.nearest.knn import MEMORY
 from fastintl.evaluate.nearest.protocol import evaluate, knn_settings
 from loaders import CenterCrop, make_loader
@@ -32,20 +32,32 @@ def small_network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 5), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(2)).train()
 
 
-def extract_share(path: str, rank: int, world_size: int):
-    loader = make_loader(path, CenterCrop(24, 20), 7, rank=rank, world_size=world_size, threads=1)
+def extract_share(path: str, world: World, batch_size: int = 7) -> Features:
+    loader = make_loader(path, CenterCrop(24, 20), batch_size, rank=world.rank, world_size=world.world_size, threads=1)
     found = extract(small_network(), loader, CPU)
     loader.close()
+    return found
+
+
+def columns(found: Features):
     return found.features, found.labels, found.ids
 
 
 def on_a_rank(path: str):
-    return extract_share(path, torch.distributed.get_rank(), torch.distributed.get_world_size())
+    rank = torch.distributed.get_rank()
+    world = World(rank, torch.distributed.get_world_size(), rank, CPU)
+    share = extract_share(path, world)
+    labels, mine = labels_of_all_ranks(share, world)
+    torch.testing.assert_close(labels[mine], share.labels)
+    assert len(share.ids) < len(labels) and (of_all_ranks(share, world, everywhere=False) is None) == (rank > 0)
+    one = of_all_ranks(extract_share(path, world, 14), world)  # the last batch has one image, and rank 1 none of it
+    assert one.ids.tolist() == list(range(15))
+    return columns(of_all_ranks(share, world))
 
 
 @pytest.fixture(scope="module")
 def alone_in_memory(images):
-    return extract_share(str(images / "val"), 0, 1)
+    return columns(extract_share(str(images / "val"), ALONE))
 
 
 def test_every_sample_once_and_in_order(alone_in_memory):

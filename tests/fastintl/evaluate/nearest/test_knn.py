@@ -7,8 +7,10 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
+from fastintl.distributed import World
 from fastintl.evaluate.nearest import cpu, float64, knn
 from loaders.errors import UserError
+from tests.helpers.ddp import run_ranks
 
 CPU = torch.device("cpu")
 
@@ -227,6 +229,43 @@ def test_several_k_are_those_one_by_one(clusters, vote):
         assert (found == knn.predict(features, labels, queries, k, "cosine", vote)).all()
     scores = knn.accuracy(features, labels, queries, query_labels, k=[1, 5])
     assert scores[5] == knn.accuracy(features, labels, queries, query_labels, k=5)
+
+
+SHARED_KS = [1, 5, 20, 200]
+
+
+def _on_a_rank(path: str) -> list:
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    world = World(rank, world_size, rank, torch.device("cpu"))
+    features, labels, queries, query_labels = (torch.from_numpy(np.load(f"{path}/{i}.npy")) for i in range(4))
+    found = []
+    for metric, vote in (("euclidean", "majority"), ("cosine", "weighted")):
+        options = {"metric": metric, "vote": vote, "world": world}
+        columns = labels, queries, query_labels, SHARED_KS
+        found.append(knn.accuracy(features, *columns, **options))
+        found.append(knn.accuracy(features.numpy(), *(c.numpy() for c in columns[:3]), SHARED_KS, **options))
+        strided = torch.arange(rank, len(features), world_size)
+        found.append(knn.accuracy(features[strided], *columns, mine=strided, **options))
+        few = torch.arange(150) if rank == 0 else torch.arange(150, len(features))  # fewer than vote
+        found.append(knn.accuracy(features[few], *columns, mine=few, **options))
+        none = torch.arange(len(features)) if rank == 0 else torch.arange(0)
+        found.append(knn.accuracy(features[none], *columns, mine=none, **options))
+    with pytest.raises(UserError, match="k is 1801"):
+        knn.accuracy(features, labels, queries, query_labels, 1801, world=world)
+    return found
+
+
+def test_ranks_that_share_the_features_answer_as_one(clusters, tmp_path):
+    features, labels, queries, query_labels = clusters
+    features = np.concatenate([features, features[::-1]])  # equal distances, between the ranks too
+    labels = np.concatenate([labels, labels[::-1] + 1])
+    for i, column in enumerate((features, labels, queries, query_labels)):
+        np.save(tmp_path / f"{i}.npy", column)
+    settings = (("euclidean", "majority"), ("cosine", "weighted"))
+    alone = [knn.accuracy(features, labels, queries, query_labels, SHARED_KS, *setting) for setting in settings]
+    assert alone[0] != alone[1]
+    for found in run_ranks(_on_a_rank, str(tmp_path)):
+        assert found == [alone[0]] * 5 + [alone[1]] * 5
 
 
 def test_the_screening_is_what_answers(clusters, monkeypatch):
