@@ -22,6 +22,7 @@ COMMANDS = {
     "detect": "train a detector on a backbone and test it",
     "export": "write a backbone for torchvision, timm or detectron2",
     "report": "draw the page of a run, or of several over each other",
+    "neighbours": "show what a run learnt: nearest images, a map, accuracy per class",
     "doctor": "say what can run here, and what this machine can feed",
     "crops": "draw the crops of some images through every loader",
     "download": "fetch a public dataset and unpack it",

@@ -134,6 +134,25 @@ td:first-child { color: var(--quiet); overflow-wrap: normal; }
 .half { display: grid; gap: 14px; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(460px, 100%), 1fr)); }
 .crops { display: block; max-width: 100%; max-height: 620px; margin: 0 auto; }
+.gallery { display: grid; gap: 10px; }
+.row { display: grid; gap: 6px; grid-template-columns: repeat(var(--n), minmax(0, 1fr)); }
+figure { margin: 0; min-width: 0; }
+figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 5px;
+  border: 3px solid var(--rule); }
+figure.right img { border-color: var(--good); }
+figure.wrong img { border-color: var(--alarm); border-style: dashed; }
+figure.query { border-right: 2px solid var(--rule); padding-right: 6px; }
+figcaption { color: var(--quiet); font-size: 11.5px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.map { touch-action: pan-y; cursor: crosshair; }
+.map circle { fill: hsl(var(--hue) 70% 42%); fill-opacity: 0.75; }
+.map circle.on { stroke: var(--ink); stroke-width: 2; fill-opacity: 1; }
+.tip { position: fixed; z-index: 1; pointer-events: none; max-width: 180px; padding: 6px; border-radius: 8px;
+  background: var(--card); border: 1px solid var(--rule); box-shadow: 0 2px 10px #0004; font-size: 12.5px; }
+.tip[hidden] { display: none; }
+.tip img { display: block; width: 96px; aspect-ratio: 1; margin: 0 auto 4px; border-radius: 5px; }
+.tip span { overflow-wrap: anywhere; }
+@media (prefers-color-scheme: dark) { .map circle { fill: hsl(var(--hue) 75% 66%); } }
+.pairs th:nth-child(n+3), .pairs td:nth-child(n+3) { text-align: right; }
 code, pre, .keys td { font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 summary { cursor: pointer; color: var(--quiet); font-size: 13.5px; padding: 10px 0 4px; }
