@@ -73,9 +73,7 @@ def main(words: list[str] | None = None) -> None:
         backbone = open_backbone(given.weights, given.arch, given.stem, given.target, given.resize, given.size)
         reading = Reading(given.source, given.batch_size, given.threads)
         title = Path(given.weights).resolve().name
-        found = find_neighbours(
-            backbone, title, train, val, given.features, world, reading, k, given.points, given.map
-        )
+        found = find_neighbours(backbone, title, train, val, given.features, world, reading, k, given.points, given.map)
         if found is None:
             return
         folder = RunFolder(Path(given.weights))
@@ -89,7 +87,8 @@ def main(words: list[str] | None = None) -> None:
                 refresh_report(folder.path)
         for header, rows in neighbours.as_text(found):
             print_rows(header, rows)
-        print(f"page: {out}")
+        in_report = "" if given.out else f", and in {folder.report}"
+        print(f"page: {out}{in_report}")
 
 
 if __name__ == "__main__":

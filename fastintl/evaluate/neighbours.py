@@ -223,7 +223,8 @@ def _thumbnails(
     )
     with closing(loader):
         views = [view for batch in loader for view in batch.views[0]]
-        return {i: _as_uri(to_pixels(view, backbone.crop), side) for i, view in zip(wanted.tolist(), views, strict=True)}
+        uris = (_as_uri(to_pixels(view, backbone.crop), side) for view in views)
+        return dict(zip(wanted.tolist(), uris, strict=True))
 
 
 def _as_uri(pixels: np.ndarray, side: int) -> str:
