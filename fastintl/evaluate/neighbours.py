@@ -109,10 +109,9 @@ def find_neighbours(
     voted_Q = knn.majority(label_F, index_Qk[:, :k]) if labelled else None
     names = _Names(searched.classes or asked.classes, labelled)
 
-    sample_A = _spread(np.arange(len(asked)), _ASKED_SHOWN)
-    wrong = np.flatnonzero((voted_Q != label_Q).numpy()) if labelled else np.empty(0, np.int64)
-    sample_W = _spread(wrong, _WRONG_SHOWN)
-    sample_P = _spread(np.arange(len(asked)), points)
+    by_class = np.argsort(queries.labels, kind="stable")  # so that a sample is of all classes
+    sample_A, sample_P = _spread(by_class, _ASKED_SHOWN), _spread(by_class, points)
+    sample_W = _spread(by_class[(voted_Q != label_Q).numpy()[by_class]] if labelled else by_class[:0], _WRONG_SHOWN)
     rows = np.concatenate([sample_A, sample_W])
     of_asked = _thumbnails(asked, backbone, rows, reading, world, _SIDE)
     of_searched = _thumbnails(searched, backbone, index_Qk[rows, :shown].flatten().numpy(), reading, world, _SIDE)
@@ -186,7 +185,7 @@ def _without_itself(square_Qk: Tensor, index_Qk: Tensor) -> tuple[Tensor, Tensor
 
 
 def _spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most so many, evenly from the first on; datasets lie class after class, so of all classes."""
+    """At most so many, evenly from the first on."""
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows), most, endpoint=False).astype(np.int64)]
 
 
