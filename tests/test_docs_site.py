@@ -41,7 +41,7 @@ def test_links_lead_to_files_of_the_site(site):
     for page in site.glob("*.html"):
         if page.name == "404.html":  # whose links are those of a server's root
             continue
-        links = re.findall(r'\b(?:src|href)="([^"#:?]+)', page.read_text())
+        links = re.findall(r'\b(?:src|href)="(?!\w+:)([^"#?]+)', page.read_text())
         missing = {link for link in links if not (page.parent / unquote(unescape(link))).exists()}
         assert not missing, page.name
     assert "test_draws.py.html" in (site / "fidelity.html").read_text()  # a file outside docs/

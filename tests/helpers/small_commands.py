@@ -23,7 +23,7 @@ ADDED = [
     (r"fastintl\.train .*/(cifar|stl10)", "data.verify=false"),  # a miniature has no published checksum
     (r"torchrun .*data\.root=data/ImageNet", "name=migrated"),  # else it would find the README's run finished
     (r"torchrun .*data\.root=/data/imagenet", "name=scaled"),
-    (r"tools/(knn|linear|features|finetune)\.py", "--device cpu"),
+    (r"tools/(knn|linear|features|finetune|neighbours)\.py", "--device cpu"),
     (r"tools/knn\.py ckpt", "--resize 72 --size 64"),
     (r"tools/linear\.py (?!.*quick)", "--epochs 1 --batch-size 16"),
     (r"tools/linear\.py .*…", "--train cifar10:train@data/cifar10 --val cifar10:val@data/cifar10"),
