@@ -62,7 +62,7 @@ class AnchoredLoss(Loss):
         return (alignment + self._beta(views_VNd) * trace).to(result_type(views_VNd))
 
     def parts(self, views: Tensor | Sequence[Tensor], target: Tensor | None = None) -> dict[str, Tensor]:
-        """``alignment``, the mean squared error, and ``trace``, the trace loss with its weight: the loss is their sum."""
+        """``alignment``, the mean squared error, and ``trace``, the weighted trace loss: the loss is their sum."""
         views_VNd = self._checked(views, target)
         alignment, trace = self._alignment_and_trace(views_VNd, target)
         return {"alignment": alignment, "trace": self._beta(views_VNd) * trace}
