@@ -5,7 +5,7 @@ python := .venv/bin/python
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs-check gpu-check clean
+.PHONY: help setup demo test lint docs docs-check gpu-check clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s  %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,10 @@ test: setup  ## run the tests
 lint: setup  ## check the style, and which room imports from which
 	@$(python) -m ruff check .
 	@$(dir $(python))lint-imports --no-logo
+
+docs: setup  ## build docs/ as a site, build/site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet $(ARGS)
+	@echo build/site/index.html
 
 docs-check: setup  ## check and run the commands and examples of README.md and docs/
 	@$(python) -m pytest -q tests/test_docs.py tests/test_docs_run.py $(ARGS)

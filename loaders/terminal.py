@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+# How a sentence shows the commands in it, which are those of a clone; the command ``fastintl`` sets its own way.
+as_typed: Callable[[str], str] = str
 
 
 def open_console(**options: Any) -> Console:

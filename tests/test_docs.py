@@ -135,6 +135,11 @@ def test_command_is_understood(command, monkeypatch):
     CHECKS.get(program, check_files)(words)
 
 
+def test_commands_of_the_readme_fit_a_terminal():
+    blocks = [block for block in documents.blocks() if block.page.name == "README.md" and block.language in ("", "sh")]
+    assert blocks and not [line for block in blocks for line in block.text.splitlines() if len(line) > 80]
+
+
 def test_what_is_wrong_is_noticed(monkeypatch):
     monkeypatch.chdir(ROOT)
     wrong = [

@@ -35,6 +35,7 @@ SAYS = [
     (r"fastintl\.train --rcfg", "results in runs/"),
     (r"tools/linear\.py runs/small", "linear, quick"),
     (r"tools/knn\.py runs/mine .*--k 1,5,20", "20-nn"),
+    (r"tools/neighbours\.py", "neighbours.html, and in runs/mine/report.html"),
     (r"tools/features\.py", "96 features of 128 channels"),
     (r"tools/finetune\.py", "fine-tuning"),
     (r"tools/detect\.py", "AP50"),

@@ -64,5 +64,5 @@ def test_no_host_is_named(name):
 
 def test_make_alone_lists_the_targets():
     text = subprocess.run(["make", "-C", ROOT], capture_output=True, text=True, check=True).stdout
-    for target in ("setup", "demo", "test", "lint", "docs-check", "gpu-check", "clean"):
+    for target in ("setup", "demo", "test", "lint", "docs", "docs-check", "gpu-check", "clean"):
         assert f"make {target} " in text

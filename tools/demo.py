@@ -4,7 +4,7 @@
     python tools/demo.py train.epochs=2
 
 It is the recipe demo, two to six minutes on two CPU cores. The images are drawn into data/demo, once; the run is
-runs/demo, and a finished one is begun anew.
+runs/demo, and a finished one is begun anew. Its page, report.html, shows nearest neighbours and a map at the end.
 """
 
 from __future__ import annotations
@@ -40,6 +40,17 @@ def main(words: list[str] | None = None) -> None:
         print(f"{run} is a finished run: starting anew")
         shutil.rmtree(run)
     pretrain(config)
+    _show(run)
+
+
+def _show(run: Path) -> None:
+    """Adds what was learnt to the run's page; the features stay with the run, which a new one takes the place of."""
+    if __package__:
+        from . import neighbours
+    else:
+        from tools import neighbours
+
+    neighbours.main.__wrapped__([str(run), "--features", str(run / "features"), "--device", "cpu"])
 
 
 if __name__ == "__main__":

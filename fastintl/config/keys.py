@@ -207,6 +207,7 @@ class Log(Options, key="log", result=False):
     )
     wandb: Literal["off", "offline", "online"] = option("off", "Mirror the metrics to Weights & Biases.")
     wandb_project: str = option("fastintl", "Project of the mirror.")
+    tensorboard: bool = option(False, "Mirror them to TensorBoard's files, in the run's folder; needs tensorboard.")
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import ImageDraw, ImageFont
+from PIL import ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
-from torchvision.utils import draw_segmentation_masks, make_grid
+from torchvision.utils import make_grid
 
 from fastintl.detection.annotations import AnnotatedImage, AnnotatedSet
 from fastintl.detection.augment import fitted, read_pixels
@@ -49,13 +49,24 @@ def _tile(image: AnnotatedImage, detections: Sequence[Detection], annotated: Ann
     classes = [annotated.category_ids.index(d["category_id"]) for d in detections]
     colours = [_COLOURS[i % len(_COLOURS)] for i in classes]
     if detections and "segmentation" in detections[0]:
-        pixels = draw_segmentation_masks(pixels, _masks(image, detections, size), alpha=0.5, colors=colours)
+        pixels = _painted(pixels, _masks(image, detections, size), detections, colours)
     canvas = to_pil_image(pixels)
     for detection, i, colour in zip(detections, classes, colours, strict=True):
         left, top, width, height = (side * size[1] / image.width for side in detection["bbox"])
         label = f"{annotated.classes[i]} {detection['score']:.0%}"
         _draw_box(ImageDraw.Draw(canvas), (left, top, left + width, top + height), label, colour)
     return F.pad(pil_to_tensor(canvas), (0, _SIDE - size[1], 0, _SIDE - size[0]), value=255)
+
+
+def _painted(pixels: Tensor, masks: Tensor, detections: Sequence[Detection], colours: Sequence[str]) -> Tensor:
+    """Pixels (3, H, W) uint8 with masks (n, H, W) half in their colours; where two lie, that of the higher score.
+
+    torchvision's ``draw_segmentation_masks`` is black there, and of one object there are often two.
+    """
+    paint = pixels.clone()
+    for i in sorted(range(len(masks)), key=lambda i: detections[i]["score"]):
+        paint[:, masks[i]] = torch.tensor(ImageColor.getrgb(colours[i]), dtype=torch.uint8)[:, None]
+    return ((pixels.int() + paint.int()) // 2).to(torch.uint8)
 
 
 def _draw_box(draw: ImageDraw.ImageDraw, box: tuple[float, ...], label: str, colour: str) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,9 @@ class Features:
 # In memory
 
 
-def extract(network: nn.Module, loader: Loader, device: torch.device) -> Features:
+def extract(
+    network: nn.Module, loader: Loader, device: torch.device, batch_done: Callable[[], object] | None = None
+) -> Features:
     """Runs a network in evaluation mode over a centre-crop loader.
 
     The network's mode is restored and nothing of its state changes.
@@ -86,13 +88,18 @@ def extract(network: nn.Module, loader: Loader, device: torch.device) -> Feature
     Args:
         network: maps views (b, 3, s, s) to features (b, …), which are flattened.
         loader: this rank's share of the dataset.
+        batch_done: is called after each batch, for a display of the progress.
 
     Returns:
         The features of this rank's share, on the CPU; ``of_all_ranks`` brings the shares together.
     """
     was_training = network.training
     network.eval()
-    parts = list(feature_batches(network, loader, device))
+    parts = []
+    for part in feature_batches(network, loader, device):
+        parts.append(part)
+        if batch_done is not None:
+            batch_done()
     network.train(was_training)
     if not parts:  # a rank may have no share of a small dataset at all
         none = torch.empty(0, dtype=torch.int64)

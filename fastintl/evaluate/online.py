@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+
 import numpy as np
 from torch import nn
 
@@ -28,6 +31,9 @@ class OnlineEvaluation:
     It leaves no trace in the pretraining: the network's mode, weights and statistics and all global random states stay
     as they are. Without held-out images nothing is ever due.
 
+    Attributes:
+        tell: is told how far an evaluation is, in a few words; says nothing unless it is set.
+
     Raises:
         UserError: the two splits do not have the same classes, or scikit-learn is asked for and not installed.
     """
@@ -35,6 +41,7 @@ class OnlineEvaluation:
     def __init__(self, config: Config, world: World, folder: RunFolder) -> None:
         self.config, self.world = config, world
         self.queries = self.bank = None
+        self.tell: Callable[[str], object] = lambda text: None
         val = find(config, "val")
         if val is not None:
             if "quick" in config.eval.probes:
@@ -68,13 +75,23 @@ class OnlineEvaluation:
                 found |= {f"{probe}_{name}": value for name, value in accuracy.items()}
         return found
 
-    def knn_top1(self, network: nn.Module) -> float:
-        """Share of the held-out images whose class the neighbours' vote names; the same on every rank."""
-        return self._knn_top1(*self._features(network))
+    def knn_top1(self, network: nn.Module, title: str = "evaluation") -> float:
+        """Share of the held-out images whose class the neighbours' vote names; the same on every rank.
 
-    def _features(self, network: nn.Module) -> tuple[Features, Features]:
+        Args:
+            title: what ``tell`` calls it.
+        """
+        return self._knn_top1(*self._features(network, title))
+
+    def _features(self, network: nn.Module, title: str = "evaluation") -> tuple[Features, Features]:
         """This rank's share of the labelled images, and all held-out ones."""
-        bank, queries = (extract(network, loader, self.world.device) for loader in (self.bank, self.queries))
+        batches, done = len(self.bank) + len(self.queries), itertools.count(1)
+
+        def batch_done() -> None:
+            self.tell(f"{title}: {next(done) / batches:.0%} of the features")
+
+        loaders = self.bank, self.queries
+        bank, queries = (extract(network, loader, self.world.device, batch_done) for loader in loaders)
         return bank, of_all_ranks(queries, self.world)
 
     def _linear(self, bank: Features, queries: Features, classes: int) -> dict[str, float]:
@@ -90,7 +107,8 @@ class OnlineEvaluation:
 
     def raw_pixels_top1(self) -> float:
         """k-NN accuracy with the normalised pixels as features, averaged to 32 x 32 where they are more."""
-        return self.knn_top1(nn.AdaptiveAvgPool2d(_RAW_SIDE) if self.config.eval.size > _RAW_SIDE else nn.Identity())
+        averaged = nn.AdaptiveAvgPool2d(_RAW_SIDE) if self.config.eval.size > _RAW_SIDE else nn.Identity()
+        return self.knn_top1(averaged, "raw pixels")
 
     def close(self) -> None:
         for loader in (self.queries, self.bank):

@@ -94,6 +94,10 @@ class Loss(nn.Module):
         """The embeddings in the form in which they are compared, (V, N, d): whitened, by a loss that whitens."""
         return views_VNd
 
+    def parts(self, views: Tensor | Sequence[Tensor], target: Tensor | None = None) -> dict[str, Tensor]:
+        """The loss's terms by name, scalars with their weights; empty for a loss that tells none."""
+        return {}
+
     def _stacked(self, views: Tensor | Sequence[Tensor], fewest: int = 2) -> Tensor:
         """The views as one tensor, (V, N, d), checked."""
         views_VNd = views if isinstance(views, Tensor) else torch.stack(tuple(views))

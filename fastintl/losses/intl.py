@@ -57,26 +57,39 @@ class AnchoredLoss(Loss):
         Raises:
             UserError: shapes that do not fit, one view without target, under two samples or channels.
         """
+        views_VNd = self._checked(views, target)
+        alignment, trace = self._alignment_and_trace(views_VNd, target)
+        return (alignment + self._beta(views_VNd) * trace).to(result_type(views_VNd))
+
+    def parts(self, views: Tensor | Sequence[Tensor], target: Tensor | None = None) -> dict[str, Tensor]:
+        """``alignment``, the mean squared error, and ``trace``, the weighted trace loss: the loss is their sum."""
+        views_VNd = self._checked(views, target)
+        alignment, trace = self._alignment_and_trace(views_VNd, target)
+        return {"alignment": alignment, "trace": self._beta(views_VNd) * trace}
+
+    def _checked(self, views: Tensor | Sequence[Tensor], target: Tensor | None) -> Tensor:
+        """The views as one tensor, (V, N, d), of the target's shape."""
         views_VNd = self._stacked(views, fewest=2 if target is None else 1)
         if target is not None and target.shape != views_VNd.shape[1:]:
             raise UserError(
                 f"{self._name}: the target has shape {tuple(target.shape)}; the views ask for "
                 f"{tuple(views_VNd.shape[1:])}"
             )
+        return views_VNd
+
+    def _alignment_and_trace(self, views_VNd: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The mean squared error, and the trace loss without its weight."""
         # The target's view is transformed beside the others: half the launches, for a sixth more to compute.
         together = views_VNd if target is None else torch.cat([views_VNd, target.detach()[None]])
         every_w_VNd = self.transformed(together)
         every_norm2_VN = squared_norms(every_w_VNd)
         w_VNd, norm2_VN = every_w_VNd[: len(views_VNd)], every_norm2_VN[: len(views_VNd)]
         trace_V = self._trace_loss(w_VNd, norm2_VN)
-        beta = self._beta(views_VNd)
         if target is None:
             cosines = cosine(w_VNd[1:], w_VNd[:1], norm2_VN[1:], norm2_VN[:1])
-            loss = 2 - 2 * cosines.mean() + beta * (trace_V[1:].mean() + trace_V[0])
-        else:
-            cosines = cosine(w_VNd, every_w_VNd[-1:].detach(), norm2_VN, every_norm2_VN[-1:].detach())
-            loss = 2 - 2 * cosines.mean() + beta * trace_V.mean()
-        return loss.to(result_type(views_VNd))
+            return 2 - 2 * cosines.mean(), trace_V[1:].mean() + trace_V[0]
+        cosines = cosine(w_VNd, every_w_VNd[-1:].detach(), norm2_VN, every_norm2_VN[-1:].detach())
+        return 2 - 2 * cosines.mean(), trace_V.mean()
 
     if TYPE_CHECKING:
 

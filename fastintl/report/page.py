@@ -90,7 +90,7 @@ main { max-width: 1240px; margin: 0 auto; padding: 28px 20px 48px; }
 h1 { font-size: 26px; line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 17px; margin: 34px 0 12px; }
 h3 { font-size: 14px; margin: 0; font-weight: 600; }
-.state { color: var(--quiet); margin: 4px 0 20px; }
+.state { color: var(--quiet); margin: 4px 0 20px; overflow-wrap: anywhere; }
 .state b { color: var(--ink); font-weight: 600; }
 .good { color: var(--good); }
 .alarm { color: var(--alarm); }
@@ -133,7 +133,27 @@ td:first-child { color: var(--quiet); overflow-wrap: normal; }
 .number th:not(:first-child), .number td:not(:first-child) { text-align: right; }
 .half { display: grid; gap: 14px; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(460px, 100%), 1fr)); }
+.tiles + .half { margin-top: 14px; }
 .crops { display: block; max-width: 100%; max-height: 620px; margin: 0 auto; }
+.gallery { display: grid; gap: 10px; margin-top: 8px; }
+.row { display: grid; gap: 6px; grid-template-columns: repeat(var(--n), minmax(0, 1fr)); }
+figure { margin: 0; min-width: 0; }
+figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 5px;
+  border: 3px solid var(--rule); }
+figure.right img { border-color: var(--good); }
+figure.wrong img { border-color: var(--alarm); border-style: dashed; }
+figure.query { border-right: 2px solid var(--rule); padding-right: 6px; }
+figcaption { color: var(--quiet); font-size: 11.5px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.map { touch-action: pan-y; cursor: crosshair; }
+.map circle { fill: hsl(var(--hue) 70% 42%); fill-opacity: 0.75; }
+.map circle.on { stroke: var(--ink); stroke-width: 2; fill-opacity: 1; }
+.tip { position: fixed; z-index: 1; pointer-events: none; max-width: 180px; padding: 6px; border-radius: 8px;
+  background: var(--card); border: 1px solid var(--rule); box-shadow: 0 2px 10px #0004; font-size: 12.5px; }
+.tip[hidden] { display: none; }
+.tip img { display: block; width: 96px; aspect-ratio: 1; margin: 0 auto 4px; border-radius: 5px; }
+.tip span { overflow-wrap: anywhere; }
+@media (prefers-color-scheme: dark) { .map circle { fill: hsl(var(--hue) 75% 66%); } }
+.pairs th:nth-child(n+3), .pairs td:nth-child(n+3) { text-align: right; }
 code, pre, .keys td { font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 summary { cursor: pointer; color: var(--quiet); font-size: 13.5px; padding: 10px 0 4px; }
@@ -144,6 +164,9 @@ summary { cursor: pointer; color: var(--quiet); font-size: 13.5px; padding: 10px
   .tile:last-child:nth-child(odd) { grid-column: 1 / -1; }
   .tile .value { font-size: 22px; }
   .note { min-height: 0; }
+  .row { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+  .gallery { gap: 20px; }
+  figure.query { border: 0; padding: 0; }
 }
 """ + "".join(
     f".{name} {{ stroke: var(--{name}); }} .band.{name}, circle.{name}, text.end.{name} {{ fill: var(--{name}); "

@@ -33,6 +33,23 @@ def loss(runs: Sequence[RunRecord]) -> Panel:
     return _metric(runs, "loss", "Loss", "Of single batches.", compact)
 
 
+def loss_parts(run: RunRecord) -> Panel | None:
+    """The terms of the loss; None where the loss tells none."""
+    names = {"loss_alignment": "alignment", "loss_trace": "trace loss"}
+    lines = [Line(name, *run.series(key), f"s{n}") for n, (key, name) in enumerate(names.items())]
+    if not any(line.x for line in lines):
+        return None
+    note = "Their sum is the loss: how far views of an image are apart, and how far from white they are."
+    return Panel("Parts of the loss", chart.draw(lines, name="parts of the loss", until=_until([run])), note=note)
+
+
+def gradient_norm(run: RunRecord) -> Panel | None:
+    """The gradient's length; None where it was not measured."""
+    if run.last("gradient_norm") is None:
+        return None
+    return _metric([run], "gradient_norm", "Gradient norm", "Of all weights together, before the step.", compact, 0.0)
+
+
 def learning_rate(runs: Sequence[RunRecord]) -> Panel:
     return _metric(runs, "lr", "Learning rate", "", compact, low=0.0)
 

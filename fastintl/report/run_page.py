@@ -12,11 +12,12 @@ from pathlib import Path
 
 from fastintl.config import Config, to_yaml
 from fastintl.config.options import parse_yaml
-from fastintl.report import page, panels
+from fastintl.report import neighbours, page, panels
 from fastintl.report.numbers import compact, duration, memory, percent, short_percent
 from fastintl.report.panels import Panel
 from fastintl.report.record import RunRecord, flat_keys
 from fastintl.runs.summary import PROBES
+from loaders.errors import UserError
 from loaders.files import write_text
 
 _log = logging.getLogger("fastintl")
@@ -62,7 +63,9 @@ def _parts(run: RunRecord) -> Iterator[str]:
     yield from _warnings(run)
     yield page.tiles(_key_figures(run))
     yield page.heading("Learning")
-    yield page.cards([panels.loss([run]), panels.accuracy([run]), panels.learning_rate([run])])
+    more = filter(None, [panels.loss_parts(run), panels.gradient_norm(run)])
+    yield page.cards([panels.loss([run]), panels.accuracy([run]), panels.learning_rate([run]), *more])
+    yield from _neighbours(run)
     yield page.heading("Spectrum of the embedding")
     yield page.cards([panels.effective_rank([run]), *panels.eigenvalues(run)])
     yield page.heading("Speed")
@@ -71,6 +74,15 @@ def _parts(run: RunRecord) -> Iterator[str]:
     yield page.side_by_side(page.card("The first image, in six epochs", _crops(run)), _views(run))
     yield page.heading("Configuration and environment")
     yield page.side_by_side(_settings(run), _environment(run))
+
+
+def _neighbours(run: RunRecord) -> Iterator[str]:
+    """What ``tools/neighbours.py`` left in the run's folder."""
+    if run.folder.neighbours.is_file():
+        try:
+            yield from neighbours.sections(neighbours.read(run.folder.neighbours))
+        except UserError as error:
+            yield page.warning(str(error))
 
 
 def _state(run: RunRecord) -> str:

@@ -91,14 +91,19 @@ class TrainingProgress(ProgressDisplay):
 
     def __init__(self, total: int, step: int, shown: bool) -> None:
         super().__init__(total, step, text="training", shown=shown)
-        self._last_line = float("-inf")  # the first update is told at once
+        self._told = False  # the first update is told at once
 
     def update(self, step: int, epoch: int, metrics: dict[str, Any], seconds_left: float | None) -> None:
         """Shows the newest metrics of a log step; None where the time left is not known yet."""
         text = _sentence(epoch, metrics)
         left = "" if seconds_left is None else f"  {seconds_left / 60:.1f} min left"
         line = f"step {step}/{self.total}  {text}{left}"
-        self.show(step, text, line, at_once=step == self.total)
+        self.show(step, text, line, at_once=step == self.total or not self._told)
+        self._told = True
+
+    def tell(self, step: int, text: str) -> None:
+        """Shows how far something beside the training is, such as an evaluation."""
+        self.show(step, text, text)
 
 
 def _sentence(epoch: int, metrics: dict[str, Any]) -> str:

@@ -31,6 +31,8 @@ class RunFolder:
         self.crops = self.path / "crops.png"
         self.starts = self.path / "starts.jsonl"
         self.report = self.path / "report.html"
+        self.neighbours = self.path / "neighbours.json"
+        self.neighbours_page = self.path / "neighbours.html"
 
     @classmethod
     def of(cls, config: Config) -> RunFolder:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import secrets
-from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from fastintl.config import Config
 from fastintl.runs.folder import RunFolder
+from fastintl.runs.mirror import Mirror
 from loaders.errors import UserError
-
-_log = logging.getLogger("fastintl")
 
 # Seconds that wandb may wait for an answer at the start of a run and at its end. With a server that never answers,
 # wandb 0.31 takes about 15 s more than that to give up, and as much again when the process exits.
 _START_SECONDS, _END_SECONDS = 30.0, 20.0
 
 
-class WandbMirror:
+class WandbMirror(Mirror):
     """The run at wandb. Whatever wandb raises is told once, in a sentence, and ends the mirror alone.
 
     Args:
@@ -35,8 +32,11 @@ class WandbMirror:
         UserError: wandb is not installed.
     """
 
+    name = "wandb"
+
     def __init__(self, config: Config, folder: RunFolder, run_id: str | None) -> None:
-        self.run_id, self._run = run_id, None
+        super().__init__()
+        self.run_id = run_id
         if config.log.wandb == "off":
             return
         try:
@@ -48,25 +48,17 @@ class WandbMirror:
         self.run_id = run_id or secrets.token_hex(4)  # our own: a run whose start fails keeps it for the next start
         self._run = self._attempt(lambda: _begin(wandb, config, folder, self.run_id))
 
-    def log(self, values: dict[str, Any], step: int) -> None:
-        """Mirrors the numbers among ``values``."""
-        if self._run:
-            numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
-            self._attempt(lambda: self._run.log(numbers, step=step))
+    def _send_numbers(self, numbers: dict[str, int | float], step: int) -> None:
+        self._run.log(numbers, step=step)
 
-    def close(self) -> None:
-        """Ends the run at wandb; what a dead network kept from going there stays in the run folder."""
-        if self._run:
-            self._attempt(self._run.finish)
-        self._run = None
+    def _send_image(self, name: str, path: Path, step: int) -> None:
+        import wandb
 
-    def _attempt(self, call: Callable[[], Any]) -> Any:
-        try:
-            return call()
-        except Exception as error:  # of any type, from any layer of wandb
-            self._run = None
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            _log.warning("wandb mirrors nothing from here on (%s); the run goes on, metrics.jsonl has it all", reason)
+        self._run.log({name: wandb.Image(str(path))}, step=step)
+
+    def _end(self) -> None:
+        """What a dead network kept from going to wandb stays in the run folder."""
+        self._run.finish()
 
 
 def _begin(wandb: ModuleType, config: Config, folder: RunFolder, run_id: str):

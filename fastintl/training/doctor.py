@@ -13,6 +13,7 @@ import torch
 from fastintl.config import Config
 from fastintl.data import multi_crop
 from fastintl.network.precision import autocast_dtype
+from loaders import terminal
 from loaders.environment import Machine, this_machine
 from loaders.errors import UserError
 from loaders.multicrop.device import choose_implementation
@@ -137,7 +138,7 @@ def _conclusions(plan: Plan, machine: Machine, demand: dict[str, float | None] |
         said.append("On this machine itself the limit is the training step, which runs on the CPU.")
     if Path(plan.path).is_dir():
         cure = "python tools/write_ffcv.py folder --root IMAGES --out DATA writes them"
-        said.append(f"FFCV decodes .beton files: {cure}.")
+        said.append(terminal.as_typed(f"FFCV decodes .beton files: {cure}."))
     if not plan.fits_page_cache:
         rate = report.size(plan.facts.stored / plan.facts.images * (gpu_crops or cpu_crops))
         said.append(f"The disk must read {rate}/s to feed that, since the dataset does not stay in memory.")

@@ -30,6 +30,7 @@ from fastintl.runs.fingerprint import description
 from fastintl.runs.folder import RunFolder
 from fastintl.runs.loss_guard import BrokenStep
 from fastintl.runs.run import Run
+from fastintl.runs.tensorboard_mirror import TensorboardMirror
 from fastintl.runs.wandb_mirror import WandbMirror
 from fastintl.training.spectrum_watch import SpectrumWatch
 from fastintl.training.step import TrainingStep
@@ -83,10 +84,12 @@ class Pretraining(Run):
         self.evaluation = OnlineEvaluation(config, world, self.folder)
         if world.is_main:
             self.folder.create(configuration.to_yaml(config), self._start())
-            self.mirror = WandbMirror(config, self.folder, self.wandb_id)
-            self.wandb_id = self.mirror.run_id
+            wandb = WandbMirror(config, self.folder, self.wandb_id)
+            self.wandb_id = wandb.run_id
+            self.mirrors = [wandb, TensorboardMirror(config, self.folder, self.step)]
             self.page = PageOfARun(self.folder.path)
         self.open(resumed)
+        self.evaluation.tell = lambda text: self.progress.tell(self.step, text)
 
     def fit(self) -> None:
         """Trains to the end and leaves the results in the run folder."""
@@ -104,7 +107,8 @@ class Pretraining(Run):
         self.loader.close()
         self.evaluation.close()
         if self.world.is_main:
-            self.mirror.close()
+            for mirror in self.mirrors:
+                mirror.close()
         super().close()
 
     # Start
@@ -169,13 +173,15 @@ class Pretraining(Run):
         if self.world.is_main:
             try:
                 draw_crops(self.loader, multi_crop(self.config.crops), self.folder.crops)
+                for mirror in self.mirrors:
+                    mirror.show("crops", self.folder.crops, self.step)
             except OSError as error:
                 self.warn(f"{self.folder.crops} could not be written ({error.strerror or error})")
         if self.config.eval.baselines and self.evaluation.queries is not None:
             baselines = {
                 "chance": lambda: self.evaluation.chance,
                 "raw pixels": self.evaluation.raw_pixels_top1,
-                "untrained": lambda: self.evaluation.knn_top1(self.model.encoder.backbone),
+                "untrained": lambda: self.evaluation.knn_top1(self.model.encoder.backbone, "untrained network"),
             }
             scores = {}
             for name, measure in baselines.items():
@@ -207,13 +213,21 @@ class Pretraining(Run):
         if self.train_step.scaler.is_enabled():
             metrics |= {"skipped_steps": seen.skipped_steps, "loss_scale": seen.loss_scale}
         if self.world.is_main and self.spectrum.is_due(self.step, self.step == self.last_step):
-            metrics |= self.spectrum.measure(self.train_step.embeddings[0], self.step)
+            spectrum = self.spectrum.measure(self.train_step.embeddings[0], self.step)
+            metrics |= spectrum | (self._loss_parts() if spectrum else {})  # nothing of a broken embedding
         return metrics
+
+    def _loss_parts(self) -> dict[str, float]:
+        """The last step's loss in its terms, computed once more, since a compiled loss gives their sum alone."""
+        with torch.no_grad():
+            parts = self.train_step.loss.parts(*self.train_step.embeddings)
+        return {f"loss_{name}": value for name, part in parts.items() if math.isfinite(value := part.item())}
 
     def write(self, **values: Any) -> None:
         super().write(**values)
         if self.world.is_main:
-            self.mirror.log(values, self.step)
+            for mirror in self.mirrors:
+                mirror.log(values, self.step)
 
     def pause(self) -> None:
         """Saves and evaluates where it is due: in this order, so that a long evaluation puts no step at risk."""

@@ -23,7 +23,7 @@ ADDED = [
     (r"fastintl\.train .*/(cifar|stl10)", "data.verify=false"),  # a miniature has no published checksum
     (r"torchrun .*data\.root=data/ImageNet", "name=migrated"),  # else it would find the README's run finished
     (r"torchrun .*data\.root=/data/imagenet", "name=scaled"),
-    (r"tools/(knn|linear|features|finetune)\.py", "--device cpu"),
+    (r"tools/(knn|linear|features|finetune|neighbours)\.py", "--device cpu"),
     (r"tools/knn\.py ckpt", "--resize 72 --size 64"),
     (r"tools/linear\.py (?!.*quick)", "--epochs 1 --batch-size 16"),
     (r"tools/linear\.py .*…", "--train cifar10:train@data/cifar10 --val cifar10:val@data/cifar10"),
@@ -48,7 +48,7 @@ WHOLE = [
 ]
 LEFT_OUT = [
     (r"tools/bench\.py count", "it takes minutes; tests/tools/benchmark/test_count.py runs a small one"),
-    (r"make (setup|test|lint|docs-check|gpu-check)", "it sets up or tests the project or the machine"),
+    (r"make (setup|test|lint|docs|docs-check|gpu-check)", "it sets up or tests the project or the machine"),
     (r"\S*pip install", "it changes the environment"),
     (r"pip could not", "a sentence, no command"),
     (r"fastintl\.train$", "it stands for any training"),

@@ -1,5 +1,6 @@
 """The command ``fastintl``: every tool under one name, and nothing imported but the one that is asked for."""
 
+import os
 import subprocess
 import sys
 
@@ -51,3 +52,40 @@ def test_an_error_names_commands_too(tmp_path):
     ended = fastintl("knn", "--train", str(tmp_path), "--val", str(tmp_path))
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
     assert ended.stderr.endswith("it is no folder of features, which fastintl features writes\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("fastintl neig", ["neighbours"]),
+        ("fastintl knn --tra", ["--train"]),
+        ("fastintl neighbours runs/a --map ", ["auto", "pca", "tsne", "umap"]),
+        ("fastintl train --rc", ["--rcfg"]),
+        ("fastintl bench load", ["loader"]),
+    ],
+)
+def test_a_shell_completes_commands_and_options(line, found, tmp_path):
+    pytest.importorskip("argcomplete")
+    answer = tmp_path / "answer"
+    variables = {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_IFS": "\n",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+        "COMP_TYPE": "9",
+    }
+    subprocess.run([sys.executable, "-m", "tools"], cwd=ROOT, env={**os.environ, **variables}, capture_output=True)
+    assert [word.strip() for word in answer.read_text().split("\n")] == found
+
+
+def test_the_doctor_names_commands_as_they_are_typed(tmp_path):
+    from tests.helpers.images import write_image
+
+    for i in range(8):
+        write_image(tmp_path / "class" / f"{i}.jpg", 40, 48, seed=i)
+    here = "FFCV decodes .beton files: fastintl write-ffcv folder"
+    by_command = " ".join(fastintl("doctor", "--data", str(tmp_path), "--batch-size", "4").stdout.split())
+    tool = [sys.executable, "tools/doctor.py", "--data", str(tmp_path), "--batch-size", "4"]
+    by_script = subprocess.run(tool, cwd=ROOT, capture_output=True, text=True).stdout
+    assert here in by_command and "python tools/write_ffcv.py folder" in " ".join(by_script.split())

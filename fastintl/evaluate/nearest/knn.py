@@ -70,6 +70,41 @@ def predict(
     return predicted if isinstance(k, Sequence) else predicted[ks[0]]
 
 
+def nearest(
+    features: Array,
+    queries: Array,
+    k: int = 5,
+    metric: Literal["euclidean", "cosine"] = "euclidean",
+    *,
+    memory: float = MEMORY,
+    device: torch.device | str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The k nearest ``features`` of each of the ``queries``, nearest first; the arguments are those of ``predict``.
+
+    Returns:
+        Squared distances (Q, k) and indices of the features (Q, k) int64, both on the CPU.
+
+    Raises:
+        UserError: as ``predict``.
+    """
+    _check(features, np.empty(len(features)), queries, [k], metric, "majority", 1.0, memory)
+    search = _search(features, metric, memory, device)
+    parts = [[found.cpu() for found in search(block, k)] for block in _blocks(queries, memory, k)]
+    square_Qk, index_Qk = (torch.cat(column) for column in zip(*parts, strict=True))
+    return square_Qk, index_Qk.long()
+
+
+def majority(labels: Tensor, index_Qk: Tensor) -> Tensor:
+    """The labels (Q,) that most of the neighbours have, of equal votes the smallest.
+
+    Args:
+        labels: (F,) integers, the features' labels.
+        index_Qk: (Q, k), which features are the neighbours, as ``nearest`` finds them.
+    """
+    k = index_Qk.shape[1]
+    return _Votes(labels, [k], "majority", 1.0)(torch.zeros(index_Qk.shape), index_Qk)[k]
+
+
 def accuracy(
     features: Array,
     labels: Array,

@@ -253,3 +253,15 @@ def test_a_trade_off_that_rewards_collapse_is_told_once(loss, shape, says, caplo
         loss(torch.randn(shape))
     told = [record.message for record in caplog.records]
     assert len(told) == (says is not None) and all(says in sentence for sentence in told)
+
+
+@pytest.mark.parametrize("with_target", [False, True])
+def test_the_parts_are_those_of_the_loss(with_target):
+    torch.manual_seed(0)
+    views, target = torch.randn(3, 16, 8, dtype=torch.float64), torch.randn(16, 8, dtype=torch.float64)
+    target = target if with_target else None
+    loss = INTLLoss(trade_off=0.1)
+    parts = loss.parts(views, target)
+    assert sum(parts.values()).item() == pytest.approx(loss(views, target).item(), rel=1e-12)
+    alone = INTLLoss(trade_off=0.0)(views, target)  # the trace loss weighs nothing
+    assert parts["alignment"].item() == pytest.approx(alone.item(), rel=1e-12) and parts["trace"] > 0

@@ -205,3 +205,11 @@ def test_eigenvalues_before_whitening_are_drawn_with_mean_one(folder):
     every = [panels._eigenvalue(row, "before", i) for i in range(len(row["spectrum"]["ranks"]))]
     assert len(every) == row["possible_rank"] == 8  # so few that all are listed
     assert sum(every) / len(every) == pytest.approx(1, rel=1e-3)
+
+
+def test_a_run_of_intl_has_its_loss_in_parts(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    told = [row for row in rows if "loss_trace" in row]
+    assert told and all(row["loss_alignment"] + row["loss_trace"] == pytest.approx(row["loss"], 1e-4) for row in told)
+    text = Page(run_page.draw(RunRecord(folder))).text
+    assert "Parts of the loss" in text and "Gradient norm" in text
