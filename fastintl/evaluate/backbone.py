@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torchvision.models.resnet import ResNet
 
 from fastintl.data import center_crop, host_threads
 from fastintl.distributed import World
-from fastintl.network.model import build_backbone
+from fastintl.network.model import Backbone, build_backbone, stem_of
 from fastintl.weights.backbone import backbone_of
 from fastintl.weights.files import read_weights
 from loaders import CenterCrop, Loader, MultiCrop, make_loader
@@ -31,7 +30,7 @@ class EvaluatedBackbone:
         target: whether the network is the EMA copy.
     """
 
-    network: ResNet
+    network: Backbone
     crop: CenterCrop
     path: Path | None = None
     sha256: str | None = None
@@ -41,7 +40,7 @@ class EvaluatedBackbone:
     def origin(self) -> dict[str, Any]:
         """Which network it is and where its weights come from, as plain values."""
         weights = {"from_scratch": True} if self.path is None else {"sha256": self.sha256, "target": self.target}
-        return {"arch": self.network.arch, "stem": self.network.stem, **weights}
+        return {"arch": self.network.arch, "stem": stem_of(self.network), **weights}
 
     def describe(self) -> dict[str, Any]:
         """Everything that changes its features, as plain values."""
@@ -69,7 +68,7 @@ def open_backbone(
     crop = center_crop(file.config) if file.config else CenterCrop()
     crop = replace(crop, resize=resize or crop.resize, size=size or crop.size)
     digest = file_digest(file.path, "sha256")
-    return EvaluatedBackbone(backbone_of(file, arch, stem, target), crop, file.path, digest, target)
+    return EvaluatedBackbone(backbone_of(file, arch, stem, target, (crop.size,)), crop, file.path, digest, target)
 
 
 def new_backbone(
@@ -77,8 +76,9 @@ def new_backbone(
 ) -> EvaluatedBackbone:
     """A backbone that nothing has trained, drawn from ``seed``; None stands for resnet50, imagenet, 256 and 224."""
     torch.manual_seed(seed)
-    network = build_backbone(arch or "resnet50", stem or "imagenet").eval()
-    return EvaluatedBackbone(network, CenterCrop(resize or 256, size or 224))
+    crop = CenterCrop(resize or 256, size or 224)
+    network = build_backbone(arch or "resnet50", stem or "imagenet", sizes=(crop.size,)).eval()
+    return EvaluatedBackbone(network, crop)
 
 
 @dataclass(frozen=True)
