@@ -44,7 +44,8 @@ class Model(Options, key="model", work=True):
     stem: Literal[STEMS] = option(
         "imagenet",
         "First layers of a ResNet: imagenet is 7x7 stride 2 and a max-pool; cifar is 3x3 stride 1 and none; "
-        "cifar_padded pads its input by one pixel more, as INTL's CIFAR code since 2023-06-02; small is 3x3 stride 1 and a max-pool.",
+        "cifar_padded pads its input by one pixel more, as INTL's CIFAR code since 2023-06-02; small is 3x3 stride 1 "
+        "and a max-pool.",
     )
     zero_init_residual: bool = option(True, "Start every residual block of a ResNet as the identity.")
     projector: tuple[int, ...] = option((8192, 8192, 8192), "Widths of the projector's layers.", least=1)

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-from fastintl.data import center_crop, host_threads
+from fastintl.data import host_threads
 from fastintl.distributed import World
 from fastintl.network.model import Backbone, build_backbone, stem_of
 from fastintl.weights.backbone import backbone_of
 from fastintl.weights.files import read_weights
 from loaders import CenterCrop, Loader, MultiCrop, make_loader
-from loaders.files import file_digest
 from loaders.sources import Images
 
 
@@ -65,9 +64,9 @@ def open_backbone(
             256 and 224.
     """
     file = read_weights(weights)
-    crop = center_crop(file.config) if file.config else CenterCrop()
+    crop = file.view or CenterCrop()
     crop = replace(crop, resize=resize or crop.resize, size=size or crop.size)
-    digest = file_digest(file.path, "sha256")
+    digest = file.sha256()
     return EvaluatedBackbone(backbone_of(file, arch, stem, target, (crop.size,)), crop, file.path, digest, target)
 
 

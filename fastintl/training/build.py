@@ -12,6 +12,8 @@ from fastintl.losses.base import Loss
 from fastintl.network import lockstep
 from fastintl.network.batchnorm import convert_batchnorm
 from fastintl.network.model import Encoder, JointEmbedding, build_backbone, build_projector
+from fastintl.weights.backbone import load_into
+from fastintl.weights.files import read_weights
 
 
 def build_model(settings: Model, sizes: Sequence[int] = ()) -> JointEmbedding:
@@ -22,6 +24,18 @@ def build_model(settings: Model, sizes: Sequence[int] = ()) -> JointEmbedding:
     projector = build_projector(backbone.feature_dim, settings.projector, settings.projector_bias)
     encoder = Encoder(backbone, projector)
     return JointEmbedding(encoder, settings.ema, settings.projector_views == "together")
+
+
+def start_from(model: JointEmbedding, weights: str) -> None:
+    """Loads ``model.weights`` into the backbone, and into that of the target; the projectors stay as they are drawn.
+
+    Raises:
+        UserError: see ``load_into``.
+    """
+    backbone = model.encoder.backbone
+    load_into(backbone, read_weights(weights))
+    if model.target is not None:
+        model.target.backbone.load_state_dict(backbone.state_dict())
 
 
 def build_loss(settings: LossSettings) -> Loss:

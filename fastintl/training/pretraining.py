@@ -31,6 +31,7 @@ from fastintl.runs.folder import RunFolder
 from fastintl.runs.loss_guard import BrokenStep
 from fastintl.runs.run import Run
 from fastintl.runs.wandb_mirror import WandbMirror
+from fastintl.training.build import start_from
 from fastintl.training.spectrum_watch import SpectrumWatch
 from fastintl.training.step import TrainingStep
 from fastintl.training.step_guard import StepGuard, explain
@@ -79,6 +80,8 @@ class Pretraining(Run):
         self.guard = StepGuard(self.train_step, self.agreement)
         self.wandb_id: str | None = None
         resumed = self.resume()
+        if not resumed and config.model.weights is not None:
+            start_from(self.model, config.model.weights)
         self.spectrum = SpectrumWatch(config.log, self.train_step.loss)
         self.evaluation = OnlineEvaluation(config, world, self.folder)
         if world.is_main:

@@ -65,9 +65,7 @@ def _safetensors(backbone: Backbone) -> Callable[[Path], None]:
 def _detectron2(backbone: Backbone) -> Callable[[Path], None]:
     stem = stem_of(backbone)
     if stem != "imagenet" or backbone.arch not in ARCHITECTURES[1:]:
-        raise UserError(
-            f"detectron2 has no {backbone.arch} with the stem {stem}: its ResNets have the stem imagenet"
-        )
+        raise UserError(f"detectron2 has no {backbone.arch} with the stem {stem}: its ResNets have the stem imagenet")
     model = {detectron2_name(name): value.numpy() for name, value in _state(backbone).items()}
     return lambda path: path.write_bytes(
         pickle.dumps({"model": model, "__author__": "fastintl", "matching_heuristics": True})
