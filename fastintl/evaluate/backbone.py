@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from fastintl.data import host_threads
+from fastintl.config import Config
+from fastintl.data import find, host_threads
 from fastintl.distributed import World
 from fastintl.network.model import Backbone, build_backbone, stem_of
 from fastintl.weights.backbone import backbone_of
 from fastintl.weights.files import read_weights
-from loaders import CenterCrop, Loader, MultiCrop, make_loader
+from loaders import CenterCrop, Loader, MultiCrop, UserError, make_loader
 from loaders.sources import Images
 
 
@@ -27,6 +28,7 @@ class EvaluatedBackbone:
         path: the file of weights; None for a new network.
         sha256: the SHA-256 of that file in hexadecimal.
         target: whether the network is the EMA copy.
+        config: the configuration of the run that wrote the file; None for other projects' files.
     """
 
     network: Backbone
@@ -34,6 +36,7 @@ class EvaluatedBackbone:
     path: Path | None = None
     sha256: str | None = None
     target: bool = False
+    config: Config | None = None
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -67,7 +70,30 @@ def open_backbone(
     crop = file.view or CenterCrop()
     crop = replace(crop, resize=resize or crop.resize, size=size or crop.size)
     digest = file.sha256()
-    return EvaluatedBackbone(backbone_of(file, arch, stem, target, (crop.size,)), crop, file.path, digest, target)
+    return EvaluatedBackbone(
+        backbone_of(file, arch, stem, target, (crop.size,)), crop, file.path, digest, target, file.config
+    )
+
+
+def images_for(backbone: EvaluatedBackbone | None, train: Path | None, val: Path | None) -> tuple[Path, Path]:
+    """Where the training and the held-out images are: as given, else those that the backbone's run had.
+
+    A training image needs a label here: of a set that is labelled in part, it is the part that has labels.
+
+    Raises:
+        UserError: nothing says where they are, or the run's are no longer there.
+    """
+    config = backbone.config if backbone is not None else None
+    if config is not None and None in (train, val):
+        try:
+            train = train or find(config, "train_labelled") or find(config, "train")
+            val = val or find(config, "val")
+        except UserError as error:
+            raise UserError(f"{error} (as the run of {backbone.path} says; or give --train and --val)") from error
+    for option, place in (("--train", train), ("--val", val)):
+        if place is None:
+            raise UserError(f"no run says where the images are: give {option}")
+    return train, val
 
 
 def new_backbone(

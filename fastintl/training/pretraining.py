@@ -183,7 +183,8 @@ class Pretraining(Run):
             scores = {}
             for name, measure in baselines.items():
                 scores[f"knn_top1_{name.replace(' ', '_')}"] = score = measure()
-                self.note(f"baseline    {self.config.eval.k}-nn accuracy {score:.1%}: {name}")
+                shown = "the weights it starts from" if name == "untrained" and self.config.model.weights else name
+                self.note(f"baseline    {self.config.eval.k}-nn accuracy {score:.1%}: {shown}")
             self.write(epoch=0, **scores)
 
     # The parts of the loop
