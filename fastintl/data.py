@@ -12,7 +12,8 @@ import torch
 from fastintl.config import Config, Crops
 from fastintl.distributed import World
 from fastintl.distributed.world import environment_number
-from loaders import CenterCrop, CropSpec, Loader, MultiCrop, UserError, make_loader
+from fastintl.weights.view import center_crop
+from loaders import CropSpec, Loader, MultiCrop, UserError, make_loader
 from loaders.datasets.catalogue import WITH_UNLABELLED, Reference
 from loaders.datasets.folder import class_folders
 from loaders.datasets.public_files import verify
@@ -43,13 +44,6 @@ def multi_crop(crops: Crops) -> MultiCrop:
         for size, scale, blur, solarize in views
     )
     return MultiCrop(specs, crops.mean, crops.std, crops.interpolation)
-
-
-def center_crop(config: Config) -> CenterCrop:
-    """The recipe of the evaluation view."""
-    settings, crops = config.eval, config.crops
-    statistics = settings.mean or crops.mean, settings.std or crops.std
-    return CenterCrop(settings.resize, settings.size, *statistics, settings.interpolation)
 
 
 def find(config: Config, split: str) -> Path | None:

@@ -27,6 +27,7 @@ class Domain(IntEnum):
     PARTITION = 3 << 16  # CW-RGP's sub-batches of samples and groups of channels (``fastintl/losses/cw_rgp.py``)
     DETECTION_SAMPLING = 4 << 16  # which anchors and regions a detector learns from (``fastintl/detection``)
     DETECTION_VIEW = 5 << 16  # size and flip of an image that a detector learns from (``fastintl/detection``)
+    NETWORK = 6 << 16  # dropout and the like within a network, see ``fastintl/network/randomness.py``
 
 
 def philox(key: int, *counter: np.ndarray | int) -> np.ndarray:

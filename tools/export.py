@@ -28,12 +28,14 @@ def main(words: list[str] | None = None) -> None:
     command_line.add_network(parser)
     given = parser.parse_args(words)
 
+    from fastintl.network.names import ARCHITECTURES
     from fastintl.weights.backbone import load_backbone
     from fastintl.weights.export import export
 
     backbone = load_backbone(given.weights, given.arch, stem=given.stem, target=given.target)
     export(backbone, given.out)
-    print(f"{given.out}: {backbone.arch}, stem {backbone.stem}, {given.out.stat().st_size / 1e6:,.1f} MB")
+    stem = f", stem {backbone.stem}" if backbone.arch in ARCHITECTURES else ""
+    print(f"{given.out}: {backbone.arch}{stem}, {given.out.stat().st_size / 1e6:,.1f} MB")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """Fine-tunes a backbone on few labels and tests it.
 
+    python tools/finetune.py runs/mine --percent 1
     python tools/finetune.py backbone.pt --subset imagenet-1pct --train data/imagenet_train.beton --val …
     torchrun --nproc-per-node 8 tools/finetune.py … --subset list.txt --lr-backbone 0.005 --lr-classifier 0.5
     python tools/finetune.py backbone.pt --percent 10 --train … --val …
     python tools/finetune.py backbone.pt --rcfg rcfgs/eval/semi_1pct_two_crop.yaml --train … --val …
     python tools/finetune.py --from-scratch --arch resnet50 --percent 10 --train … --val …
+
+Images and view are the run's where nothing else is said.
 
 The labels: --subset takes the public list of 1 % or 10 % of ImageNet (imagenet-1pct, imagenet-10pct; fetched once
 and checked) or a file of your own, one image name a line; --percent draws the same share of every class.
@@ -63,7 +66,7 @@ def main(words: list[str] | None = None) -> None:
 
     from fastintl import distributed
     from fastintl.evaluate import results
-    from fastintl.evaluate.backbone import Reading, new_backbone, open_backbone
+    from fastintl.evaluate.backbone import Reading, images_for, new_backbone, open_backbone
     from fastintl.evaluate.finetune import FineTuneProtocol, finetune
     from fastintl.evaluate.supervised import SupervisedTraining
 
@@ -78,7 +81,10 @@ def main(words: list[str] | None = None) -> None:
         else:
             backbone = open_backbone(given.weights, given.arch, given.stem, given.target, given.resize, given.size)
         reading = Reading(given.source, threads=given.threads)
-        images, crops = (given.train, given.val, reading), (given.crop_area, given.crop_interpolation)
+        images, crops = (
+            (*images_for(backbone, given.train, given.val), reading),
+            (given.crop_area, given.crop_interpolation),
+        )
         kept = given.out, given.save_minutes, given.eval_every
         training = SupervisedTraining(*images, given.precision, given.seed, *crops, *kept)
         result = finetune(backbone, protocol, training, given.percent, given.subset, world)

@@ -1,12 +1,13 @@
 """Classifies held-out images by their nearest training images, as a backbone sees them.
 
-    python tools/knn.py runs/demo --train data/demo/demo_train.beton --val data/demo/demo_val.beton
+    python tools/knn.py runs/demo
     python tools/knn.py r50.pth.tar --train imagenet/train --val imagenet/val --k 1,5,20,200 --metric cosine
     python tools/knn.py --train features/train --val features/val --vote weighted --k 20
 
-The features are kept under --features and used again by the next command that needs the same. Without weights,
---train and --val are folders that tools/features.py wrote. INTL's protocol is the default: 5 neighbours, Euclidean
-distance of unnormalised features, majority vote. Others are recipes: --rcfg rcfgs/eval/knn_200_weighted.yaml.
+Images and view are the run's where nothing else is said. The features are kept under --features and used again by the
+next command that needs the same. Without weights, --train and --val are folders that tools/features.py wrote. INTL's
+protocol is the default: 5 neighbours, Euclidean distance of unnormalised features, majority vote. Others are recipes:
+--rcfg rcfgs/eval/knn_200_weighted.yaml.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from loaders.errors import UserError, exit_on_user_error  # noqa: E402
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="?", help="file of weights, run folder or URL")
-    parser.add_argument("--train", type=Path, required=True, help="images that vote: .beton, folder, or features")
-    parser.add_argument("--val", type=Path, required=True, help="images to classify, likewise")
+    text = "images that vote: .beton, folder, or features (default: the run's)"
+    parser.add_argument("--train", type=Path, help=text)
+    parser.add_argument("--val", type=Path, help="images to classify, likewise")
     parser.add_argument("--k", type=_numbers, default=[5], help="neighbours, one or several: 1,5,20 (default: 5)")
     parser.add_argument("--metric", choices=("euclidean", "cosine"), default="euclidean", help="(default: euclidean)")
     parser.add_argument("--vote", choices=("majority", "weighted"), default="majority", help="(default: majority)")
@@ -46,7 +48,7 @@ def main(words: list[str] | None = None) -> None:
 
     from fastintl import distributed
     from fastintl.evaluate import results
-    from fastintl.evaluate.backbone import Reading, open_backbone
+    from fastintl.evaluate.backbone import Reading, images_for, open_backbone
     from fastintl.evaluate.features import cached_features
     from fastintl.evaluate.nearest import protocol
     from loaders.sources import open_images
@@ -55,7 +57,7 @@ def main(words: list[str] | None = None) -> None:
         backbone, reading = None, Reading(given.source, given.batch_size, given.threads)
         if given.weights is not None:
             backbone = open_backbone(given.weights, given.arch, given.stem, given.target, given.resize, given.size)
-        data = {"train": given.train, "val": given.val}
+        data = dict(zip(("train", "val"), images_for(backbone, given.train, given.val), strict=True))
         if backbone is not None:
             protocol.require_votes(*map(open_images, data.values()), given.k, given.memory * 1e9)
         train, val = (

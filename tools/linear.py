@@ -1,9 +1,12 @@
 """Tests a backbone by a linear classifier on its frozen features.
 
-    python tools/linear.py backbone.pt --train data/imagenet_train.beton --val data/imagenet_val.beton
+    python tools/linear.py runs/mine
+    python tools/linear.py r50.pth.tar --train data/imagenet_train.beton --val data/imagenet_val.beton
     torchrun --nproc-per-node 8 tools/linear.py … --lr 0.1 0.2 0.4 0.8
     python tools/linear.py backbone.pt --protocol small --sweep --train … --val …
     python tools/linear.py backbone.pt --rcfg rcfgs/eval/linear_two_crop.yaml --train … --val …
+
+Images and view are the run's where nothing else is said.
 
 Protocols: imagenet (INTL's: random crops, SGD, 100 epochs), cw_rgp (random crops, LARS, batch 1024), small (features
 once, without augmentation, Adam, 500 epochs) and quick (features once, L-BFGS from scikit-learn, for a sanity check).
@@ -55,7 +58,7 @@ def main(words: list[str] | None = None) -> None:
 
     from fastintl import distributed
     from fastintl.evaluate import results
-    from fastintl.evaluate.backbone import Reading, open_backbone
+    from fastintl.evaluate.backbone import Reading, images_for, open_backbone
     from fastintl.evaluate.linear.probes import print_heads, probe_on_crops, probe_on_features
     from fastintl.evaluate.supervised import SupervisedTraining
 
@@ -64,13 +67,14 @@ def main(words: list[str] | None = None) -> None:
         protocol = None if name == "quick" else _protocol(given)
         if given.weights is not None:
             backbone = open_backbone(given.weights, given.arch, given.stem, given.target, given.resize, given.size)
+        train, val = images_for(backbone, given.train, given.val)
         if name in ("small", "quick"):
-            data = {"train": given.train, "val": given.val}
+            data = {"train": train, "val": val}
             result = probe_on_features(backbone, name, protocol, data, given.features, reading, given.seed, world)
         elif backbone is None:
             raise UserError(f"the protocol {name} needs a file of weights: it crops the images anew")
         else:
-            images, crops = (given.train, given.val, reading), (given.crop_area, given.crop_interpolation)
+            images, crops = (train, val, reading), (given.crop_area, given.crop_interpolation)
             kept = given.out, given.save_minutes, given.eval_every
             training = SupervisedTraining(*images, given.precision, given.seed, *crops, *kept)
             result = probe_on_crops(backbone, name, protocol, training, world)

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from fastintl.config import options
 from fastintl.config.images import Channels, Crops, Data
-from fastintl.config.options import Options, group, option, side_option
+from fastintl.config.options import Options, group, option, shown, side_option
 from fastintl.config.values import check_folder_name
 from fastintl.losses import LOSSES
-from fastintl.network.names import ARCHITECTURES, STEMS
+from fastintl.network.names import ARCHITECTURES, STEMS, named_network
 from loaders.errors import UserError
 from loaders.recipe import Interpolation
 
@@ -30,15 +30,24 @@ LARGEST_SEED = 2**63 - 1
 class Model(Options, key="model", work=True):
     """the network."""
 
-    arch: Literal[ARCHITECTURES] = option(
-        "resnet50", "Backbone: torchvision's ResNet without its last layer; resnet8 is the demo's."
+    arch: str = option(
+        "resnet50",
+        f"Backbone, without its last layer: one of torchvision's ResNets, {', '.join(ARCHITECTURES[1:])}; the demo's "
+        "resnet8; timm:NAME, torchvision:NAME, or package.module:function of your own, which returns a module from "
+        "images to features. Options of what builds it may follow: timm:NAME,depth=6.",
+    )
+    weights: str | None = option(
+        None,
+        "Weights that the backbone starts from: a run, a file, a URL, timm:NAME or torchvision:NAME; null draws new "
+        "ones.",
     )
     stem: Literal[STEMS] = option(
         "imagenet",
-        "First layers: imagenet is 7x7 stride 2 and a max-pool; cifar is 3x3 stride 1 and none; cifar_padded pads its "
-        "input by one pixel more, as INTL's CIFAR code since 2023-06-02; small is 3x3 stride 1 and a max-pool.",
+        "First layers of a ResNet: imagenet is 7x7 stride 2 and a max-pool; cifar is 3x3 stride 1 and none; "
+        "cifar_padded pads its input by one pixel more, as INTL's CIFAR code since 2023-06-02; small is 3x3 stride 1 "
+        "and a max-pool.",
     )
-    zero_init_residual: bool = option(True, "Start every residual block as the identity.")
+    zero_init_residual: bool = option(True, "Start every residual block of a ResNet as the identity.")
     projector: tuple[int, ...] = option((8192, 8192, 8192), "Widths of the projector's layers.", least=1)
     projector_bias: bool = option(False, "Biases in the projector's layers before the last, which always has them.")
     projector_views: Literal["apart", "together"] = option(
@@ -55,6 +64,13 @@ class Model(Options, key="model", work=True):
         super().__post_init__()
         if not self.projector:
             raise UserError("model.projector: the list is empty; it needs the width of one layer or more")
+        if named_network(self.arch) is not None:
+            for name in ("stem", "zero_init_residual"):
+                if self.is_changed(name):
+                    raise UserError(
+                        f"model.{name}: {shown(getattr(self, name))} has no effect with model.arch={self.arch}; it "
+                        f"belongs to the ResNets: set model.{name}={shown(self.__dataclass_fields__[name].default)}"
+                    )
 
 
 @dataclass(frozen=True)

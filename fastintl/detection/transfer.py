@@ -13,6 +13,8 @@ from fastintl.detection.training import DetectionTraining
 from fastintl.distributed import World
 from fastintl.evaluate.backbone import EvaluatedBackbone
 from fastintl.evaluate.results import Result, print_rows, write
+from fastintl.network import lockstep
+from loaders.errors import UserError
 
 _NUMBERS = ("AP", "AP50", "AP75")
 
@@ -28,9 +30,12 @@ def transfer(
     """Trains a detector, from its last checkpoint where there is one, tests it, and prints the result.
 
     Args:
+        backbone: a ResNet; others have no last stage that could look at regions.
         json, results: where the result goes beside the screen, see ``results.write``.
         picture: file of an image of some detections.
     """
+    if not lockstep.can_run(backbone.network):
+        raise UserError(f"a detector is made of a ResNet of torchvision's, and not of {backbone.network.arch}")
     train, test = read_sets(config, shown=world.is_main)
     with closing(DetectionTraining(config, backbone.network, backbone.origin, train, test, world)) as training:
         metrics, detections = training.fit()

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torchvision.models.resnet import ResNet
 
-from fastintl.data import center_crop, host_threads
+from fastintl.config import Config
+from fastintl.data import find, host_threads
 from fastintl.distributed import World
-from fastintl.network.model import build_backbone
+from fastintl.network.model import Backbone, build_backbone, stem_of
 from fastintl.weights.backbone import backbone_of
 from fastintl.weights.files import read_weights
-from loaders import CenterCrop, Loader, MultiCrop, make_loader
-from loaders.files import file_digest
+from loaders import CenterCrop, Loader, MultiCrop, UserError, make_loader
 from loaders.sources import Images
 
 
@@ -29,19 +28,21 @@ class EvaluatedBackbone:
         path: the file of weights; None for a new network.
         sha256: the SHA-256 of that file in hexadecimal.
         target: whether the network is the EMA copy.
+        config: the configuration of the run that wrote the file; None for other projects' files.
     """
 
-    network: ResNet
+    network: Backbone
     crop: CenterCrop
     path: Path | None = None
     sha256: str | None = None
     target: bool = False
+    config: Config | None = None
 
     @property
     def origin(self) -> dict[str, Any]:
         """Which network it is and where its weights come from, as plain values."""
         weights = {"from_scratch": True} if self.path is None else {"sha256": self.sha256, "target": self.target}
-        return {"arch": self.network.arch, "stem": self.network.stem, **weights}
+        return {"arch": self.network.arch, "stem": stem_of(self.network), **weights}
 
     def describe(self) -> dict[str, Any]:
         """Everything that changes its features, as plain values."""
@@ -66,10 +67,33 @@ def open_backbone(
             256 and 224.
     """
     file = read_weights(weights)
-    crop = center_crop(file.config) if file.config else CenterCrop()
+    crop = file.view or CenterCrop()
     crop = replace(crop, resize=resize or crop.resize, size=size or crop.size)
-    digest = file_digest(file.path, "sha256")
-    return EvaluatedBackbone(backbone_of(file, arch, stem, target), crop, file.path, digest, target)
+    digest = file.sha256()
+    return EvaluatedBackbone(
+        backbone_of(file, arch, stem, target, (crop.size,)), crop, file.path, digest, target, file.config
+    )
+
+
+def images_for(backbone: EvaluatedBackbone | None, train: Path | None, val: Path | None) -> tuple[Path, Path]:
+    """Where the training and the held-out images are: as given, else those that the backbone's run had.
+
+    A training image needs a label here: of a set that is labelled in part, it is the part that has labels.
+
+    Raises:
+        UserError: nothing says where they are, or the run's are no longer there.
+    """
+    config = backbone.config if backbone is not None else None
+    if config is not None and None in (train, val):
+        try:
+            train = train or find(config, "train_labelled") or find(config, "train")
+            val = val or find(config, "val")
+        except UserError as error:
+            raise UserError(f"{error} (as the run of {backbone.path} says; or give --train and --val)") from error
+    for option, place in (("--train", train), ("--val", val)):
+        if place is None:
+            raise UserError(f"no run says where the images are: give {option}")
+    return train, val
 
 
 def new_backbone(
@@ -77,8 +101,9 @@ def new_backbone(
 ) -> EvaluatedBackbone:
     """A backbone that nothing has trained, drawn from ``seed``; None stands for resnet50, imagenet, 256 and 224."""
     torch.manual_seed(seed)
-    network = build_backbone(arch or "resnet50", stem or "imagenet").eval()
-    return EvaluatedBackbone(network, CenterCrop(resize or 256, size or 224))
+    crop = CenterCrop(resize or 256, size or 224)
+    network = build_backbone(arch or "resnet50", stem or "imagenet", sizes=(crop.size,)).eval()
+    return EvaluatedBackbone(network, crop)
 
 
 @dataclass(frozen=True)

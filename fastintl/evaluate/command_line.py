@@ -67,7 +67,7 @@ def seed_number() -> Callable[[str], int]:
 
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Which network is in the file of weights."""
-    parser.add_argument("--arch", help="architecture (default: what the file says, else resnet50)")
+    parser.add_argument("--arch", help="architecture, as model.arch (default: what the file says, else resnet50)")
     parser.add_argument("--stem", help=f"{', '.join(STEMS)} (default: what the file says, else imagenet)")
     parser.add_argument("--target", action="store_true", help="take the EMA copy of the backbone")
 
@@ -101,8 +101,8 @@ def add_feature_cache(parser: argparse.ArgumentParser) -> None:
 
 def add_supervision(parser: argparse.ArgumentParser) -> None:
     """What a classifier is trained and tested on."""
-    parser.add_argument("--train", type=Path, required=True, help="training images: .beton or folder class/image")
-    parser.add_argument("--val", type=Path, required=True, help="held-out images of the same classes")
+    parser.add_argument("--train", type=Path, help="training images: .beton or folder class/image (default: the run's)")
+    parser.add_argument("--val", type=Path, help="held-out images of the same classes (default: the run's)")
     add_network(parser)
     add_images(parser)
     parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"), help="of the backbone")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from fastintl.distributed import World
+from fastintl.network.randomness import seed_step
 from fastintl.runs.folder import RunFolder
 from fastintl.runs.loss_guard import LossGuard
 from fastintl.runs.run import Run
@@ -87,6 +88,7 @@ class EpochLoop(Run):
         return iter(self.loader)
 
     def train_on(self, batch: Batch) -> Tensor:
+        seed_step(self.settings.get("seed", 0), self.step, self.world.rank)
         return self.trainee.train_step(batch, self.step // self.epoch_steps)
 
     def measured(self) -> dict[str, Any]:

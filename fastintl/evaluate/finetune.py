@@ -7,6 +7,7 @@ ranks does not matter.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -63,10 +64,11 @@ class FineTuneProtocol:
 
 
 class FineTuning:
-    """A backbone with a classifier as its ``fc``, and their optimiser.
+    """A backbone with a classifier, and their optimiser.
 
     Args:
-        backbone: changed in place; its ``fc`` becomes the classifier, so its names stay torchvision's.
+        backbone: changed in place. A ResNet's ``fc`` becomes the classifier, so its names stay torchvision's; another
+            network and the classifier become ``backbone`` and ``fc`` of one that holds both.
         classes: outputs of the classifier.
         seed: what the classifier's start is drawn from.
         dtype: the number format of the forward pass.
@@ -74,7 +76,7 @@ class FineTuning:
 
     def __init__(
         self,
-        backbone: ResNet,
+        backbone: nn.Module,
         classes: int,
         protocol: FineTuneProtocol,
         world: World,
@@ -82,7 +84,11 @@ class FineTuning:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.protocol, self.world, self.dtype = protocol, world, dtype
-        backbone.fc = _classifier(backbone.feature_dim, classes, seed)
+        classifier = _classifier(backbone.feature_dim, classes, seed)
+        if isinstance(backbone, ResNet) and isinstance(backbone.fc, nn.Identity):
+            backbone.fc = classifier
+        else:
+            backbone = nn.Sequential(OrderedDict(backbone=backbone, fc=classifier))
         network = backbone.to(world.device, memory_format=torch.channels_last)
         if protocol.frozen:
             network.requires_grad_(False).fc.requires_grad_(True)

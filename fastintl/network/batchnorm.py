@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastintl.distributed import world_size
+from loaders.errors import UserError
 
 
 def batch_norm(norms: Sequence[_BatchNorm], views: Sequence[Tensor]) -> list[Tensor]:
@@ -78,18 +79,44 @@ class SyncBatchNorm(_BatchNorm):
             raise ValueError(f"BatchNorm takes (N, C) or (N, C, ...), got {tuple(x.shape)}")
 
 
+class _SyncBatchNormAct(SyncBatchNorm):
+    """timm's ``BatchNormAct2d``, a BatchNorm with what follows it in one module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
 def convert_batchnorm(module: nn.Module) -> nn.Module:
     """Replaces every BatchNorm by one whose statistics are over all ranks; state-dict keys stay.
 
     With one rank the module is returned as it is. Call it after the process group is up and before DDP.
+
+    Raises:
+        UserError: a BatchNorm whose statistics cannot be taken over all ranks.
     """
     if world_size() == 1:
         return module
     if isinstance(module, _BatchNorm):
-        return SyncBatchNorm.like(module)
+        return _over_all_ranks(module)
     for name, child in module.named_children():
         setattr(module, name, convert_batchnorm(child))
     return module
+
+
+def _over_all_ranks(norm: _BatchNorm) -> SyncBatchNorm:
+    with_act = {"act", "drop"} <= norm._modules.keys()
+    plain = type(norm).forward in (_BatchNorm.forward, SyncBatchNorm.forward, nn.SyncBatchNorm.forward)
+    usual = norm.affine and norm.track_running_stats and norm.momentum is not None
+    if not usual or not (plain or with_act):
+        raise UserError(
+            f"a {type(norm).__name__} of this network has statistics that cannot be taken over all ranks (it needs "
+            "weight, bias, running statistics and a momentum, and the forward pass of torch.nn's): train on one rank"
+        )
+    if not with_act:
+        return SyncBatchNorm.like(norm)
+    new = _SyncBatchNormAct.like(norm)
+    new.drop, new.act = norm.drop, norm.act
+    return new
 
 
 class _OverAllRanks(torch.autograd.Function):

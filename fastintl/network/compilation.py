@@ -1,4 +1,4 @@
-"""``torch.compile`` of the network, region by region.
+"""``torch.compile`` of the network, region by region: a ResNet's; another backbone is one region.
 
 Why regions (stem, residual block, head; see ``lockstep.py``) and not the network: the ResNet's blocks of one shape
 share a compilation, the gradients' exchange starts when the last region's backward pass ends and not when all of it
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-from fastintl.network import lockstep
+from fastintl.network import lockstep, view_by_view
 from loaders.compiler import require_c_compiler, require_cxx_compiler
 
 # A region has a graph for every shape of block, ResNet-50 eight; torch gives up at eight and says little.
@@ -29,13 +29,16 @@ _GRAPHS_OF_A_REGION = 64
 OPTIONS: dict[str, Any] = {"combo_kernels": True}
 
 
-def compiled_regions(device: torch.device, cuda_graphs: bool) -> lockstep.Regions:
+def compiled_regions(
+    device: torch.device, cuda_graphs: bool, regions: lockstep.Regions | view_by_view.Regions | None = None
+) -> lockstep.Regions | view_by_view.Regions:
     """The regions, to be compiled when they first run.
 
     Args:
         device: where they will run.
         cuda_graphs: whether each region's kernels replay as one CUDA graph. The caller begins each step by
             ``torch.compiler.cudagraph_mark_step_begin()``, and copies what it keeps of the results longer than that.
+        regions: those of the model, uncompiled; None: a ResNet's.
 
     Raises:
         UserError: the compiler that this needs, or Python's headers, are missing.
@@ -46,8 +49,13 @@ def compiled_regions(device: torch.device, cuda_graphs: bool) -> lockstep.Region
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _GRAPHS_OF_A_REGION)
     # DDP would cut each region anew wherever a bucket of gradients ends; between regions it is cut often enough.
     torch._dynamo.config.optimize_ddp = False
-    regions = (lockstep.stem, lockstep.block, lockstep.head)
-    return lockstep.Regions(*(_compiled(region, {**OPTIONS, "triton.cudagraphs": cuda_graphs}) for region in regions))
+    options = {**OPTIONS, "triton.cudagraphs": cuda_graphs}
+    if isinstance(regions, view_by_view.Regions):
+        # A network that is not ours may do what no graph holds: it is compiled around that.
+        backbone = torch.compile(view_by_view.represent, dynamic=False, options=options)
+        return view_by_view.Regions(backbone, _compiled(lockstep.project, options))
+    parts = (lockstep.stem, lockstep.block, lockstep.head)
+    return lockstep.Regions(*(_compiled(region, options) for region in parts))
 
 
 def compiled_loss(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -51,9 +51,18 @@ def head(encoders: Sequence[nn.Module], xs: Sequence[Tensor], views_together: bo
     """The backbone's pooling, then the projector: (n, C, s, s) -> (n, d).
 
     Args:
-        views_together: whether all views of a network are one batch to its projector, or each is one of its own.
+        views_together: see ``project``.
     """
     xs = [torch.flatten(e.backbone.avgpool(x), 1) for e, x in zip(encoders, xs, strict=True)]
+    return project(encoders, xs, views_together)
+
+
+def project(encoders: Sequence[nn.Module], xs: Sequence[Tensor], views_together: bool) -> list[Tensor]:
+    """The projector: (n, C) -> (n, d).
+
+    Args:
+        views_together: whether all views of a network are one batch to its projector, or each is one of its own.
+    """
     if not views_together:
         return _project(encoders, xs)
     first = _first_online(encoders)
@@ -85,6 +94,24 @@ class Regions:
     head: Region = head
     recompute: bool = False
 
+    def embed(self, encoders: Sequence[nn.Module], views: Sequence[Tensor], views_together: bool) -> list[Tensor]:
+        """``embed`` by these regions."""
+        return embed(encoders, views, self, views_together)
+
+
+def can_run(backbone: nn.Module) -> bool:
+    """Whether a backbone is made of the layers that are known here: torchvision's ResNets, without a classifier."""
+    stages = [getattr(backbone, f"layer{i}", None) for i in (1, 2, 3, 4)]
+    blocks = [block for stage in stages if isinstance(stage, nn.Sequential) for block in stage]
+    return (
+        isinstance(backbone, ResNet)
+        and type(backbone).forward is ResNet.forward
+        and type(backbone)._forward_impl is ResNet._forward_impl
+        and isinstance(backbone.fc, nn.Identity)
+        and all(type(block) in (BasicBlock, Bottleneck) for block in blocks)
+        and all(type(norm) is nn.BatchNorm2d for name, norm in backbone.named_modules() if _is_norm(name))
+    )
+
 
 def embed(
     encoders: Sequence[nn.Module], views: Sequence[Tensor], regions: Regions, views_together: bool = False
@@ -92,7 +119,7 @@ def embed(
     """The embeddings (n, d) of V views (n, 3, s, s), each by its encoder; encoders may repeat.
 
     Args:
-        views_together: see ``head``.
+        views_together: see ``project``.
     """
     backbones = [encoder.backbone for encoder in encoders]
     xs = _run(regions.stem, regions.recompute, backbones, views)
@@ -108,6 +135,11 @@ def _run(region: Region, recompute: bool, modules: Sequence[nn.Module], xs: Sequ
     if not (recompute and torch.is_grad_enabled()):
         return region(modules, xs)
     return checkpoint(region, modules, xs, use_reentrant=False, preserve_rng_state=False)
+
+
+def _is_norm(name: str) -> bool:
+    """Whether a module of a ResNet is one of its normalisation layers."""
+    return name.rpartition(".")[2].startswith("bn") or name.endswith("downsample.1")
 
 
 def _conv_norm(convs: Sequence[nn.Module], norms: Sequence[nn.Module], xs: Sequence[Tensor]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""The network: torchvision ResNet, projector, and an EMA target of both.
+"""The network: backbone, projector, and an EMA target of both.
 
 Shapes: V views, B samples of this rank, s pixels, d channels of the embedding.
 """
@@ -6,7 +6,6 @@ Shapes: V views, B samples of this rank, s pixels, d channels of the embedding.
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,42 +14,67 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from fastintl.network import lockstep
-from fastintl.network.names import ARCHITECTURES, STEMS
+from fastintl.network import lockstep, view_by_view
+from fastintl.network.named import build_named
+from fastintl.network.names import ARCHITECTURES, STEMS, named_network, unknown
 from loaders.errors import UserError
 
 if TYPE_CHECKING:
 
     class Backbone(nn.Module):
-        """What ``build_backbone`` makes: a ResNet, which torchvision has no types for."""
+        """What ``build_backbone`` makes; neither torchvision nor timm has types for it."""
 
         arch: str
         stem: str
         feature_dim: int
+        left_out: tuple[str, ...]
 
         def __call__(self, images: Tensor) -> Tensor: ...
 else:
-    Backbone = ResNet
+    Backbone = nn.Module
 
 
-def build_backbone(arch: str, stem: str = "imagenet", zero_init_residual: bool = True) -> Backbone:
-    """A torchvision ResNet without its classifier (``fc`` is the identity), freshly initialised.
+def build_backbone(
+    arch: str, stem: str = "imagenet", zero_init_residual: bool = True, sizes: Sequence[int] = ()
+) -> Backbone:
+    """A network without its classifier, freshly initialised.
 
     Args:
-        arch: one of ``ARCHITECTURES``; torchvision's networks, and resnet8, a small one for demonstrations.
-        stem: "imagenet" (torchvision's); "cifar": 3x3 first convolution of stride 1 and no max-pool, for
-            images of 32 pixels; "cifar_padded": the same with one pixel of padding more, so that the maps are 34,
-            17, 9 and 5 wide for 32, 16, 8 and 4; "small": cifar's convolution, max-pool kept, for 64 pixels.
-        zero_init_residual: whether the last BatchNorm of a residual branch starts at zero.
+        arch: one of ``ARCHITECTURES`` (torchvision's ResNets, and resnet8, a small one for demonstrations), or the name
+            of another network, see ``fastintl.network.names``.
+        stem: a ResNet's first layers. "imagenet" (torchvision's); "cifar": 3x3 first convolution of stride 1 and no
+            max-pool, for images of 32 pixels; "cifar_padded": the same with one pixel of padding more, so that the maps
+            are 34, 17, 9 and 5 wide for 32, 16, 8 and 4; "small": cifar's convolution, max-pool kept, for 64 pixels.
+        zero_init_residual: whether the last BatchNorm of a ResNet's residual branch starts at zero.
+        sizes: sides of the square images that another network will be given, each of which is tried without computing
+            anything; none: its usual one. ResNets take all.
 
     Returns:
-        The network: (B, 3, s, s) -> (B, feature_dim), with the attributes ``feature_dim``, ``arch`` and ``stem``.
+        The network: (B, 3, s, s) -> (B, feature_dim), with the attributes ``feature_dim``, ``arch``, ``left_out``, the
+        names of the layers that are left out of it, and a ResNet's ``stem``.
 
     Raises:
-        UserError: an unknown name; the sentence says the nearest known one.
+        UserError: an unknown name (the sentence says the nearest known one), a library that is not installed, a network
+            that does not take images of these sizes.
     """
-    _check_name("arch", arch, ARCHITECTURES)
-    _check_name("stem", stem, STEMS)
+    network = named_network(arch)
+    if stem not in STEMS:
+        raise unknown("stem", stem, STEMS)
+    if network is not None:
+        if stem != "imagenet":
+            raise UserError(f"{arch} has no stem {stem}, which only the ResNets have: leave stem out, or imagenet")
+        return build_named(arch, network, sizes)
+    backbone = _resnet(arch, stem, zero_init_residual)
+    backbone.arch, backbone.stem = arch, stem
+    return backbone
+
+
+def stem_of(backbone: Backbone) -> str:
+    """The stem of what ``build_backbone`` made. Other networks than ResNets have a ``stem`` of their own, or none."""
+    return backbone.stem if backbone.arch in ARCHITECTURES else "imagenet"
+
+
+def _resnet(arch: str, stem: str, zero_init_residual: bool) -> ResNet:
     if arch == "resnet8":
         backbone = _ResNet8(zero_init_residual)
     else:
@@ -61,7 +85,7 @@ def build_backbone(arch: str, stem: str = "imagenet", zero_init_residual: bool =
         backbone.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=padding, bias=False)
     if stem in ("cifar", "cifar_padded"):
         backbone.maxpool = nn.Identity()
-    backbone.arch, backbone.stem, backbone.feature_dim = arch, stem, backbone.fc.in_features
+    backbone.feature_dim, backbone.left_out = backbone.fc.in_features, ("fc",)
     backbone.fc = nn.Identity()
     return backbone
 
@@ -119,9 +143,10 @@ class JointEmbedding(nn.Module):
     """The encoder and, if asked for, its target: a copy that follows by exponential moving average (EMA).
 
     The target has BatchNorm statistics of its own and normalises by its batch in training, like the encoder.
-    All views pass in one ``forward``, which is what DistributedDataParallel needs, through the layers in
-    lockstep; each view is a batch of its own to BatchNorm, with the statistics of all ranks, but for the projector's
-    where ``views_together``, as in CW-RGP's code. ``regions`` may be replaced by compiled ones.
+    All views pass in one ``forward``, which is what DistributedDataParallel needs, through a ResNet's layers in
+    lockstep, through another backbone one after the other; each view is a batch of its own to BatchNorm, with the
+    statistics of all ranks, but for the projector's where ``views_together``, as in CW-RGP's code. ``regions`` may be
+    replaced by compiled ones.
 
     State-dict keys: ``encoder.backbone.*``, ``encoder.projector.*``, and the same under ``target``.
     """
@@ -130,7 +155,8 @@ class JointEmbedding(nn.Module):
         super().__init__()
         self.encoder, self.views_together = encoder, views_together
         self.target = copy.deepcopy(encoder).requires_grad_(False) if with_target else None
-        self.regions = lockstep.Regions()
+        self.in_lockstep = lockstep.can_run(encoder.backbone)
+        self.regions = lockstep.Regions() if self.in_lockstep else view_by_view.Regions()
 
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Args:
@@ -147,7 +173,7 @@ class JointEmbedding(nn.Module):
         return torch.stack(online), target
 
     def _embed(self, encoders: Sequence[Encoder], views: Sequence[Tensor]) -> list[Tensor]:
-        return lockstep.embed(encoders, views, self.regions, self.views_together)
+        return self.regions.embed(encoders, views, self.views_together)
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:
@@ -155,9 +181,3 @@ class JointEmbedding(nn.Module):
         if self.target is not None:
             encoder = list(self.encoder.parameters())
             torch._foreach_lerp_(list(self.target.parameters()), encoder, 1 - momentum)
-
-
-def _check_name(what: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-        raise UserError(f"unknown {what} {name!r}; did you mean {nearest!r}? Known: {', '.join(known)}")

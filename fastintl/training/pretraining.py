@@ -32,6 +32,7 @@ from fastintl.runs.loss_guard import BrokenStep
 from fastintl.runs.run import Run
 from fastintl.runs.tensorboard_mirror import TensorboardMirror
 from fastintl.runs.wandb_mirror import WandbMirror
+from fastintl.training.build import start_from
 from fastintl.training.spectrum_watch import SpectrumWatch
 from fastintl.training.step import TrainingStep
 from fastintl.training.step_guard import StepGuard, explain
@@ -80,6 +81,8 @@ class Pretraining(Run):
         self.guard = StepGuard(self.train_step, self.agreement)
         self.wandb_id: str | None = None
         resumed = self.resume()
+        if not resumed and config.model.weights is not None:
+            start_from(self.model, config.model.weights)
         self.spectrum = SpectrumWatch(config.log, self.train_step.loss)
         self.evaluation = OnlineEvaluation(config, world, self.folder)
         if world.is_main:
@@ -186,7 +189,8 @@ class Pretraining(Run):
             scores = {}
             for name, measure in baselines.items():
                 scores[f"knn_top1_{name.replace(' ', '_')}"] = score = measure()
-                self.note(f"baseline    {self.config.eval.k}-nn accuracy {score:.1%}: {name}")
+                shown = "the weights it starts from" if name == "untrained" and self.config.model.weights else name
+                self.note(f"baseline    {self.config.eval.k}-nn accuracy {score:.1%}: {shown}")
             self.write(epoch=0, **scores)
 
     # The parts of the loop

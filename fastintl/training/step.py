@@ -20,6 +20,7 @@ from fastintl.losses.base import Position
 from fastintl.network.batchnorm import running_statistics_kept
 from fastintl.network.compilation import compiled_loss, compiled_regions
 from fastintl.network.precision import autocast_dtype, resume_scaler
+from fastintl.network.randomness import seed_step
 from fastintl.training import optim
 from fastintl.training.build import build_loss, build_model
 from fastintl.training.determinism import set_deterministic
@@ -54,7 +55,8 @@ class TrainingStep:
         self.embeddings: tuple[Tensor, Tensor | None] | None = None
 
         torch.manual_seed(config.seed)
-        self.model = build_model(config.model).to(world.device, memory_format=torch.channels_last)
+        sizes = (*config.crops.sizes, config.eval.size)
+        self.model = build_model(config.model, sizes).to(world.device, memory_format=torch.channels_last)
         self.optimizer = optim.build_optimizer(self.model.encoder, config.optim)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         self.loss = build_loss(config.loss)
@@ -68,8 +70,12 @@ class TrainingStep:
                 "train.cuda_graphs=on needs a GPU, and one rank, for the ranks meet in the middle of what a graph "
                 "would replay: set train.cuda_graphs=off"
             )
+        if self.cuda_graphs and not self.model.in_lockstep:
+            raise UserError(
+                f"train.cuda_graphs=on replays ResNets alone, and not {config.model.arch}: set train.cuda_graphs=off"
+            )
         if config.train.compile == "on" or (config.train.compile == "auto" and world.device.type == "cuda"):
-            self.model.regions = compiled_regions(world.device, self.cuda_graphs)
+            self.model.regions = compiled_regions(world.device, self.cuda_graphs, self.model.regions)
             if self.loss.compiles:
                 self._loss = compiled_loss(self.loss)
         self.model.regions = replace(self.model.regions, recompute=config.train.recompute == "on")
@@ -93,6 +99,8 @@ class TrainingStep:
             torch.compiler.cudagraph_mark_step_begin()
         self.model.update_target(optim.ema_momentum(step, self.total_steps, settings.model.ema_momentum))
         self.loss.position = Position(settings.seed, step, step // self.epoch_steps, self.world.rank)
+        if not self.model.in_lockstep:  # ResNets draw nothing
+            seed_step(settings.seed, step, self.world.rank)
         loss = self.forward(views)
         self.backward(loss)
         self.scaler.step(optimizer)

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastintl.config import Config
 from fastintl.distributed import World
 from fastintl.network import lockstep
+from fastintl.network.names import named_network
 from fastintl.training.build import build_model
 from fastintl.training.optim import states_a_parameter
 
@@ -60,9 +61,14 @@ def least_gpu_bytes(config: Config, ranks: int, dtype: torch.dtype) -> int:
 
 
 def weight_bytes(config: Config) -> int:
-    """Bytes of parameters, gradients, momenta and the EMA target, in float32."""
-    with torch.device("meta"):
-        model = build_model(config.model)
+    """Bytes of parameters, gradients, momenta and the EMA target, in float32; 0 where a network cannot be counted."""
+    try:
+        with torch.device("meta"):
+            model = build_model(config.model, config.crops.sizes)
+    except Exception:
+        if named_network(config.model.arch) is None:
+            raise
+        return 0
     learning = sum(parameter.numel() for parameter in model.encoder.parameters())
     target = sum(p.numel() for p in model.target.parameters()) if model.target is not None else 0
     return 4 * (learning * (2 + states_a_parameter(config.optim)) + target)
@@ -73,13 +79,25 @@ def kept_bytes(config: Config, ranks: int = 1) -> int:
     parameters, gradients and momenta.
 
     Under ``train.recompute`` those are the inputs of all blocks and what the largest one keeps while it runs again.
+    Another network than a ResNet may not be countable so: then 0.
     """
+    try:
+        return _counted_bytes(config, ranks)
+    except Exception:
+        if named_network(config.model.arch) is None:
+            raise
+        return 0  # a network that is not ours may ask for values, of which there are none here
+
+
+def _counted_bytes(config: Config, ranks: int) -> int:
     with torch.device("meta"):
-        model = build_model(config.model)
+        model = build_model(config.model, config.crops.sizes)
         views = [torch.empty(config.train.batch_size // ranks, 3, size, size) for size in config.crops.sizes]
     parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     if config.train.recompute == "off":
         return _kept(lambda: model(views), parameters)[1]
+    if not model.in_lockstep:
+        return 0
     inputs, inside = [], []
 
     def counted(region: lockstep.Region) -> lockstep.Region:

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.models.resnet import ResNet
 
+from fastintl.network.model import Backbone, stem_of
+from fastintl.network.names import ARCHITECTURES
 from loaders.errors import UserError, writing
 from loaders.files import replacing
 
 
-def export(backbone: ResNet, path: Path) -> None:
+def export(backbone: Backbone, path: Path) -> None:
     """Writes the weights in the format that the file's suffix names.
 
-    ``.pt`` and ``.safetensors`` hold torchvision's names, which are timm's too, without ``fc``:
+    ``.pt`` and ``.safetensors`` hold the names of the network's library without those of its classifier. A ResNet's
+    are torchvision's, which are timm's too:
     ``timm.create_model("resnet50", num_classes=0, checkpoint_path=path)``. ``.pkl`` is detectron2's: 7x7 stem, stride
     in the 3x3 convolution, images in RGB, normalised as in training.
 
@@ -47,29 +49,28 @@ def detectron2_name(name: str) -> str:
     return ".".join([*place, layer, what])
 
 
-def _torch(backbone: ResNet) -> Callable[[Path], None]:
+def _torch(backbone: Backbone) -> Callable[[Path], None]:
     return lambda path: torch.save(_state(backbone), path)
 
 
-def _safetensors(backbone: ResNet) -> Callable[[Path], None]:
+def _safetensors(backbone: Backbone) -> Callable[[Path], None]:
     try:
         from safetensors.torch import save_file
     except ImportError as error:
         raise UserError("writing .safetensors needs a package: pip install safetensors") from error
-    about = {"format": "pt", "arch": backbone.arch, "stem": backbone.stem}
+    about = {"format": "pt", "arch": backbone.arch, "stem": stem_of(backbone)}
     return lambda path: save_file(_state(backbone), path, about)
 
 
-def _detectron2(backbone: ResNet) -> Callable[[Path], None]:
-    if backbone.stem != "imagenet" or backbone.arch == "resnet8":
-        raise UserError(
-            f"detectron2 has no {backbone.arch} with the stem {backbone.stem}: its ResNets have the stem imagenet"
-        )
+def _detectron2(backbone: Backbone) -> Callable[[Path], None]:
+    stem = stem_of(backbone)
+    if stem != "imagenet" or backbone.arch not in ARCHITECTURES[1:]:
+        raise UserError(f"detectron2 has no {backbone.arch} with the stem {stem}: its ResNets have the stem imagenet")
     model = {detectron2_name(name): value.numpy() for name, value in _state(backbone).items()}
     return lambda path: path.write_bytes(
         pickle.dumps({"model": model, "__author__": "fastintl", "matching_heuristics": True})
     )
 
 
-def _state(backbone: ResNet) -> dict[str, Tensor]:
+def _state(backbone: Backbone) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in backbone.state_dict().items()}

@@ -14,11 +14,20 @@ from torch import nn
 
 from fastintl.distributed import World
 from fastintl.evaluate.backbone import Reading, open_backbone
-from fastintl.evaluate.features import Features, extract, features_of, labels_of_all_ranks, load_features, of_all_ranks
+from fastintl.evaluate.features import (
+    Features,
+    _on_a_line,
+    extract,
+    features_of,
+    labels_of_all_ranks,
+    load_features,
+    of_all_ranks,
+)
 from fastintl.evaluate.nearest.knn import MEMORY
 from fastintl.evaluate.nearest.protocol import evaluate, knn_settings
 from loaders import CenterCrop, make_loader
 from loaders.errors import UserError
+from loaders.sources import open_images
 from tests.helpers.ddp import run_ranks
 from tests.helpers.training import ROOT
 from tools import features as tool
@@ -266,3 +275,10 @@ def test_features_that_an_older_version_kept_are_made_anew(alone, run, images, t
     write(run, images / "val", folder)
     assert "an older version wrote them" in capsys.readouterr().err
     assert "stored_blake2b" in load_features(folder).meta
+
+
+def test_names_are_one_line_a_row(alone, run, images, tmp_path):
+    write(run, images / "val", tmp_path / "features")
+    names = (tmp_path / "features" / "names.txt").read_text().splitlines()
+    assert names == list(open_images(images / "val").names) and len(names) == 15
+    assert _on_a_line("a\\b\nc\u2028\udcff") == r"a\\b\nc\u2028\xff"

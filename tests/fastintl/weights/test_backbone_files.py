@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 import fastintl
 from fastintl.network.model import build_backbone
 from fastintl.weights.export import detectron2_name, export
+from fastintl.weights.pickled import load_values
 from loaders.errors import UserError
 from tests.helpers.documents import ROOT
 from tools import export as tool
@@ -51,6 +53,13 @@ def bare(network):
 
 def doubled(state):
     return {key: value * 2 for key, value in state.items()}
+
+
+def numbered(state):
+    """The names of ``nn.Sequential(*list(resnet.children())[:-1])``."""
+    numbers = {name: str(i) for i, (name, _) in enumerate(torchvision.models.resnet18().named_children())}
+    parts = (key.partition(".") for key in state)
+    return {f"{numbers[child]}.{rest}": value for (child, _, rest), value in zip(parts, state.values(), strict=True)}
 
 
 def layouts(network):
@@ -99,6 +108,91 @@ def layouts(network):
                 "module.queue": head,
             }
         },
+        "SwAV": {
+            "state_dict": {
+                **under("module.", backbone),
+                "module.projection_head.0.weight": head,
+                "module.prototypes.weight": head,
+            }
+        },
+        "DINO": {
+            "student": {**under("module.backbone.", backbone), "module.head.mlp.0.weight": head},
+            "teacher": {**under("backbone.", doubled(backbone)), "head.last_layer.weight_g": head},
+            "epoch": 3,
+            "args": argparse.Namespace(arch="resnet18"),
+        },
+        "SimSiam": {
+            "arch": "resnet18",
+            "state_dict": under(
+                "module.", {**under("encoder.", {**backbone, "fc.0.weight": head}), "predictor.0.weight": head}
+            ),
+        },
+        "MoCo v3": {
+            "state_dict": {
+                **under("module.base_encoder.", {**backbone, "fc.0.weight": head}),
+                **under("module.momentum_encoder.", {**doubled(backbone), "fc.0.weight": head}),
+                "module.predictor.0.weight": head,
+            }
+        },
+        "VICReg": {"model": {**under("module.backbone.", backbone), "module.projector.0.weight": head}},
+        "BYOL": {
+            **under("net.", whole),
+            **under("online_encoder.net.", whole),
+            **under("target_encoder.net.", doubled(whole)),
+            "online_encoder.projector.0.weight": head,
+            "target_encoder.projector.0.weight": head,
+            "online_predictor.0.weight": head,
+        },
+        "VISSL": {
+            "classy_state_dict": {
+                "base_model": {"model": {"trunk": under("_feature_blocks.", backbone), "heads": {"0.clf": head}}}
+            },
+            "iteration": np.int64(7),
+        },
+        "solo-learn": {
+            "state_dict": {
+                **under("backbone.", backbone),
+                **under("momentum_backbone.", doubled(backbone)),
+                **{f"{part}.0.weight": head for part in ("projector", "momentum_projector", "predictor")},
+                "classifier.weight": head,
+            }
+        },
+        "lightly": {
+            "state_dict": {
+                **under("backbone.", numbered(backbone)),
+                **under("backbone_momentum.", numbered(doubled(backbone))),
+                "projection_head.layers.0.weight": head,
+            }
+        },
+        "lightly's DINO": {
+            "state_dict": {
+                **under("student_backbone.", numbered(backbone)),
+                **under("teacher_backbone.", numbered(doubled(backbone))),
+                "student_head.layers.0.weight": head,
+                "criterion.center": head,
+            }
+        },
+        "MMSelfSup, BYOL": {
+            "state_dict": {
+                **under("backbone.", backbone),
+                **under("target_net.module.0.", doubled(backbone)),
+                "target_net.module.1.fc0.weight": head,
+                "target_net.steps": torch.zeros(1),
+                "neck.fc0.weight": head,
+                "head.predictor.fc0.weight": head,
+            },
+            "message_hub": {"learning_rate": np.float64(0.3)},
+        },
+        "MMSelfSup, MoCo": {
+            "state_dict": {
+                **under("backbone.", backbone),
+                **under("encoder_q.0.", backbone),
+                **under("encoder_k.0.", doubled(backbone)),
+                "neck.mlp.0.weight": head,
+                "encoder_k.1.mlp.0.weight": head,
+                "queue_ptr": torch.zeros(1),
+            }
+        },
         "compiled": {"model": under("_orig_mod.", backbone), "args": argparse.Namespace(lr=0.1)},
     }
 
@@ -114,7 +208,10 @@ def test_every_layout_loads_to_identical_features(network, views, expected, tmp_
         assert torch.equal(loaded(views), expected)
 
 
-@pytest.mark.parametrize("name", ["INTL", "MoCo v1", "MoCo v2"])
+WITH_TARGET = ["INTL", "MoCo v1", "MoCo v2", "MoCo v3", "DINO", "BYOL", "solo-learn", "lightly", "lightly's DINO"]
+
+
+@pytest.mark.parametrize("name", [*WITH_TARGET, "MMSelfSup, BYOL", "MMSelfSup, MoCo"])
 def test_the_ema_copy_on_request(network, tmp_path, name):
     path = tmp_path / "file.pth.tar"
     torch.save(layouts(network)[name], path)
@@ -223,6 +320,18 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(network, tmp_path, monkeyp
     with pytest.raises(UserError, match="file.pt is not opened") as caught:
         fastintl.load_backbone(path, "resnet18")
     assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_plain_numbers_of_numpy_do_no_harm_and_arrays_of_objects_are_refused(network, tmp_path, old):
+    numbers = {"best": np.float64(0.75), "epoch": np.int32(3), "half": np.float16(0.5), "done": np.bool_(True)}
+    torch.save({"state_dict": bare(network), **numbers}, tmp_path / "a.pt", _use_new_zipfile_serialization=not old)
+    assert torch.equal(fastintl.load_backbone(tmp_path / "a.pt", "resnet18").conv1.weight, network.conv1.weight)
+    read = load_values(tmp_path / "a.pt")
+    assert [read[name] for name in numbers] == [0.75, 3, 0.5, True] and type(read["best"]) is float
+    torch.save({"state_dict": bare(network), "x": np.array([Hostile], object)}, tmp_path / "b.pt")
+    with pytest.raises(UserError, match="b.pt is not opened"):
+        fastintl.load_backbone(tmp_path / "b.pt", "resnet18")
 
 
 @pytest.mark.parametrize("name", ["cut.pt", "text.pt", "text.safetensors", "none.pt", "."])

@@ -43,6 +43,26 @@ def test_the_accuracy_is_scikit_learns_and_is_written_down(words, finished, tmp_
     assert result["sha256"][:12] in rows[2] and "5-nn" in rows[2]
 
 
+def test_a_run_says_where_its_images_are(words, finished, tmp_path, monkeypatch):
+    """As ``knn.py runs/demo`` without another word; and the accuracy is the one of the run's own last evaluation."""
+    knn.main([*words, "--json", str(tmp_path / "told.json")])
+    monkeypatch.chdir(tmp_path)
+    knn.main([str(finished / "run"), "--json", "of_the_run.json"])
+    told, of_the_run = (json.loads((tmp_path / name).read_text()) for name in ("told.json", "of_the_run.json"))
+    assert of_the_run["metrics"] == told["metrics"] and of_the_run["data"] == told["data"]
+    rows = map(json.loads, (finished / "run" / "metrics.jsonl").read_text().splitlines())
+    assert of_the_run["metrics"]["5-nn"] == [row["knn_top1"] for row in rows if "knn_top1" in row][-1]
+
+
+def test_without_a_run_both_places_are_asked_for(finished, tmp_path, capsys):
+    shutil.copy(finished / "run" / "backbone.pt", tmp_path)
+    network = [str(tmp_path / "backbone.pt"), "--arch", "resnet8", "--stem", "small", "--device", "cpu"]
+    for more in (network, []):
+        with pytest.raises(SystemExit):
+            knn.main(more)
+        assert capsys.readouterr().err.splitlines()[-1] == "error: no run says where the images are: give --train"
+
+
 def test_stored_features_stand_for_images(words, images, tmp_path, capsys):
     knn.main([*words, "--vote", "weighted", "--metric", "cosine", "--json", str(tmp_path / "images.json")])
     for split in ("train", "val"):
