@@ -15,6 +15,7 @@ from fastintl.distributed.world import environment_number
 from loaders import CenterCrop, CropSpec, Loader, MultiCrop, UserError, make_loader
 from loaders.datasets.catalogue import WITH_UNLABELLED, Reference
 from loaders.datasets.folder import class_folders
+from loaders.datasets.places import is_place
 from loaders.datasets.public_files import verify
 from loaders.sources import Images
 
@@ -68,7 +69,7 @@ def find(config: Config, split: str) -> Path | None:
     data = config.data
     given = getattr(data, split)
     if given is not None:
-        if not Path(given).exists() and Reference.parse(given) is None:
+        if Reference.parse(given) is None and not is_place(Path(given)):
             raise UserError(f"data.{split}={given}: no such file or folder")
         return Path(given)
     if split == "train_labelled" and data.train is not None:

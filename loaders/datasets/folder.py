@@ -1,4 +1,4 @@
-"""Image files in folders named after their classes."""
+"""Image files in folders named after their classes, or in any folders without classes."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ LAYOUT = (
     "or two such trees, ROOT/train and ROOT/val (or ROOT/test)"
 )
 
+UNLABELLED_LAYOUT = (
+    "unlabelled expects any tree of images, ROOT/.../image, whose names end as an image's do (.jpg, .png, .webp, ...)"
+)
+
+# Files that count as images where no class folder says that they are.
+_ENDINGS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
 _LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx")
 
 
@@ -79,6 +87,36 @@ def class_tree(root: Path, classes: Sequence[str] | None = None, strict: bool = 
     return Split(names, np.array(labels, np.int64), classes, read, stamp, stats=read.stats)
 
 
+def unlabelled_tree(root: Path) -> Split:
+    """All images below ``root``, without labels, in the order of their names; linked folders are not entered.
+
+    Files that are hidden, or whose names do not end as an image's do, are left out.
+
+    Raises:
+        UserError: the root is missing, or holds no image.
+    """
+    need(root, "folder", UNLABELLED_LAYOUT)
+    found = (name.removeprefix("./") for name in _files(root, "."))
+    names = sorted(filter(is_image_name, found), key=lambda name: name.split("/"))
+    if not names:
+        raise UserError(f"{root} holds no image; {UNLABELLED_LAYOUT}")
+    read = FileReader(root, names)
+    folders = sorted({os.path.dirname(name) for name in names})
+    stamp = "unlabelled " + file_stamp([root / folder for folder in folders])
+    return Split(names, np.full(len(names), -1), [], read, stamp, stats=read.stats)
+
+
+def image_beside(folder: Path) -> str | None:
+    """The first image that lies in ``folder`` itself, in no folder below it; None where all are in folders."""
+    images = (entry.name for entry in _entries(folder) if is_image_name(entry.name) and not _is_folder(entry))
+    return min(images, default=None)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name ends as an image's does."""
+    return name.lower().endswith(_ENDINGS)
+
+
 def class_folders(root: Path) -> list[str]:
     """Names of the folders in ``root``, sorted, hidden ones left out.
 
@@ -110,7 +148,8 @@ def take(split: Split, indices: np.ndarray) -> Split:
     """The images ``indices`` of a split."""
     names = [split.names[i] for i in indices]
     kept = {"names": names, "labels": split.labels[indices], "load": lambda i: split.load(int(indices[i]))}
-    return replace(split, **kept, stats=split.stats and (lambda: split.stats()[indices]))
+    kept |= {"stats": split.stats and (lambda: split.stats()[indices])}
+    return replace(split, **kept, sizes=split.sizes and (lambda: split.sizes()[indices]))
 
 
 class FileReader:
