@@ -21,7 +21,7 @@ _TASK = 512  # files a thread takes at once
 _MANY = 100_000  # files whose sizes take seconds
 LAYOUT = (
     "folder expects one folder a class with the images inside, ROOT/class/.../image, "
-    "or two such trees, ROOT/train and ROOT/val (or ROOT/test)"
+    "or two such trees, ROOT/train and ROOT/val (or ROOT/test); images without classes are the dataset unlabelled"
 )
 
 UNLABELLED_LAYOUT = (
@@ -45,13 +45,24 @@ def folder_splits(root: Path, val_share: float) -> dict[str, Split]:
     need(root, "folder", LAYOUT)
     held_out = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
     if held_out is not None and (root / "train").is_dir():
-        train = class_tree(root / "train")
+        train = _alone(root / "train")
         return {"train": train, "val": class_tree(held_out, train.classes)}
     if class_folders(root) == ["train"]:
         raise UserError(
             f"{root} holds train/ but neither val/ nor test/; add one, or give --root {root / 'train'} to cut it in two"
         )
-    return cut(class_tree(root), val_share)
+    return cut(_alone(root), val_share)
+
+
+def _alone(root: Path) -> Split:
+    """The class tree of ``root``, unless an image beside the folders says that they are no classes."""
+    beside = image_beside(root) if class_folders(root) else None
+    if beside is not None:
+        raise UserError(
+            f"{root} holds the image {beside} beside its folders, which therefore are not taken for classes: move it, "
+            "or take all of them without labels, as the dataset unlabelled"
+        )
+    return class_tree(root)
 
 
 def class_tree(root: Path, classes: Sequence[str] | None = None, strict: bool = True) -> Split:
@@ -181,7 +192,7 @@ class FileReader:
         return stats
 
     def _stats_from(self, start: int) -> list[tuple[int, int]]:
-        return [_stat(f"{self.root}/{name}") for name in self.names[start : start + _TASK]]
+        return [_stat(os.path.join(self.root, name)) for name in self.names[start : start + _TASK]]
 
 
 def _stat(path: str) -> tuple[int, int]:

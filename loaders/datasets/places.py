@@ -17,7 +17,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from loaders.datasets.folder import class_tree, image_beside, is_hidden, unlabelled_tree
+from loaders.datasets.folder import class_tree, cut, image_beside, is_hidden, unlabelled_tree
+from loaders.datasets.imagenet import with_classes
 from loaders.datasets.parquet import is_parquet, parquet_split
 from loaders.datasets.split import Split
 from loaders.datasets.tar_reading import compressed, compression, is_tar
@@ -27,6 +28,8 @@ from loaders.errors import UserError
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".parquet")
+_HELD_OUT = ("validation", "valid", "val", "test")
+_WORD = re.compile(r"(?:^|[-_.])(train|validation|valid|val|test)(?=[-_.0-9])")  # in a file's name
 _MOST_FILES = 1_000_000
 
 
@@ -47,6 +50,61 @@ def open_place(path: Path) -> Split | None:
     return open_files(files, path) if files else None
 
 
+def archive_splits(root: Path, val_share: float) -> dict[str, Split]:
+    """Training and held-out images from tars or parquet files: by folders ``train/`` and ``val/`` (or ``validation/``
+    or ``test/``), else by these words in the files' names, else one dataset cut in two.
+
+    Images without labels are not cut: they are all for training.
+
+    Args:
+        root: the folder, or its folder ``data/`` where that has the files, as Hugging Face's datasets; a file or a
+            pattern of files.
+
+    Raises:
+        UserError: there is nothing there, or held-out images of other classes.
+    """
+    parts: dict[str, list[Path]] = {}
+    for folder in (root, root / "data"):
+        if (folder / "train").is_dir():
+            named = {word: folder / word for word in ("train", *_HELD_OUT) if (folder / word).is_dir()}
+            parts = parts or {word: archives(place) for word, place in named.items()}
+        elif folder.is_dir():
+            for file in [] if parts else _files_of(folder):
+                parts.setdefault(_part(file), []).append(file)
+    held_out = next((word for word in _HELD_OUT if parts.get(word)), None)
+    if held_out is not None and parts.get("train"):
+        train, val = _need_files(parts["train"], root), _need_files(parts[held_out], root)
+        alike = not val.classes or val.classes == train.classes
+        return {"train": train, "val": val if alike else with_classes(val, train.classes, root)}
+    files = sorted(file for part in parts.values() for file in part)
+    split = open_files(files, root) if files else None if root.is_dir() else open_place(root)
+    if split is None:
+        raise UserError(
+            f"there are no tars or parquet files at {root.absolute()} (--root or data.root names the place)"
+        )
+    return {"train": split} if (split.labels < 0).all() else cut(split, val_share)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name) and _is_archive(entry))
+
+
+def _need_files(files: list[Path], root: Path) -> Split:
+    split = open_files(files, root)
+    if split is None:
+        raise UserError(f"{files[0]} is neither a tar nor a parquet file")
+    return split
+
+
+def _part(file: Path) -> str:
+    found = _WORD.search(file.name.lower())
+    return found[1] if found else ""
+
+
+def _is_archive(entry: Path) -> bool:
+    return entry.name.lower().endswith(_ARCHIVES) and not entry.is_dir()
+
+
 def is_place(path: Path) -> bool:
     """Whether something is at a path, or at those that a pattern names."""
     return path.exists() or bool(named_files(path))
@@ -59,7 +117,7 @@ def archives(folder: Path) -> list[Path]:
         UserError: images or folders lie beside them, or some are tars and some parquet files.
     """
     entries = sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name))
-    found = [entry for entry in entries if entry.name.lower().endswith(_ARCHIVES) and not entry.is_dir()]
+    found = [entry for entry in entries if _is_archive(entry)]
     if not found:
         return []
     beside = next((entry for entry in entries if entry.is_dir()), None)

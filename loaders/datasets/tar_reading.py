@@ -16,6 +16,7 @@ from typing import NamedTuple
 from loaders.errors import UserError
 
 BLOCK = 512
+_WINDOW = 4096
 _LONGEST_TEXT = 1 << 20  # bytes of a header that holds a name
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -86,8 +87,12 @@ class TarFile:
         position, end = start, self.size if size is None else start + size
         self.refuse_compressed(self.read(start, 8), where)
         long_name, long_size = None, None
+        window, window_start = b"", 0  # a page at a time, in which small members have several headers
         while True:
-            header = self.read(position, BLOCK)
+            header = window[position - window_start : position - window_start + BLOCK]
+            if len(header) < BLOCK:
+                window, window_start = self.read(position, _WINDOW), position
+                header = window[:BLOCK]
             if len(header) < BLOCK or position + BLOCK > end:
                 raise UserError(f"{where} is cut off: it ends without a tar's mark of the end; copy it again")
             if header == _ZEROS:

@@ -38,7 +38,7 @@ LAYOUT = (
     "or a tar of a tree of images"
 )
 CLASS_NAMES = "classnames.txt"
-_THREADS = 16  # they wait for the disk, or for a server's
+_THREADS = 4  # they wait for the disk, or for a server's, and for the interpreter's lock
 _LARGE = 1 << 30  # bytes of tars that may take a while
 _MOST_LABELS = 1 << 31
 _LONGEST_SIDECAR = 1 << 20
@@ -138,7 +138,12 @@ def _build(tars: Sequence[Path], where: Path, class_names: list[str]) -> TarInde
 
 
 def _visible(members: Iterator[Member]) -> Iterator[Member]:
-    return (member for member in members if not any(map(is_hidden, member.name.split("/"))))
+    for member in members:
+        for part in member.name.split("/"):
+            if is_hidden(part):
+                break
+        else:
+            yield member
 
 
 def _counted(tasks: Iterator[_Found], count: int, shown: bool) -> Iterator[_Found]:
