@@ -16,6 +16,8 @@ from fastintl.weights.view import center_crop
 from loaders import CropSpec, Loader, MultiCrop, UserError, make_loader
 from loaders.datasets.catalogue import WITH_UNLABELLED, Reference
 from loaders.datasets.folder import class_folders
+from loaders.datasets.imagenet import lies_in_tar
+from loaders.datasets.places import is_place
 from loaders.datasets.public_files import verify
 from loaders.sources import Images
 
@@ -62,7 +64,7 @@ def find(config: Config, split: str) -> Path | None:
     data = config.data
     given = getattr(data, split)
     if given is not None:
-        if not Path(given).exists() and Reference.parse(given) is None:
+        if Reference.parse(given) is None and not is_place(Path(given)):
             raise UserError(f"data.{split}={given}: no such file or folder")
         return Path(given)
     if split == "train_labelled" and data.train is not None:
@@ -79,7 +81,8 @@ def _in_root(root: Path, name: str, split: str) -> Path | None:
     if file.exists():
         return file
     is_flat = name == "imagenet" and split == "val" and folder.is_dir() and not class_folders(folder)
-    if is_flat or _is_public(root, name):
+    in_tar = name == "imagenet" and split in ("train", "val") and lies_in_tar(root, split)
+    if is_flat or in_tar or _is_public(root, name):
         has_split = split != "train_labelled" or name in WITH_UNLABELLED
         return Path(str(Reference(name, split, root))) if has_split else None
     if folder.exists():

@@ -90,6 +90,11 @@ def file_digest(path: Path, algorithm: str) -> str:
     return digest.hexdigest()
 
 
+def cache_folder(name: str) -> Path:
+    """The folder of this user for what can be made anew: ``~/.cache/fastintl/<name>``, not made yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastintl" / name
+
+
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -8,6 +8,9 @@ from torch import Tensor
 from loaders.errors import UserError
 from loaders.sources import Images
 
+# How images come by labels, for sentences that miss them.
+LABELLED = "give folders named after their classes, with no image beside them, or shards with .cls files"
+
 
 def count_classes(train: Images, held_out: Images) -> int:
     """The number of classes of both sets.
@@ -41,6 +44,6 @@ def check_labels(labels: np.ndarray | Tensor, classes: int, where: str) -> None:
     if len(labels) == 0:
         raise UserError(f"{where} holds nothing to learn from or to be tested on")
     if int(labels.min()) < 0:
-        raise UserError(f"{where} holds images without a label, and a classifier needs one of each")
+        raise UserError(f"{where} holds images without a label, and a classifier needs one of each: {LABELLED}")
     if int(labels.max()) >= classes:
         raise UserError(f"{where} holds the label {int(labels.max())}, but there are only {classes} classes, from 0 on")

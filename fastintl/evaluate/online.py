@@ -120,7 +120,8 @@ class OnlineEvaluation:
         images, held_out = open_images(path), self.queries.images
         if (images.labels < 0).any():
             raise UserError(
-                f"{path} has images without a label, which cannot vote: set data.train_labelled to those with one"
+                f"{path} has images without a label, which cannot vote: set data.train_labelled to those with one, or "
+                "data.val=null to evaluate nothing"
             )
         count_classes(images, held_out)  # or the first evaluation, hours later, would be refused
         count, limit = len(images), self.config.eval.bank

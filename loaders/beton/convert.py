@@ -168,7 +168,7 @@ def _report(split: Split, target: Path, seconds: float, rate: float, resumed: in
         images_per_second=rate,
         resumed=resumed,
         finished_before=before,
-        empty_classes=[name for name, count in zip(split.classes, counts, strict=True) if not count],
+        empty_classes=[name for name, count in zip(split.classes, counts, strict=False) if not count],
     )
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from loaders.datasets.cifar import cifar10_splits, cifar100_splits
 from loaders.datasets.demo import demo_splits
-from loaders.datasets.folder import folder_splits
+from loaders.datasets.folder import folder_splits, unlabelled_tree
 from loaders.datasets.imagenet import imagenet100_splits, imagenet_splits, tiny_imagenet_splits
+from loaders.datasets.places import archive_splits
 from loaders.datasets.split import Split
 from loaders.datasets.stl10 import stl10_splits
 from loaders.errors import UserError
@@ -28,8 +29,14 @@ _FROM_ROOT: dict[str, Callable[[Path], dict[str, Split]]] = {
     "cifar100": cifar100_splits,
     "stl10": stl10_splits,
     "tiny-imagenet": tiny_imagenet_splits,
+    "unlabelled": lambda root: {"train": unlabelled_tree(root)},
 }
-NAMES = (*_FROM_ROOT, "folder", "demo")
+_CUT_IN_TWO: dict[str, Callable[[Path, float], dict[str, Split]]] = {
+    "folder": folder_splits,
+    "tars": archive_splits,
+    "parquet": archive_splits,
+}
+NAMES = (*_FROM_ROOT, *_CUT_IN_TWO, "demo")
 WITH_UNLABELLED = ("stl10",)  # their train_labelled is the part of train that has labels
 _REFERENCE = re.compile(r"(?P<name>[\w-]+):(?P<split>\w+)(?:@(?P<root>.+))?")
 
@@ -46,7 +53,7 @@ def open_dataset(name: str, root: Path | None = None, *, val_share: float = 0.1,
     Args:
         name: one of ``NAMES``.
         root: the folder that holds it; ``default_root(name)`` if None; ``demo`` has none.
-        val_share: share of the images of ``folder`` to hold out where it has no ``val/``.
+        val_share: share of the the images of ``folder``, ``tars`` or ``parquet`` to hold out where no part is for that.
         seed: seed of the images that ``demo`` draws.
 
     Raises:
@@ -58,7 +65,7 @@ def open_dataset(name: str, root: Path | None = None, *, val_share: float = 0.1,
     if name == "demo":
         return demo_splits(seed)
     try:
-        return folder_splits(root, val_share) if name == "folder" else _FROM_ROOT[name](root)
+        return _CUT_IN_TWO[name](root, val_share) if name in _CUT_IN_TWO else _FROM_ROOT[name](root)
     except OSError as error:
         raise UserError(f"{error.filename or root} cannot be read: {error.strerror or error}") from error
     except (UnicodeDecodeError, csv.Error) as error:

@@ -1,4 +1,4 @@
-"""Image files in folders named after their classes."""
+"""Image files in folders named after their classes, or in any folders without classes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,17 @@ _TASK = 512  # files a thread takes at once
 _MANY = 100_000  # files whose sizes take seconds
 LAYOUT = (
     "folder expects one folder a class with the images inside, ROOT/class/.../image, "
-    "or two such trees, ROOT/train and ROOT/val (or ROOT/test)"
+    "or two such trees, ROOT/train and ROOT/val (or ROOT/test); images without classes are the dataset unlabelled"
 )
 
+UNLABELLED_LAYOUT = (
+    "unlabelled expects any tree of images, ROOT/.../image, whose names end as an image's do (.jpg, .png, .webp, ...)"
+)
+
+# Files that count as images where no class folder says that they are.
+_ENDINGS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
 _LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx")
 
 
@@ -37,13 +45,24 @@ def folder_splits(root: Path, val_share: float) -> dict[str, Split]:
     need(root, "folder", LAYOUT)
     held_out = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
     if held_out is not None and (root / "train").is_dir():
-        train = class_tree(root / "train")
+        train = _alone(root / "train")
         return {"train": train, "val": class_tree(held_out, train.classes)}
     if class_folders(root) == ["train"]:
         raise UserError(
             f"{root} holds train/ but neither val/ nor test/; add one, or give --root {root / 'train'} to cut it in two"
         )
-    return cut(class_tree(root), val_share)
+    return cut(_alone(root), val_share)
+
+
+def _alone(root: Path) -> Split:
+    """The class tree of ``root``, unless an image beside the folders says that they are no classes."""
+    beside = image_beside(root) if class_folders(root) else None
+    if beside is not None:
+        raise UserError(
+            f"{root} holds the image {beside} beside its folders, which therefore are not taken for classes: move it, "
+            "or take all of them without labels, as the dataset unlabelled"
+        )
+    return class_tree(root)
 
 
 def class_tree(root: Path, classes: Sequence[str] | None = None, strict: bool = True) -> Split:
@@ -79,6 +98,36 @@ def class_tree(root: Path, classes: Sequence[str] | None = None, strict: bool = 
     return Split(names, np.array(labels, np.int64), classes, read, stamp, stats=read.stats)
 
 
+def unlabelled_tree(root: Path) -> Split:
+    """All images below ``root``, without labels, in the order of their names; linked folders are not entered.
+
+    Files that are hidden, or whose names do not end as an image's do, are left out.
+
+    Raises:
+        UserError: the root is missing, or holds no image.
+    """
+    need(root, "folder", UNLABELLED_LAYOUT)
+    found = (name.removeprefix("./") for name in _files(root, "."))
+    names = sorted(filter(is_image_name, found), key=lambda name: name.split("/"))
+    if not names:
+        raise UserError(f"{root} holds no image; {UNLABELLED_LAYOUT}")
+    read = FileReader(root, names)
+    folders = sorted({os.path.dirname(name) for name in names})
+    stamp = "unlabelled " + file_stamp([root / folder for folder in folders])
+    return Split(names, np.full(len(names), -1), [], read, stamp, stats=read.stats)
+
+
+def image_beside(folder: Path) -> str | None:
+    """The first image that lies in ``folder`` itself, in no folder below it; None where all are in folders."""
+    images = (entry.name for entry in _entries(folder) if is_image_name(entry.name) and not _is_folder(entry))
+    return min(images, default=None)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name ends as an image's does."""
+    return name.lower().endswith(_ENDINGS)
+
+
 def class_folders(root: Path) -> list[str]:
     """Names of the folders in ``root``, sorted, hidden ones left out.
 
@@ -110,7 +159,8 @@ def take(split: Split, indices: np.ndarray) -> Split:
     """The images ``indices`` of a split."""
     names = [split.names[i] for i in indices]
     kept = {"names": names, "labels": split.labels[indices], "load": lambda i: split.load(int(indices[i]))}
-    return replace(split, **kept, stats=split.stats and (lambda: split.stats()[indices]))
+    kept |= {"stats": split.stats and (lambda: split.stats()[indices])}
+    return replace(split, **kept, sizes=split.sizes and (lambda: split.sizes()[indices]))
 
 
 class FileReader:
@@ -142,7 +192,7 @@ class FileReader:
         return stats
 
     def _stats_from(self, start: int) -> list[tuple[int, int]]:
-        return [_stat(f"{self.root}/{name}") for name in self.names[start : start + _TASK]]
+        return [_stat(os.path.join(self.root, name)) for name in self.names[start : start + _TASK]]
 
 
 def _stat(path: str) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from loaders.datasets.split import file_stamp
 from loaders.download import download
 from loaders.errors import UserError
-from loaders.files import file_digest
+from loaders.files import cache_folder, file_digest
 
 
 @dataclass(frozen=True)
@@ -130,5 +130,4 @@ def check_file(path: Path, md5: str) -> None:
 def _mark(path: Path, md5: str) -> Path:
     """An empty file whose presence says that the file, as it is now, has been found right."""
     identity = repr((str(path.absolute()), file_stamp([path]), md5))
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastintl" / "verified"
-    return folder / hashlib.sha256(identity.encode()).hexdigest()
+    return cache_folder("verified") / hashlib.sha256(identity.encode()).hexdigest()

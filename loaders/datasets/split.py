@@ -25,7 +25,9 @@ class Split:
         source: changes when the images do; part of the fingerprint by which a conversion is continued.
         raw: the source is lossless and small, so pixels are stored unless the user asks otherwise.
         stats: gives the bytes of every file and the time of its last change, int64 ``(n, 2)``; None where the images
-            are no files but pixels of one shape.
+            are no files of their own.
+        sizes: gives the bytes of every image, int64 ``(n,)``, where ``stats`` is None; None where the images are pixels
+            of one shape.
     """
 
     names: Sequence[str]
@@ -35,6 +37,7 @@ class Split:
     source: str
     raw: bool = False
     stats: Callable[[], np.ndarray] | None = None
+    sizes: Callable[[], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

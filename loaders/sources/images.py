@@ -1,4 +1,4 @@
-"""Datasets on disk: encoded images with labels, from a ``.beton`` file, a folder, or a dataset's public files."""
+"""Datasets: encoded images with labels, from a ``.beton`` file, folders, tars, parquet or a dataset's public files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from loaders.beton.file import RAW, BetonFile
 from loaders.datasets.catalogue import Reference
-from loaders.datasets.folder import class_tree
+from loaders.datasets.places import open_place
 from loaders.datasets.split import Split
 from loaders.errors import UserError
 from loaders.image_reading import BadImage
@@ -52,26 +52,26 @@ class Images(Protocol):
 
 
 def open_images(path: str | Path) -> Images:
-    """Opens a ``.beton`` file, a folder ``class/image``, or a split of a dataset's public files.
+    """Opens a ``.beton`` file, what ``loaders.datasets.places`` knows, or a split of a dataset's public files.
 
     Args:
-        path: the file or the folder, or a word ``name:split@root`` (see ``loaders.datasets.catalogue.Reference``).
+        path: a file or a folder, a pattern of files, or a word ``name:split@root`` (see
+            ``loaders.datasets.catalogue.Reference``).
 
     Raises:
-        UserError: nothing there, or none of the three.
+        UserError: nothing there, or none of these.
     """
     path = Path(path)
-    if path.is_dir():
-        return SplitImages(path, class_tree(path))
-    if path.suffix == ".beton":
+    if path.suffix == ".beton" and not path.is_dir():
         return BetonImages(path)
-    reference = Reference.parse(str(path))
-    if reference is not None:
-        return SplitImages(path, reference.open())
+    reference = None if path.exists() else Reference.parse(str(path))
+    split = open_place(path) if reference is None else reference.open()
+    if split is not None:
+        return SplitImages(path, split)
     what = "does not exist" if not path.exists() else "holds no images that can be read here"
     raise UserError(
-        f"{path} {what}: give a .beton file, a folder class/image, or a dataset's split such as "
-        "cifar10:train@data/cifar10"
+        f"{path} {what}: give a .beton file, a folder of images, tars or parquet files (several as "
+        "'name-{000..146}.tar'), or a dataset's split such as cifar10:train@data/cifar10"
     )
 
 
@@ -114,7 +114,7 @@ class SplitImages:
 
     def __init__(self, path: Path, split: Split) -> None:
         self.path, self.classes, self.names, self.labels = path, split.classes, split.names, split.labels
-        self._load, self._stats = split.load, split.stats
+        self._load, self._stats, self._sizes = split.load, split.stats, split.sizes
         self.decoded_bytes = len(split) * split.load(0).size if split.raw else None  # such images are of one size
 
     def __len__(self) -> int:
@@ -127,9 +127,11 @@ class SplitImages:
     encoded_here_and_there = encoded
 
     def stored_sizes(self) -> np.ndarray:
-        if self._stats is None:  # pixels, all of one shape
-            return np.full(len(self), self._load(0).size, np.int64)
-        return self._stats()[:, 0]
+        if self._stats is not None:
+            return self._stats()[:, 0]
+        if self._sizes is not None:
+            return self._sizes()
+        return np.full(len(self), self._load(0).size, np.int64)  # pixels, all of one shape
 
     def decode(self, index: int, allocate: Allocate = fresh) -> torch.Tensor:
         data = self._read(index)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastintl.distributed import World
 from fastintl.evaluate.features import StoredFeatures, require_comparable
-from fastintl.evaluate.labels import require_same_classes
+from fastintl.evaluate.labels import LABELLED, require_same_classes
 from fastintl.evaluate.nearest import knn
 from fastintl.evaluate.results import Result
 from loaders import UserError
@@ -40,7 +40,7 @@ def require_votes(train: Images, val: Images, ks: Sequence[int], memory: float) 
 
 def _require_labels(name: str, labels: np.ndarray, where: object) -> None:
     if (labels < 0).any():
-        raise UserError(f"the images of {name} ({where}) have no labels, and k-NN needs them")
+        raise UserError(f"the images of {name} ({where}) have no labels, and k-NN needs them: {LABELLED}")
 
 
 def evaluate(
