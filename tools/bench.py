@@ -21,6 +21,7 @@ PARTS = {
     "knn": "nearest-neighbour search on the CPU",
     "probe": "linear heads on cached features",
     "convert": "from a folder of images to a .beton file",
+    "scale": "opening, resuming and memory over the number of images",
     "plot": "draws the JSON of the others",
     "count": "launches, bytes and memory of a step, counted without a GPU",
     "gpu": "the first minutes on a GPU: tests, crops, training, memory, on one page",
