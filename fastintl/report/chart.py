@@ -13,6 +13,7 @@ _WIDTH, _HEIGHT = 380, 236
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 38
 _LABELLED_RIGHT = 54  # right margin with labels at the lines' ends
 _MOST_POINTS = 240  # a line of more is drawn as means, on a band from minimum to maximum
+_MOST_HITS = 48  # points of a line that tell their value under the pointer
 _LINE_HEIGHT = 12.0
 
 
@@ -74,6 +75,7 @@ def draw(
     parts += [canvas.shade(line, following) for line, following in zip(lines, lines[1:], strict=False) if line.shade]
     parts += [canvas.level(level) for level in levels]
     parts += [canvas.line(line) for line in lines]
+    parts += [canvas.values(line, number) for line in lines]
     if labels_at_ends:
         parts.append(canvas.end_labels(lines))
     svg = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(name)}">{"".join(parts)}</svg>'
@@ -176,6 +178,17 @@ class _Canvas:
                 f'<circle class="{line.style}" cx="{self.x(a):.1f}" cy="{self.y(b):.1f}" r="3.2"/>' for a, b in points
             )
         return drawn
+
+    def values(self, line: Line, number: Callable[[float], str]) -> str:
+        """Spots along a line, seen under the pointer alone, which then shows their value; the last is one of them."""
+        x, mean, _, _ = _thinned(line.x, line.y)
+        points = list(zip(x, mean, strict=True))
+        points = points[:: -max(1, math.ceil(len(points) / _MOST_HITS))]
+        return "".join(
+            f'<circle class="hit" cx="{self.x(a):.1f}" cy="{self.y(b):.1f}" r="5">'
+            f"<title>{escape(line.label)}: {escape(number(b))}, epoch {compact(a)}</title></circle>"
+            for a, b in points
+        )
 
     def shade(self, above: Line, below: Line) -> str:
         there = zip(above.x, above.y, strict=True)

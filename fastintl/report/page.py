@@ -116,6 +116,8 @@ svg text { font-size: 11px; fill: var(--quiet); font-variant-numeric: tabular-nu
 .dash1 { stroke-dasharray: 7 3 1.5 3; }
 .dash2 { stroke-dasharray: 1.5 3; }
 path.alarm { stroke: var(--alarm); stroke-width: 1.4; stroke-dasharray: 3 3; }
+.hit { fill: transparent; stroke: none; }
+.hit:hover { stroke: var(--ink); }
 .band { opacity: 0.16; stroke: none; }
 text.end { font-weight: 600; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 16px;
@@ -144,7 +146,8 @@ figure.right img { border-color: var(--good); }
 figure.wrong img { border-color: var(--alarm); border-style: dashed; }
 figure.query { border-right: 2px solid var(--rule); padding-right: 6px; }
 figcaption { color: var(--quiet); font-size: 11.5px; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.map { touch-action: pan-y; cursor: crosshair; }
+figure.query figcaption { color: var(--ink); font-weight: 600; }
+.map { max-width: 680px; margin: 0 auto; touch-action: pan-y; cursor: crosshair; }
 .map circle { fill: hsl(var(--hue) 70% 42%); fill-opacity: 0.75; }
 .map circle.on { stroke: var(--ink); stroke-width: 2; fill-opacity: 1; }
 .tip { position: fixed; z-index: 1; pointer-events: none; max-width: 180px; padding: 6px; border-radius: 8px;

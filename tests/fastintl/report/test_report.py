@@ -213,3 +213,11 @@ def test_a_run_of_intl_has_its_loss_in_parts(folder):
     assert told and all(row["loss_alignment"] + row["loss_trace"] == pytest.approx(row["loss"], 1e-4) for row in told)
     text = Page(run_page.draw(RunRecord(folder))).text
     assert "Parts of the loss" in text and "Gradient norm" in text
+
+
+def test_a_line_tells_its_values_under_the_pointer():
+    svg = chart.draw([Line("a<b", [float(i) for i in range(1000)], [2.0 * i for i in range(1000)])], name="a")
+    told = re.findall(r'class="hit"[^>]*><title>a&lt;b: ([\d.,k]+), epoch ([\d.,k]+)</title>', svg)
+    assert 24 <= len(told) <= 48 and told[0] == ("1,995", "998")  # means of 996 to 999
+    few = chart.draw([Line("a", [0.0, 1.0], [0.5, 0.25])], name="a", number=numbers.percent)
+    assert re.findall(r"<title>(.*?)</title>", few) == ["a: 25.0 %, epoch 1", "a: 50.0 %, epoch 0"]

@@ -286,3 +286,19 @@ def test_a_run_that_resumes_on_changed_images_says_so(images, tmp_path):
     del state["pictures"]["content"]  # as older versions left it
     torch.save(state, newest)
     assert says not in go_on(6)
+
+
+def test_the_evaluations_within_a_run_say_how_far_they_are(tmp_path, images):
+    from fastintl import config, distributed
+    from fastintl.evaluate.online import OnlineEvaluation
+    from fastintl.network.model import build_backbone
+    from fastintl.runs.folder import RunFolder
+
+    words = [f"data.root={images}", "data.source=folder", "eval.resize=24", "eval.size=24", "eval.batch_size=16"]
+    with distributed.start("cpu") as world:
+        evaluation = OnlineEvaluation(config.load(None, words), world, RunFolder(tmp_path))
+        told = []
+        evaluation.tell = told.append
+        evaluation.knn_top1(build_backbone("resnet8", "small"), "untrained network")
+        evaluation.close()
+    assert told == [f"untrained network: {share}% of the features" for share in (25, 50, 75, 100)]  # 48 and 15 images
