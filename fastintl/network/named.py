@@ -132,7 +132,7 @@ def _of_own(arch: str, network: NamedNetwork) -> tuple[nn.Module, int, tuple[str
         raise _own_error(arch, error) from error
     function: Callable[..., nn.Module] | None = getattr(module, network.name, None)
     if not callable(function):
-        raise UserError(f"{arch}: {module.__file__} has no function {network.name}")
+        raise UserError(f"{arch}: {network.home} has no function {network.name}")
     try:
         backbone = function(**network.options)
     except Exception as error:

@@ -1,6 +1,7 @@
 """Files in the formats of many projects, made here in their key layouts, load to identical features or say why not."""
 
 import argparse
+import hashlib
 import os
 import pickle
 import shutil
@@ -9,14 +10,17 @@ import sys
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
+from PIL import Image
 from safetensors.torch import save_file
 
 import fastintl
 from fastintl.network.model import build_backbone
 from fastintl.weights.export import detectron2_name, export
 from fastintl.weights.pickled import load_values
+from loaders import CenterCrop, make_loader
 from loaders.errors import UserError
 from tests.helpers.documents import ROOT
 from tools import export as tool
@@ -320,6 +324,53 @@ def test_a_hostile_pickle_is_refused_and_runs_nothing(network, tmp_path, monkeyp
     with pytest.raises(UserError, match="file.pt is not opened") as caught:
         fastintl.load_backbone(path, "resnet18")
     assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
+
+
+def test_a_backbone_brings_the_transform_of_its_run(finished, images):
+    """What it makes of a file is the run's evaluation view, but for PIL's rounding to whole numbers."""
+    path = sorted((images / "val").rglob("*.jpg"))[0]
+    transform = fastintl.load_backbone(finished / "run").transform
+    loader = make_loader(images / "val", CenterCrop(24, 24), 1, threads=1)
+    expected = next(iter(loader)).views[0][0]
+    loader.close()
+    found = transform(Image.open(path).convert("RGB"))
+    assert found.shape == (3, 24, 24) and (found - expected).abs().max() < 2.5 / 255 / 0.224
+
+
+def test_torchvisions_weights_by_name(network, tmp_path, monkeypatch):
+    """From the folder that a download leaves them in; a name that is none is one sentence."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
+    digest = hashlib.sha256(url.encode()).hexdigest()[:8]
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(network.state_dict(), tmp_path / "checkpoints" / f"{digest}_{url.rpartition('/')[2]}")
+    for arch in (None, "resnet18"):
+        loaded = fastintl.load_backbone("torchvision:resnet18", arch)
+        assert loaded.arch == (arch or "torchvision:resnet18")
+        assert torch.equal(loaded.conv1.weight, network.conv1.weight)
+    with pytest.raises(UserError, match="torchvision:resnet18.V9: there are IMAGENET1K_V1"):
+        fastintl.load_backbone("torchvision:resnet18.V9")
+
+
+def test_timms_weights_by_name(network, tmp_path, monkeypatch):
+    """From the folder that the hub keeps them in, and one sentence where they are not there and cannot be fetched."""
+    repository = tmp_path / "models--timm--test_vit.r160_in1k"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    theirs = timm.create_model("test_vit")
+    save_file(theirs.state_dict(), snapshot / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    loaded = fastintl.load_backbone("timm:test_vit.r160_in1k")
+    images = torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        expected = theirs.eval().forward_head(theirs.forward_features(images), pre_logits=True)
+        torch.testing.assert_close(loaded(images), expected)
+    assert loaded.transform.transforms[1].size == (160, 160)
+    with pytest.raises(UserError, match="the weights of timm:test_convnext.r160_in1k cannot be fetched"):
+        fastintl.load_backbone("timm:test_convnext.r160_in1k")
 
 
 @pytest.mark.parametrize("old", [False, True])
