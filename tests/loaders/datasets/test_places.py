@@ -91,7 +91,7 @@ def test_splits_are_told_by_the_names_of_files_and_folders(layouts, tmp_path):
         ]
         assert counts == [40, 8]
     write_tar(tmp_path / "a" / "more.tar", some)
-    with pytest.raises(UserError, match="what it is for cannot be told"):
+    with pytest.raises(UserError, match="its part cannot be told"):
         open_images(f"tars:train@{tmp_path / 'a'}")
 
 
