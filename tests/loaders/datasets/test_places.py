@@ -346,3 +346,33 @@ def test_what_is_no_list_of_images(tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             make_loader(data, RECIPE, 1)
+
+
+# ImageNet's own tars
+
+
+def write_devkit(root, classes: list[str], numbers: list[int], of_images: list[int]) -> None:
+    """``ILSVRC2012_devkit_t12.tar.gz``: the number of each class, and of the class of each validation image."""
+    io = pytest.importorskip("scipy.io")
+    fields = [(name, object) for name in ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children")]
+    rows = [(number, name, "", "", 0) for number, name in zip(numbers, classes, strict=True)] + [(9, "n0", "", "", 2)]
+    io.savemat(root / "meta.mat", {"synsets": np.array(rows, fields)[:, None]})
+    (root / "truth.txt").write_text("".join(f"{number}\n" for number in of_images))
+    with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as tar:
+        tar.add(root / "meta.mat", "ILSVRC2012_devkit_t12/data/meta.mat")
+        tar.add(root / "truth.txt", "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt")
+
+
+def test_imagenet_from_its_own_tars(layouts, tmp_path):
+    files = files_of(layouts["folder"])
+    write_tar_of_tars(tmp_path / "ILSVRC2012_img_train.tar", files)
+    held_out = {f"ILSVRC2012_val_{i:08d}.JPEG": data for i, data in enumerate(list(files.values())[:3], start=1)}
+    write_tar(tmp_path / "ILSVRC2012_img_val.tar", held_out)
+    with pytest.raises(UserError, match="nothing says the images' classes"):
+        open_images(f"imagenet:val@{tmp_path}")
+    write_devkit(tmp_path, ["ant", "bee", "cat"], [2, 3, 1], of_images=[1, 3, 2])
+    train, val = (open_images(f"imagenet:{part}@{tmp_path}") for part in ("train", "val"))
+    assert list(train.names) == list(files) and train.classes == val.classes == ["ant", "bee", "cat"]
+    numbers = {name: int(label) for name, label in zip(val.names, val.labels, strict=True)}
+    assert numbers == dict(zip(held_out, [2, 1, 0], strict=True)) and val.labels.tolist() == [0, 1, 2]
+    assert all(val._read(i) == held_out[name] for i, name in enumerate(val.names))
