@@ -55,7 +55,7 @@ def find(config: Config, split: str) -> Path | None:
         split: ``"train"``, ``"val"``, or ``"train_labelled"``, the part of train that has labels.
 
     Returns:
-        What ``open_images`` takes: a ``.beton`` file, a class folder or a split of a dataset's public files. None
+        What ``open_images`` takes: a ``.beton`` file, a folder, tars or a split of a dataset's public files. None
         if there is no held-out split, or no other labelled one than train.
 
     Raises:

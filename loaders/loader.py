@@ -14,11 +14,12 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
+from loaders.datasets.own import OwnImages
 from loaders.errors import UserError
 from loaders.multicrop.cpu import CpuCenterCrop, CpuMultiCrop
 from loaders.order import Order
 from loaders.recipe import CenterCrop, MultiCrop
-from loaders.sources import HARDWARE_SHARE, Images, Source, open_images
+from loaders.sources import HARDWARE_SHARE, Images, Source, opened_images
 from loaders.sources.choice import open_source
 from loaders.sources.decoded import DecodedBatch, packed
 from loaders.sources.quarantine import Quarantine, decode_or_substitute
@@ -46,7 +47,7 @@ class Batch:
 
 
 def make_loader(
-    data: str | Path | Images,
+    data: str | Path | Images | OwnImages | Sequence[str | Path] | Sequence[tuple[str | Path, int]],
     recipe: MultiCrop | CenterCrop,
     batch_size: int,
     *,
@@ -70,8 +71,8 @@ def make_loader(
     function of (seed, epoch, sample, view). With a ``CenterCrop`` it keeps the file's order and every sample.
 
     Args:
-        data: a ``.beton`` file, a folder ``class/image`` or a dataset's split ``name:split@root``; or one of them
-            opened by ``loaders.sources.open_images``.
+        data: what ``loaders.sources.open_images`` takes (a ``.beton`` file, a folder, tars, …) or has opened; a list
+            of files or of ``(file, label)``; or an object of one's own, see ``loaders.datasets.own.OwnImages``.
         recipe: the views to cut from each image.
         batch_size: images in a batch, over all ranks.
         source: decoder, one of ``loaders.sources.choice.SOURCES``; ``"auto"`` takes the fastest that can run and gives
@@ -90,7 +91,7 @@ def make_loader(
     Raises:
         UserError: bad data, an unknown source, or a batch that the ranks cannot share.
     """
-    images, device = open_images(data) if isinstance(data, str | Path) else data, torch.device(device)
+    images, device = opened_images(data), torch.device(device)
     if device.type == "cuda" and device.index is None:  # so that it equals the device of what lies on it
         device = torch.device("cuda", torch.cuda.current_device())
     threads = threads or len(os.sched_getaffinity(0))

@@ -23,7 +23,7 @@ from loaders.files import write_json  # noqa: E402
 @exit_on_user_error
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, metavar="FILE", help="a .beton file or a folder class/image")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="a .beton file, a folder, tars, …")
     text = "ranks on this machine (default: one a GPU)"
     parser.add_argument("--ranks", type=number("--ranks", least=1), metavar="N", help=text)
     text = "of all ranks together (default: the recipe's)"

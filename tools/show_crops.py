@@ -23,7 +23,7 @@ from loaders.errors import UserError, exit_on_user_error, require_writable, writ
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rcfg", metavar="RECIPE", help="a file, or a name such as ep100 (default: ep100's values)")
-    parser.add_argument("--data", type=Path, metavar="PATH", help="a .beton or class folder (default: the recipe's)")
+    parser.add_argument("--data", type=Path, metavar="PATH", help="a .beton, folder, tar, … (default: the recipe's)")
     parser.add_argument("--samples", type=int, default=3, metavar="N", help="the epoch's first N images (default: 3)")
     parser.add_argument("--ids", metavar="I,J,...", help="numbers of the images to draw instead")
     epoch = number("--epoch", least=0, most=2**31)

@@ -2,9 +2,14 @@
 
 datasets (ROOT defaults to $FASTINTL_DATA/NAME, or data/NAME):
   imagenet       ROOT/train/<wnid>/*.JPEG and ROOT/val/<wnid>/*.JPEG; a flat val/ if ROOT also holds
-                 LOC_val_solution.csv or imagenet_2012_validation_synset_labels.txt
+                 LOC_val_solution.csv or imagenet_2012_validation_synset_labels.txt; or, not unpacked,
+                 ROOT/ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz
   imagenet100    the 100 classes of ImageNet-100 from the same ROOT
   folder         any ROOT/class/.../image tree, or two, ROOT/train and ROOT/val (or ROOT/test)
+  unlabelled     any ROOT/.../image tree, without labels
+  tars           WebDataset's shards in ROOT or ROOT/train and ROOT/val, or ROOT is a tar (of a tar a class, or
+                 of a tree), or a pattern such as 'shards/name-{000000..000146}.tar'
+  parquet        Hugging Face's files in ROOT or ROOT/data, image{bytes,path} and label
   cifar10        ROOT/cifar-10-batches-py/ or ROOT/cifar-10-python.tar.gz
   cifar100       ROOT/cifar-100-python/ or ROOT/cifar-100-python.tar.gz
   stl10          ROOT/stl10_binary/; train is labelled + unlabelled, train_labelled the 5,000 alone
@@ -42,7 +47,7 @@ def main(words: list[str] | None = None) -> None:
     text = "store pixels, not JPEG; always so for CIFAR and STL-10, which are lossless"
     parser.add_argument("--raw", action="store_true", help=text)
     parser.add_argument("--threads", type=int, default=0, help="encoding threads (default: one a usable core)")
-    text = "share to hold out of a folder without val/, by a hash of the file names (default: 0.1)"
+    text = "share to hold out of folder, tars or parquet without val, by a hash of the file names (default: 0.1)"
     parser.add_argument("--val-share", type=float, default=0.1, help=text)
     parser.add_argument("--seed", type=int, default=0, help="of the demo's images (default: 0)")
     text = "take CIFAR's and STL-10's files without their published checksums"

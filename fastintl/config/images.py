@@ -24,7 +24,9 @@ class Data(Options, key="data"):
     )
     name: str = option("imagenet", "Name of the dataset, the first part of its .beton files' names.")
     train: str | None = side_option(
-        None, "Training images, a .beton file, class folder or word such as stl10:train@folder, if not in data.root."
+        None,
+        "Training images, if not in data.root: a .beton file, a folder of images, tars or parquet files, a pattern "
+        "such as 'name-{000..146}.tar', or a word such as stl10:train@folder.",
     )
     train_labelled: str | None = side_option(
         None, "The labelled ones of them, likewise, where not all have labels: the neighbours of the evaluation."

@@ -136,8 +136,8 @@ def _conclusions(plan: Plan, machine: Machine, demand: dict[str, float | None] |
             said.append(f"For {plan.ranks} such ranks, {wanted:,.0f} images/s, the limit is {limit}.")
     if not machine.gpus:
         said.append("On this machine itself the limit is the training step, which runs on the CPU.")
-    if Path(plan.path).is_dir():
-        cure = "python tools/write_ffcv.py folder --root IMAGES --out DATA writes them"
+    if Path(plan.path).suffix != ".beton":
+        cure = "python tools/write_ffcv.py folder --root IMAGES --out DATA writes them (tars and parquet likewise)"
         said.append(terminal.as_typed(f"FFCV decodes .beton files: {cure}."))
     if not plan.fits_page_cache:
         rate = report.size(plan.facts.stored / plan.facts.images * (gpu_crops or cpu_crops))

@@ -25,6 +25,10 @@ from loaders.datasets.tar_reading import compressed, compression, is_tar
 from loaders.datasets.tars import tar_split
 from loaders.errors import UserError
 
+LAYOUT = (
+    "tars, or parquet, expects a folder of such files, one of them, or a pattern such as 'name-{000..146}.tar'; "
+    "held-out images are those of ROOT/val/, or of files with val in their names beside some with train"
+)
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".parquet")
@@ -73,15 +77,15 @@ def archive_splits(root: Path, val_share: float) -> dict[str, Split]:
                 parts.setdefault(_part(file), []).append(file)
     held_out = next((word for word in _HELD_OUT if parts.get(word)), None)
     if held_out is not None and parts.get("train"):
+        if "" in parts:
+            raise UserError(f"{parts[''][0]} lies beside files named train and {held_out}: its part cannot be told")
         train, val = _need_files(parts["train"], root), _need_files(parts[held_out], root)
         alike = not val.classes or val.classes == train.classes
         return {"train": train, "val": val if alike else with_classes(val, train.classes, root)}
     files = sorted(file for part in parts.values() for file in part)
     split = open_files(files, root) if files else None if root.is_dir() else open_place(root)
     if split is None:
-        raise UserError(
-            f"there are no tars or parquet files at {root.absolute()} (--root or data.root names the place)"
-        )
+        raise UserError(f"there is none at {root.absolute()}; {LAYOUT} (--root or data.root names the place)")
     return {"train": split} if (split.labels < 0).all() else cut(split, val_share)
 
 
@@ -156,8 +160,9 @@ def named_files(pattern: Path) -> list[Path]:
     files = [Path(word) for word in words]
     missing = [file for file in files if not file.is_file()]
     if missing and len(missing) < len(files):
-        lost = f"{len(missing):,} do not exist, such as {missing[0]}"
-        raise UserError(f"{pattern} names {len(files):,} files, and {lost}")
+        raise UserError(
+            f"{pattern} names {len(files):,} files, and {len(missing):,} do not exist, such as {missing[0]}: fetch them"
+        )
     return [] if missing else files
 
 

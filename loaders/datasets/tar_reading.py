@@ -98,8 +98,10 @@ class TarFile:
             if header == _ZEROS:
                 break
             if not _is_header(header):
-                what = "is no tar" if position == start else f"is damaged at byte {position - start:,}"
-                raise UserError(f"{where} {what}: there is no header of a member; copy or write it again")
+                if position == start:
+                    raise UserError(f"{where} is no tar: it does not begin with a member; copy or write it again")
+                place = position - start
+                raise UserError(f"{where} is damaged at byte {place:,}: no member begins there; copy or write it again")
             kind, member_size = header[156:157], _number(header[124:136], where)
             if long_size is not None and kind not in _EXTENSIONS:
                 member_size, long_size = long_size, None

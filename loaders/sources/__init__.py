@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from loaders.sources.decoded import DecodedBatch
-from loaders.sources.images import Images, open_images
+from loaders.sources.images import Images, open_images, opened_images
 
-__all__ = ["HARDWARE_SHARE", "Images", "Source", "open_images"]
+__all__ = ["HARDWARE_SHARE", "Images", "Source", "open_images", "opened_images"]
 
 HARDWARE_SHARE = 0.65  # the share of the images that a GPU's JPEG decoder takes beside its cores: NVIDIA's default
 

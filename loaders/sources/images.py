@@ -12,6 +12,7 @@ import torch
 
 from loaders.beton.file import RAW, BetonFile
 from loaders.datasets.catalogue import Reference
+from loaders.datasets.own import OwnImages, listed_split, own_split
 from loaders.datasets.places import open_place
 from loaders.datasets.split import Split
 from loaders.errors import UserError
@@ -73,6 +74,19 @@ def open_images(path: str | Path) -> Images:
         f"{path} {what}: give a .beton file, a folder of images, tars or parquet files (several as "
         "'name-{000..146}.tar'), or a dataset's split such as cifar10:train@data/cifar10"
     )
+
+
+def opened_images(
+    data: str | Path | Images | OwnImages | Sequence[str | Path] | Sequence[tuple[str | Path, int]],
+) -> Images:
+    """What ``make_loader`` takes, as a dataset: what ``open_images`` opens, a list of files, or one's own object."""
+    if isinstance(data, str | Path):
+        return open_images(data)
+    if hasattr(data, "decode"):
+        return data
+    if hasattr(data, "encoded"):
+        return SplitImages(Path(type(data).__name__), own_split(data))
+    return SplitImages(Path("the list of files"), listed_split(data))
 
 
 class BetonImages(BetonFile):
