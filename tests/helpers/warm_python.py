@@ -93,6 +93,7 @@ def _become(request: dict) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     words = request["words"]
+    sys.orig_argv = [sys.executable, *words]
     if words[0] == "-m":
         sys.argv, sys.path[0] = words[1:], request["cwd"]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
