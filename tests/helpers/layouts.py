@@ -5,6 +5,8 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
+
 from tests.helpers.images import write_image
 
 
@@ -57,6 +59,19 @@ def write_tar_of_tars(path: Path, files: dict[str, bytes]) -> Path:
         packed[f"{name}.tar"] = write_tar(path.with_suffix(".inner"), inner[name]).read_bytes()
         path.with_suffix(".inner").unlink()
     return write_tar(path, packed)
+
+
+def write_devkit(root: Path, number_of_class: dict[str, int], of_images: list[int]) -> None:
+    """``ILSVRC2012_devkit_t12.tar.gz``: the number of each class, and of the class of each validation image."""
+    from scipy import io as matlab
+
+    fields = [(name, object) for name in ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children")]
+    rows = [(number, name, "", "", 0) for name, number in number_of_class.items()] + [(9999, "n0", "", "", 2)]
+    matlab.savemat(root / "meta.mat", {"synsets": np.array(rows, fields)[:, None]})
+    (root / "truth.txt").write_text("".join(f"{number}\n" for number in of_images))
+    with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as tar:
+        tar.add(root / "meta.mat", "ILSVRC2012_devkit_t12/data/meta.mat")
+        tar.add(root / "truth.txt", "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt")
 
 
 def write_parquet(path: Path, files: dict[str, bytes], rows_a_group: int = 7) -> Path:

@@ -11,13 +11,14 @@ from torchvision.models import resnet50
 
 from loaders.datasets.imagenet import IMAGENET100_WNIDS
 from tests.detection_sets import write_coco, write_voc
+from tests.helpers import layouts
 from tests.helpers.documents import ROOT
 from tests.helpers.images import write_image
 from tests.helpers.public_layouts import write_cifar10, write_cifar100, write_stl10, write_tiny_imagenet
 
 CODE = ("Makefile", "constraints.txt", "docs", "fastintl", "hubconf.py", "loaders", "rcfgs", "tests", "tools")
 # The pages' absolute paths; the only words of a command that are replaced.
-PLACES = {"/path/to/imagenet": "imagenet", "/data/imagenet": "imagenet"}
+PLACES = {"/path/to/imagenet": "imagenet", "/data/imagenet": "imagenet", "/path/to/the/two/tars": "imagenet_tars"}
 # What a command takes and no command before it makes, and what is taken for it.
 STAND_INS = {
     "runs/a": "runs/mine",
@@ -80,6 +81,22 @@ def _write_imagenet(root: Path) -> None:
                 write_image(root / part / wnid / f"{name}.JPEG", 48, 64, seed)
 
 
+def _write_imagenet_tars(root: Path) -> None:
+    root.mkdir()
+    files = layouts.files_of(root.parent / "imagenet" / "train")
+    layouts.write_tar_of_tars(root / "ILSVRC2012_img_train.tar", files)
+    held_out = sorted((root.parent / "imagenet" / "val").glob("*/*"))
+    named = {f"ILSVRC2012_val_{i:08}.JPEG": path.read_bytes() for i, path in enumerate(held_out, 1)}
+    layouts.write_tar(root / "ILSVRC2012_img_val.tar", named)
+    numbers = {path.parent.name: number for number, path in enumerate(held_out, 1)}
+    layouts.write_devkit(root, numbers, list(numbers.values()))
+
+
+def _write_photos(root: Path) -> None:
+    for i in range(24):
+        write_image(root / f"{i:03}.jpg", 48, 64, seed=i)
+
+
 def _write_subset(path: Path) -> None:
     """A list as ImageNet's public 1 %: a training image of each class."""
     train = path.parent / "imagenet" / "train"
@@ -101,7 +118,13 @@ def _write_authors_checkpoint(path: Path) -> None:
 
 _WRITERS: dict[str, Callable[[Path], object]] = {
     "images": write_images,
+    "photos": _write_photos,
+    "shards": lambda root: layouts.write_shards(root, layouts.files_of(root.parent / "images")),
+    "cats/data": lambda root: layouts.write_parquet(
+        root / "train.parquet", layouts.files_of(root.parents[1] / "images")
+    ),
     "imagenet": _write_imagenet,
+    "imagenet_tars": _write_imagenet_tars,
     "data/ImageNet": lambda path: path.symlink_to(path.parent.parent.absolute() / "imagenet"),
     "subset.txt": _write_subset,
     "data/cifar10": lambda root: write_cifar10(root, per_batch=20, held_out=20),

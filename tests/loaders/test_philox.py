@@ -34,6 +34,6 @@ def test_uniform_covers_the_unit_interval_without_one():
 
 def test_a_run_of_an_older_version_draws_the_same_when_it_goes_on():
     assert len(set(Domain)) == len(Domain.__members__) and Domain.CROPS == 0
-    assert [domain >> 16 for domain in Domain] == list(range(6)) and not any(domain & 0xFFFF for domain in Domain)
+    assert [domain >> 16 for domain in Domain] == list(range(7)) and not any(domain & 0xFFFF for domain in Domain)
     assert permutation(8, 5, 3).tolist() == [7, 5, 0, 6, 2, 4, 3, 1]
     assert [neighbour(1000, 5, 7, attempt) for attempt in range(3)] == [608, 419, 669]

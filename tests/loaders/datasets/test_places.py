@@ -19,7 +19,15 @@ from loaders.datasets.places import named_files
 from loaders.sources import open_images
 from loaders.sources.quarantine import Quarantine, decode_or_substitute
 from tests.helpers.images import write_image
-from tests.helpers.layouts import class_folders, files_of, write_parquet, write_shards, write_tar, write_tar_of_tars
+from tests.helpers.layouts import (
+    class_folders,
+    files_of,
+    write_devkit,
+    write_parquet,
+    write_shards,
+    write_tar,
+    write_tar_of_tars,
+)
 
 RECIPE = MultiCrop((CropSpec(32), CropSpec(24)))
 JPEG = b"\xff\xd8 no image, but nobody looks"
@@ -351,26 +359,15 @@ def test_what_is_no_list_of_images(tmp_path):
 # ImageNet's own tars
 
 
-def write_devkit(root, classes: list[str], numbers: list[int], of_images: list[int]) -> None:
-    """``ILSVRC2012_devkit_t12.tar.gz``: the number of each class, and of the class of each validation image."""
-    io = pytest.importorskip("scipy.io")
-    fields = [(name, object) for name in ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children")]
-    rows = [(number, name, "", "", 0) for number, name in zip(numbers, classes, strict=True)] + [(9, "n0", "", "", 2)]
-    io.savemat(root / "meta.mat", {"synsets": np.array(rows, fields)[:, None]})
-    (root / "truth.txt").write_text("".join(f"{number}\n" for number in of_images))
-    with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as tar:
-        tar.add(root / "meta.mat", "ILSVRC2012_devkit_t12/data/meta.mat")
-        tar.add(root / "truth.txt", "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt")
-
-
 def test_imagenet_from_its_own_tars(layouts, tmp_path):
+    pytest.importorskip("scipy")
     files = files_of(layouts["folder"])
     write_tar_of_tars(tmp_path / "ILSVRC2012_img_train.tar", files)
     held_out = {f"ILSVRC2012_val_{i:08d}.JPEG": data for i, data in enumerate(list(files.values())[:3], start=1)}
     write_tar(tmp_path / "ILSVRC2012_img_val.tar", held_out)
     with pytest.raises(UserError, match="nothing says the images' classes"):
         open_images(f"imagenet:val@{tmp_path}")
-    write_devkit(tmp_path, ["ant", "bee", "cat"], [2, 3, 1], of_images=[1, 3, 2])
+    write_devkit(tmp_path, {"ant": 2, "bee": 3, "cat": 1}, of_images=[1, 3, 2])
     train, val = (open_images(f"imagenet:{part}@{tmp_path}") for part in ("train", "val"))
     assert list(train.names) == list(files) and train.classes == val.classes == ["ant", "bee", "cat"]
     numbers = {name: int(label) for name, label in zip(val.names, val.labels, strict=True)}
