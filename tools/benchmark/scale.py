@@ -189,7 +189,7 @@ def _measured(path: Path, kind: str, source: str, count: int) -> dict[str, Any]:
     row: dict[str, Any] = {"images": count, "kind": kind, "source": source}
     small = globals()[f"write_{kind}"](Path(tempfile.mkdtemp(dir=path.parent)), 2 * _BATCH)
     environment = {**os.environ, "XDG_CACHE_HOME": str(path.parent / "cache")}  # where an index is kept
-    for _ in range(2):  # it is there the second time
+    for _ in range(2 if kind == "tar" else 1):  # it is there the second time
         command = [sys.executable, "-m", f"{__package__}.scale", path.resolve(), source, small.resolve()]
         ended = subprocess.run(command, cwd=_PLACE, env=environment, capture_output=True, text=True)
         if ended.returncode:
