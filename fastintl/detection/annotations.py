@@ -84,7 +84,7 @@ class AnnotatedSet:
 
     path: Path
     classes: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    category_ids: tuple[int | str, ...]
     images: Sequence[AnnotatedImage]
     notes: Sequence[str] = field(default_factory=tuple)
 

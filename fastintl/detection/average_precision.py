@@ -57,11 +57,12 @@ def coco_metrics(annotated: AnnotatedSet, detections: Sequence[Detection], masks
         truth.dataset = _as_coco(annotated)
         truth.createIndex()
         numbers = {image.id: number for number, image in enumerate(annotated.images, 1)}
+        labels = {category: label for label, category in enumerate(annotated.category_ids, 1)}
         for kind in kinds:
             # Copies, for pycocotools writes areas into them, the boxes' where there are boxes.
             results = [
                 {k: v for k, v in d.items() if not (kind == "mask" and k == "bbox")}
-                | {"image_id": numbers[d["image_id"]]}
+                | {"image_id": numbers[d["image_id"]], "category_id": labels[d["category_id"]]}
                 for d in detections
             ]
             evaluation = COCOeval(truth, truth.loadRes(results), _KINDS[kind])
@@ -73,8 +74,8 @@ def coco_metrics(annotated: AnnotatedSet, detections: Sequence[Detection], masks
 
 
 def _as_coco(annotated: AnnotatedSet) -> dict[str, Any]:
-    """The set as the content of a file of COCO's, under ids of our own: pycocotools takes an annotation's id 0 for no
-    annotation, and sorts the images' ids."""
+    """The set as the content of a file of COCO's, under ids of our own, numbers from 1 on: pycocotools takes an
+    annotation's id 0 for no annotation, and sorts the images' and the categories' ids."""
     images, annotations = [], []
     for number, image in enumerate(annotated.images, 1):
         images.append({"id": number, "height": image.height, "width": image.width})
@@ -83,13 +84,14 @@ def _as_coco(annotated: AnnotatedSet) -> dict[str, Any]:
                 left, top, right, bottom = objects.boxes[i].tolist()
                 box = [left, top, right - left, bottom - top]
                 found = {"id": len(annotations) + 1, "image_id": number, "iscrowd": iscrowd, "bbox": box}
-                found["category_id"] = annotated.category_ids[objects.labels[i] - 1]
+                found["category_id"] = int(objects.labels[i])
                 found["area"] = box[2] * box[3]  # by which small objects are told from large ones, not done here
                 if objects.outlines is not None:
                     size = [image.height, image.width]
                     found["segmentation"] = {"size": size, "counts": objects.outlines[i]}
                 annotations.append(found)
-    return {"images": images, "annotations": annotations, "categories": [{"id": c} for c in annotated.category_ids]}
+    categories = [{"id": label} for label in range(1, len(annotated.category_ids) + 1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def _most_objects(annotated: AnnotatedSet) -> int:

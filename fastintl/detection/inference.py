@@ -55,7 +55,7 @@ def detect(
     return [detection for i in sorted(everything) for detection in everything[i]]
 
 
-def as_results(output: dict[str, Tensor], image_id: int | str, category_ids: tuple[int, ...]) -> list[Detection]:
+def as_results(output: dict[str, Tensor], image_id: int | str, category_ids: tuple[int | str, ...]) -> list[Detection]:
     """A detector's output on one image as plain values."""
     left, top, right, bottom = output["boxes"].float().cpu().unbind(1)
     boxes = torch.stack([left, top, right - left, bottom - top], dim=1).tolist()
