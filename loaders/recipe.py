@@ -11,6 +11,7 @@ Interpolation = Literal["bicubic", "bilinear"]  # both antialiased, as Pillow's
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_LARGEST_SIDE = 1 << 14  # pixels
 LEAST_AREA = 0.08  # torchvision's RandomResizedCrop
 
 
@@ -52,6 +53,7 @@ class CropSpec:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise UserError(f"a crop's size must be at least 1 pixel, not {self.size}")
+        _check_side(self.size)
         for name in ("flip", "jitter", "grayscale", "blur", "solarize"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is a probability between 0 and 1, not {getattr(self, name)}")
@@ -94,6 +96,7 @@ class CenterCrop:
         _check_interpolation(self.interpolation)
         if not 0 < self.size <= self.resize:
             raise UserError(f"the centre crop of {self.size} px does not fit a shorter side of {self.resize} px")
+        _check_side(self.resize)
 
 
 def random_crop_and_flip(
@@ -110,6 +113,11 @@ def random_crop_and_flip(
     """
     spec = CropSpec(size, scale=(least_area, 1.0), jitter=0, grayscale=0, blur=0, solarize=0)
     return MultiCrop((spec,), mean, std, interpolation)
+
+
+def _check_side(side: int) -> None:
+    if side > _LARGEST_SIDE:  # a byte too much, and a library fails in words of its own
+        raise UserError(f"a view of {side} px is too large: at most {_LARGEST_SIDE:,} px can be made of an image")
 
 
 def _check_interpolation(name: str) -> None:
