@@ -76,6 +76,11 @@ def find(config: Config, split: str) -> Path | None:
     return _in_root(Path(data.root), data.name, split)
 
 
+def find_labelled(config: Config) -> Path | None:
+    """Where the training images with labels are: the part of train that has them, or else all of it."""
+    return find(config, "train_labelled") or find(config, "train")
+
+
 def _in_root(root: Path, name: str, split: str) -> Path | None:
     file, folder = root / f"{name}_{split}.beton", root / split
     if file.exists():

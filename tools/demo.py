@@ -50,7 +50,7 @@ def _show(run: Path) -> None:
     else:
         from tools import neighbours
 
-    neighbours.main.__wrapped__([str(run), "--features", str(run / "features"), "--device", "cpu"])
+    neighbours.main([str(run), "--features", str(run / "features"), "--device", "cpu"])
 
 
 if __name__ == "__main__":

@@ -81,10 +81,8 @@ def main(words: list[str] | None = None) -> None:
         else:
             backbone = open_backbone(given.weights, given.arch, given.stem, given.target, given.resize, given.size)
         reading = Reading(given.source, threads=given.threads)
-        images, crops = (
-            (*images_for(backbone, given.train, given.val), reading),
-            (given.crop_area, given.crop_interpolation),
-        )
+        train, val = images_for(backbone, given.train, given.val)
+        images, crops = (train, val, reading), (given.crop_area, given.crop_interpolation)
         kept = given.out, given.save_minutes, given.eval_every
         training = SupervisedTraining(*images, given.precision, given.seed, *crops, *kept)
         result = finetune(backbone, protocol, training, given.percent, given.subset, world)

@@ -65,8 +65,8 @@ def gather_rows(x_nd: Tensor, world: World, everywhere: bool) -> Tensor | None:
         return x_nd
     shapes = gather(torch.tensor(x_nd.shape, device=world.device))
     counts, width = shapes[:, 0].tolist(), int(shapes[:, 1].max())
-    wanted = everywhere or world.is_main
-    everything, end = x_nd.new_empty(sum(counts), width) if wanted else None, 0
+    wanted, end = everywhere or world.is_main, 0
+    everything = x_nd.new_empty(sum(counts), width) if wanted else None
     for rank, count in enumerate(counts):
         for start in range(0, count, _ROWS):
             rows = slice(start, min(start + _ROWS, count))

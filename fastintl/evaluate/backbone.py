@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastintl.config import Config
-from fastintl.data import find, host_threads
+from fastintl.data import find, find_labelled, host_threads
 from fastintl.distributed import World
 from fastintl.network.model import Backbone, build_backbone, stem_of
 from fastintl.weights.backbone import backbone_of
@@ -86,7 +86,7 @@ def images_for(backbone: EvaluatedBackbone | None, train: Path | None, val: Path
     config = backbone.config if backbone is not None else None
     if config is not None and None in (train, val):
         try:
-            train = train or find(config, "train_labelled") or find(config, "train")
+            train = train or find_labelled(config)
             val = val or find(config, "val")
         except UserError as error:
             raise UserError(f"{error} (as the run of {backbone.path} says; or give --train and --val)") from error

@@ -115,6 +115,8 @@ def of_all_ranks(share: Features, world: World, everywhere: bool = True) -> Feat
     Args:
         everywhere: every rank gets them; otherwise rank 0 alone does, and the others None.
     """
+    if world.world_size == 1:
+        return share
     features = gather_rows(share.features, world, everywhere)
     labels_and_ids = gather_rows(torch.stack([share.labels, share.ids], 1), world, everywhere)
     return None if features is None else _by_id(features, *labels_and_ids.unbind(1))

@@ -9,8 +9,9 @@ import base64
 import importlib.util
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,10 @@ from torch import Tensor
 
 from fastintl import config as configuration
 from fastintl.config import Config
-from fastintl.data import find, host_threads
+from fastintl.data import find, find_labelled, host_threads
 from fastintl.distributed import World
 from fastintl.evaluate.backbone import EvaluatedBackbone, Reading
-from fastintl.evaluate.features import cached_features
+from fastintl.evaluate.features import StoredFeatures, cached_features
 from fastintl.evaluate.labels import require_same_classes
 from fastintl.evaluate.nearest import knn
 from fastintl.report.crops import to_pixels
@@ -50,7 +51,7 @@ def data_of_run(folder: Path) -> tuple[Path, Path | None, int]:
         raise UserError(f"{folder} is no run: there is no {path}; name the images by --train and --val, and --out")
     config: Config = configuration.from_yaml(path.read_text(), str(path))
     try:
-        train = find(config, "train_labelled") or find(config, "train")
+        train = find_labelled(config)
         return train, find(config, "val"), config.eval.k
     except UserError as error:
         raise UserError(f"{error}; or name the images by --train and --val") from error
@@ -91,86 +92,160 @@ def find_neighbours(
         UserError: as ``cached_features``; other classes, or fewer images than neighbours.
     """
     require_layout(layout)
-    searched, asked = open_images(train), open_images(val or train)
+    searched, asked, among_itself = open_images(train), open_images(val or train), val is None
     require_same_classes(searched, asked)
-    shown = min(_SHOWN, len(searched) - (val is None))
-    if max(k, shown) > len(searched) - (val is None):
-        raise knn.out_of_range(k, len(searched) - (val is None))
+    candidates = len(searched) - among_itself
+    if k > candidates:
+        raise knn.out_of_range(k, candidates)
     bank = cached_features(backbone, train, cache, world, reading)
-    queries = bank if val is None else cached_features(backbone, val, cache, world, reading)
+    queries = bank if among_itself else cached_features(backbone, val, cache, world, reading)
     if not world.is_main:
         return None
-    search = max(k, shown) + (val is None)
-    square_Qk, index_Qk = knn.nearest(bank.features, queries.features, search, device=world.device)
-    if val is None:
-        square_Qk, index_Qk = _without_itself(square_Qk, index_Qk)
-    labelled = bool((bank.labels >= 0).all() and (queries.labels >= 0).all())
-    label_F, label_Q = torch.from_numpy(np.array(bank.labels)), torch.from_numpy(np.array(queries.labels))
-    voted_Q = knn.majority(label_F, index_Qk[:, :k]) if labelled else None
-    names = _Names(searched.classes or asked.classes, labelled)
+    shown = min(_SHOWN, candidates)
+    answers = _answers(searched, asked, bank, queries, k, max(k, shown), among_itself, world.device)
+
+    def thumbnails(images: Images, rows: np.ndarray, side: int) -> dict[int, str]:
+        return _thumbnails(images, backbone, rows, reading, world, side)
 
     by_class = np.argsort(queries.labels, kind="stable")  # so that a sample is of all classes
-    sample_A, sample_P = _spread(by_class, _ASKED_SHOWN), _spread(by_class, points)
-    sample_W = _spread(by_class[(voted_Q != label_Q).numpy()[by_class]] if labelled else by_class[:0], _WRONG_SHOWN)
-    rows = np.concatenate([sample_A, sample_W])
-    of_asked = _thumbnails(asked, backbone, rows, reading, world, _SIDE)
-    of_searched = _thumbnails(searched, backbone, index_Qk[rows, :shown].flatten().numpy(), reading, world, _SIDE)
-
-    def row(q: int) -> list[Tile]:
-        right = bool(voted_Q[q] == label_Q[q]) if labelled else None
-        text = names.of(asked, int(label_Q[q]), q)
-        said = f"the vote says {names.name(int(voted_Q[q]))}" if labelled and not right else ""
-        tiles = [Tile(of_asked[q], text, right, more=said)]
-        for square, i in zip(square_Qk[q, :shown].tolist(), index_Qk[q, :shown].tolist(), strict=True):
-            same = bool(label_F[i] == label_Q[q]) if labelled else None
-            tiles.append(
-                Tile(of_searched[i], names.of(searched, int(label_F[i]), i), same, more=f"distance {square**0.5:.3g}")
-            )
-        return tiles
-
-    on_map = _thumbnails(asked, backbone, sample_P, reading, world, _MAP_SIDE)
-    tiles = [
-        Tile(
-            on_map[q],
-            names.of(asked, int(label_Q[q]), q),
-            colour=max(int(label_Q[q]), 0) if labelled else 0,
-            more=f"taken for {names.name(int(voted_Q[q]))}" if labelled and voted_Q[q] != label_Q[q] else "",
-        )
-        for q in sample_P.tolist()
-    ]
+    sample_P = _spread(by_class, points)
+    on_map = thumbnails(asked, sample_P, _MAP_SIDE)
     return Neighbours(
         title=title,
         backbone=str(backbone.path),
         sha256=backbone.sha256 or "",
         searched=len(searched),
         asked=len(asked),
-        held_out=val is not None,
+        held_out=not among_itself,
         k=k,
-        accuracy=float((voted_Q == label_Q).double().mean()) if labelled else None,
-        classes=_by_class(label_Q, voted_Q, names) if labelled else (),
-        confused=_confused(label_Q, voted_Q, names) if labelled else (),
-        galleries=[
-            Gallery("Images from the whole set, and their nearest", [row(q) for q in sample_A.tolist()]),
-            Gallery("Taken for another class", [row(q) for q in sample_W.tolist()]),
-        ],
-        tiles=tiles,
+        accuracy=answers.accuracy(),
+        classes=answers.by_class(),
+        confused=answers.confused(),
+        galleries=_galleries(answers, by_class, shown, thumbnails),
+        tiles=[answers.point(q, on_map[q]) for q in sample_P.tolist()],
         layouts=list(_layouts(np.asarray(queries.features[sample_P], np.float64), layout)),
     )
 
 
-class _Names:
-    """What to call images: their classes where all have a label, else their files."""
+@dataclass(frozen=True)
+class _Answers:
+    """The images asked, with their neighbours and what those say.
 
-    def __init__(self, classes: Sequence[str], labelled: bool) -> None:
-        self._classes, self._labelled = classes, labelled
+    Attributes:
+        searched, asked: the two sets of images, which may be one.
+        label_F, label_Q: their labels.
+        square_Qn, index_Qn: squared distances of the neighbours and which of F they are, the nearest first.
+        voted_Q: the classes that the vote finds; None where not all images have a label.
+    """
 
-    def name(self, label: int) -> str:
+    searched: Images
+    asked: Images
+    label_F: Tensor
+    label_Q: Tensor
+    square_Qn: Tensor
+    index_Qn: Tensor
+    voted_Q: Tensor | None
+
+    def is_right(self, q: int) -> bool | None:
+        """Whether the vote finds the class of an image asked; None without labels."""
+        return None if self.voted_Q is None else bool(self.voted_Q[q] == self.label_Q[q])
+
+    def query(self, q: int, image: str) -> Tile:
+        said = f"the vote says {self._name(self.voted_Q[q])}" if self.is_right(q) is False else ""
+        return Tile(image, self._text(self.asked, self.label_Q, q), self.is_right(q), more=said)
+
+    def neighbour(self, q: int, place: int, image: str) -> Tile:
+        """The neighbour of an image asked that is the nearest but ``place``."""
+        f = int(self.index_Qn[q, place])
+        same = None if self.voted_Q is None else bool(self.label_F[f] == self.label_Q[q])
+        distance = f"distance {self.square_Qn[q, place].item() ** 0.5:.3g}"
+        return Tile(image, self._text(self.searched, self.label_F, f), same, more=distance)
+
+    def point(self, q: int, image: str) -> Tile:
+        """An image asked as a point of the map."""
+        colour = 0 if self.voted_Q is None else int(self.label_Q[q])
+        said = f"taken for {self._name(self.voted_Q[q])}" if self.is_right(q) is False else ""
+        return Tile(image, self._text(self.asked, self.label_Q, q), colour=colour, more=said)
+
+    def accuracy(self) -> float | None:
+        """The share of the images asked whose class the vote finds; None without labels."""
+        return None if self.voted_Q is None else float((self.voted_Q == self.label_Q).double().mean())
+
+    def by_class(self) -> list[tuple[str, int, int]]:
+        """Name, images found and images of each class that is asked for; none without labels."""
+        if self.voted_Q is None:
+            return []
+        counts = self.label_Q.bincount()
+        right = self.label_Q[self.voted_Q == self.label_Q].bincount(minlength=len(counts))
+        return [(self._name(c), int(right[c]), int(counts[c])) for c in counts.nonzero().flatten().tolist()]
+
+    def confused(self) -> list[tuple[str, str, int]]:
+        """Class, class that was found in its place, and how often, the most frequent first; none without labels."""
+        if self.voted_Q is None:
+            return []
+        wrong = self.voted_Q != self.label_Q
+        pairs = Counter(zip(self.label_Q[wrong].tolist(), self.voted_Q[wrong].tolist(), strict=True))
+        ordered = sorted(pairs.items(), key=lambda entry: (-entry[1], entry[0]))
+        return [(self._name(a), self._name(b), count) for (a, b), count in ordered[:_PAIRS]]
+
+    def _text(self, images: Images, labels: Tensor, index: int) -> str:
+        """What to call an image: its class where all have a label, else its file."""
+        return Path(images.names[index]).name if self.voted_Q is None else self._name(labels[index])
+
+    def _name(self, label: Tensor | int) -> str:
         """A class's name, or its number where the dataset has no names."""
-        return self._classes[label] if label < len(self._classes) else f"class {label}"
+        classes, label = self.searched.classes or self.asked.classes, int(label)
+        return classes[label] if label < len(classes) else f"class {label}"
 
-    def of(self, images: Images, label: int, index: int) -> str:
-        """What stands below an image."""
-        return self.name(label) if self._labelled else Path(images.names[index]).name
+
+def _answers(
+    searched: Images,
+    asked: Images,
+    bank: StoredFeatures,
+    queries: StoredFeatures,
+    k: int,
+    n: int,
+    among_itself: bool,
+    device: torch.device,
+) -> _Answers:
+    """Searches n neighbours of each image asked, of which k vote.
+
+    Args:
+        among_itself: whether the images asked are those searched, of which none is a neighbour of its own.
+    """
+    square, index = knn.nearest(bank.features, queries.features, n + among_itself, device=device)
+    if among_itself:
+        square, index = _without_itself(square, index)
+    label_F, label_Q = (torch.from_numpy(np.array(stored.labels)) for stored in (bank, queries))
+    labelled = bool((label_F >= 0).all() and (label_Q >= 0).all())
+    voted_Q = knn.majority(label_F, index[:, :k]) if labelled else None
+    return _Answers(searched, asked, label_F, label_Q, square, index, voted_Q)
+
+
+def _galleries(
+    answers: _Answers, by_class: np.ndarray, shown: int, thumbnails: Callable[[Images, np.ndarray, int], dict[int, str]]
+) -> list[Gallery]:
+    """Images from the whole set, and some that the vote takes for another class, each with its neighbours.
+
+    Args:
+        by_class: the images asked, those of a class beside each other.
+        shown: how many neighbours of each.
+    """
+    is_wrong_Q = np.zeros(len(by_class), bool)
+    if answers.voted_Q is not None:
+        is_wrong_Q = (answers.voted_Q != answers.label_Q).numpy()
+    wrong = by_class[is_wrong_Q[by_class]]
+    samples = _spread(by_class, _ASKED_SHOWN), _spread(wrong, _WRONG_SHOWN)
+    rows = np.concatenate(samples)
+    near = answers.index_Qn[rows, :shown].numpy()
+    of_asked, of_searched = thumbnails(answers.asked, rows, _SIDE), thumbnails(answers.searched, near.flatten(), _SIDE)
+
+    def row(q: int) -> list[Tile]:
+        near = enumerate(answers.index_Qn[q, :shown].tolist())
+        return [answers.query(q, of_asked[q]), *(answers.neighbour(q, n, of_searched[f]) for n, f in near)]
+
+    titles = "Images from the whole set, and their nearest", "Taken for another class"
+    return [Gallery(title, [row(q) for q in rows.tolist()]) for title, rows in zip(titles, samples, strict=True)]
 
 
 def _without_itself(square_Qk: Tensor, index_Qk: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,20 +262,6 @@ def _without_itself(square_Qk: Tensor, index_Qk: Tensor) -> tuple[Tensor, Tensor
 def _spread(rows: np.ndarray, most: int) -> np.ndarray:
     """At most so many, evenly from the first on."""
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows), most, endpoint=False).astype(np.int64)]
-
-
-def _by_class(label_Q: Tensor, voted_Q: Tensor, names: _Names) -> list[tuple[str, int, int]]:
-    """Name, images found and images of each class that is asked for."""
-    counts = label_Q.bincount()
-    right = label_Q[voted_Q == label_Q].bincount(minlength=len(counts))
-    return [(names.name(c), int(right[c]), int(counts[c])) for c in counts.nonzero().flatten().tolist()]
-
-
-def _confused(label_Q: Tensor, voted_Q: Tensor, names: _Names) -> list[tuple[str, str, int]]:
-    wrong = voted_Q != label_Q
-    pairs = Counter(zip(label_Q[wrong].tolist(), voted_Q[wrong].tolist(), strict=True))
-    ordered = sorted(pairs.items(), key=lambda entry: (-entry[1], entry[0]))
-    return [(names.name(a), names.name(b), count) for (a, b), count in ordered[:_PAIRS]]
 
 
 def _thumbnails(

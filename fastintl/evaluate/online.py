@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from fastintl.config import Config
-from fastintl.data import evaluation_loader, find
+from fastintl.data import evaluation_loader, find, find_labelled
 from fastintl.distributed import World
 from fastintl.evaluate.accuracy import best
 from fastintl.evaluate.features import Features, extract, labels_of_all_ranks, of_all_ranks
@@ -116,7 +116,7 @@ class OnlineEvaluation:
                 loader.close()
 
     def _open_bank(self, folder: RunFolder) -> Loader:
-        path = find(self.config, "train_labelled") or find(self.config, "train")
+        path = find_labelled(self.config)
         images, held_out = open_images(path), self.queries.images
         if (images.labels < 0).any():
             raise UserError(

@@ -14,6 +14,7 @@ from fastintl.config import Config
 from fastintl.data import multi_crop
 from fastintl.network.precision import autocast_dtype
 from loaders import terminal
+from loaders.datasets.catalogue import Reference
 from loaders.environment import Machine, this_machine
 from loaders.errors import UserError
 from loaders.multicrop.device import choose_implementation
@@ -136,7 +137,7 @@ def _conclusions(plan: Plan, machine: Machine, demand: dict[str, float | None] |
             said.append(f"For {plan.ranks} such ranks, {wanted:,.0f} images/s, the limit is {limit}.")
     if not machine.gpus:
         said.append("On this machine itself the limit is the training step, which runs on the CPU.")
-    if Path(plan.path).suffix != ".beton":
+    if Path(plan.path).suffix != ".beton" and Reference.parse(plan.path) is None:
         cure = "python tools/write_ffcv.py folder --root IMAGES --out DATA writes them (tars and parquet likewise)"
         said.append(terminal.as_typed(f"FFCV decodes .beton files: {cure}."))
     if not plan.fits_page_cache:

@@ -17,7 +17,7 @@ from fastintl import config as configuration
 from fastintl import distributed
 from fastintl.config import Config
 from fastintl.config.options import differences
-from fastintl.data import find, multi_crop, public_files, training_loader, wrong_file
+from fastintl.data import find, find_labelled, multi_crop, public_files, training_loader, wrong_file
 from fastintl.distributed import World
 from fastintl.distributed.elastic import require_restartable
 from fastintl.evaluate.online import OnlineEvaluation
@@ -312,7 +312,7 @@ def _what_next(config: Config, folder: Path, labelled: bool) -> str:
     page = f"page: {folder / 'report.html'}"
     if not labelled:
         return page
-    neighbours, held_out = find(config, "train_labelled") or find(config, "train"), find(config, "val")
+    neighbours, held_out = find_labelled(config), find(config, "val")
     protocol = [] if config.data.name == "imagenet" else ["--protocol", "small"]
     words = ["linear", folder, *protocol, "--train", neighbours, "--val", held_out]
     return f"{page}\nnext: fastintl {shlex.join(map(str, words))}"

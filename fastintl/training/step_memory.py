@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,13 +63,22 @@ def least_gpu_bytes(config: Config, ranks: int, dtype: torch.dtype) -> int:
 
 def weight_bytes(config: Config) -> int:
     """Bytes of parameters, gradients, momenta and the EMA target, in float32; 0 where a network cannot be counted."""
+    return _or_zero(config, _weight_bytes)
+
+
+def _or_zero(config: Config, count: Callable[[Config], int]) -> int:
+    """What ``count`` finds; 0 where another network than a ResNet asks for values, of which there are none here."""
     try:
-        with torch.device("meta"):
-            model = build_model(config.model, config.crops.sizes)
+        return count(config)
     except Exception:
         if named_network(config.model.arch) is None:
             raise
         return 0
+
+
+def _weight_bytes(config: Config) -> int:
+    with torch.device("meta"):
+        model = build_model(config.model, config.crops.sizes)
     learning = sum(parameter.numel() for parameter in model.encoder.parameters())
     target = sum(p.numel() for p in model.target.parameters()) if model.target is not None else 0
     return 4 * (learning * (2 + states_a_parameter(config.optim)) + target)
@@ -81,15 +91,10 @@ def kept_bytes(config: Config, ranks: int = 1) -> int:
     Under ``train.recompute`` those are the inputs of all blocks and what the largest one keeps while it runs again.
     Another network than a ResNet may not be countable so: then 0.
     """
-    try:
-        return _counted_bytes(config, ranks)
-    except Exception:
-        if named_network(config.model.arch) is None:
-            raise
-        return 0  # a network that is not ours may ask for values, of which there are none here
+    return _or_zero(config, partial(_kept_bytes, ranks=ranks))
 
 
-def _counted_bytes(config: Config, ranks: int) -> int:
+def _kept_bytes(config: Config, ranks: int) -> int:
     with torch.device("meta"):
         model = build_model(config.model, config.crops.sizes)
         views = [torch.empty(config.train.batch_size // ranks, 3, size, size) for size in config.crops.sizes]

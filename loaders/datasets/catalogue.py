@@ -53,7 +53,7 @@ def open_dataset(name: str, root: Path | None = None, *, val_share: float = 0.1,
     Args:
         name: one of ``NAMES``.
         root: the folder that holds it; ``default_root(name)`` if None; ``demo`` has none.
-        val_share: share of the the images of ``folder``, ``tars`` or ``parquet`` to hold out where no part is for that.
+        val_share: share of the images of ``folder``, ``tars`` or ``parquet`` to hold out where no part is for that.
         seed: seed of the images that ``demo`` draws.
 
     Raises:

@@ -13,11 +13,12 @@ A file is known by its first bytes, not by its name. Several files are named by 
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from loaders.datasets.folder import class_tree, cut, image_beside, is_hidden, unlabelled_tree
+from loaders.datasets.folder import class_folders, class_tree, cut, image_beside, is_hidden, unlabelled_tree
 from loaders.datasets.imagenet import with_classes
 from loaders.datasets.parquet import is_parquet, parquet_split
 from loaders.datasets.split import Split
@@ -90,7 +91,9 @@ def archive_splits(root: Path, val_share: float) -> dict[str, Split]:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name) and _is_archive(entry))
+    # By strings: a flat folder may hold a million images.
+    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(_ARCHIVES) and not is_hidden(name))
+    return [folder / name for name in names if not (folder / name).is_dir()]
 
 
 def _need_files(files: list[Path], root: Path) -> Split:
@@ -105,10 +108,6 @@ def _part(file: Path) -> str:
     return found[1] if found else ""
 
 
-def _is_archive(entry: Path) -> bool:
-    return entry.name.lower().endswith(_ARCHIVES) and not entry.is_dir()
-
-
 def is_place(path: Path) -> bool:
     """Whether something is at a path, or at those that a pattern names."""
     return path.exists() or bool(named_files(path))
@@ -120,15 +119,11 @@ def archives(folder: Path) -> list[Path]:
     Raises:
         UserError: images or folders lie beside them, or some are tars and some parquet files.
     """
-    entries = sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name))
-    found = [entry for entry in entries if _is_archive(entry)]
-    if not found:
-        return []
-    beside = next((entry for entry in entries if entry.is_dir()), None)
-    beside = beside or next((folder / name for name in [image_beside(folder)] if name), None)
+    found = _files_of(folder)
+    beside = next(iter(class_folders(folder)), None) or image_beside(folder) if found else None
     if beside is not None:
         raise UserError(
-            f"{folder} holds {found[0].name} and {beside.name} beside it, so what it is cannot be told: give the one "
+            f"{folder} holds {found[0].name} and {beside} beside it, so what it is cannot be told: give the one "
             "or the other"
         )
     return found

@@ -182,13 +182,14 @@ def write_beton(place: Path, count: int) -> Path:
     return path
 
 
-# What follows runs in a process of its own.
+# The measurement
 
 
 def _measured(path: Path, kind: str, source: str, count: int) -> dict[str, Any]:
     row: dict[str, Any] = {"images": count, "kind": kind, "source": source}
     small = globals()[f"write_{kind}"](Path(tempfile.mkdtemp(dir=path.parent)), 2 * _BATCH)
-    environment = {**os.environ, "XDG_CACHE_HOME": str(path.parent / "cache")}  # where an index is kept
+    # Where an index is kept: of each source its own, or the first would have made that of all.
+    environment = {**os.environ, "XDG_CACHE_HOME": str(path.parent / f"cache_{source}")}
     for _ in range(2 if kind == "tar" else 1):  # it is there the second time
         command = [sys.executable, "-m", f"{__package__}.scale", path.resolve(), source, small.resolve()]
         ended = subprocess.run(command, cwd=_PLACE, env=environment, capture_output=True, text=True)
@@ -197,6 +198,9 @@ def _measured(path: Path, kind: str, source: str, count: int) -> dict[str, Any]:
         found = json.loads(ended.stdout.splitlines()[-1])
         row.setdefault("first_seconds", found["open_seconds"])
     return {**row, **found}
+
+
+# What follows runs in a process of its own.
 
 
 def measure(path: Path, source: str, small: Path) -> dict[str, float]:

@@ -67,7 +67,7 @@ def predict(
     predicted = _elect(search, _Votes(label_F, ks, vote, temperature), _blocks(queries, memory, ks[-1]), ks[-1])
     if isinstance(labels, np.ndarray):
         predicted = {number: tensor.numpy() for number, tensor in predicted.items()}
-    return predicted if isinstance(k, Sequence) else predicted[ks[0]]
+    return predicted[ks[0]] if _is_one(k) else predicted
 
 
 def nearest(
@@ -140,26 +140,26 @@ def accuracy(
         if mine is None:
             first, end = (len(features) * rank // world.world_size for rank in (world.rank, world.rank + 1))
             features, mine = features[first:end], torch.arange(first, end)
-        _check(features, labels[_as_index(mine, labels)], queries, ks, metric, vote, temperature, memory, len(labels))
+        _check(features, mine, queries, ks, metric, vote, temperature, memory, len(labels))
         search = _SharedSearch(_search(features, metric, memory, device), mine, world)
         votes = _Votes(_tensor(labels), ks, vote, temperature)
         by_k = _elect(search, votes, _blocks(queries, memory, ks[-1] * world.world_size), ks[-1])
         query_labels = _tensor(query_labels)
     scores = {number: int((found == query_labels).sum()) / len(query_labels) for number, found in by_k.items()}
-    return scores if isinstance(k, Sequence) else scores[k]
+    return scores[ks[0]] if _is_one(k) else scores
 
 
-def _numbers(k: int | Sequence[int]) -> list[int]:
-    return sorted({int(number) for number in k}) if isinstance(k, Sequence) else [int(k)]
+def _is_one(k: int | Iterable[int]) -> bool:
+    return isinstance(k, int | np.integer)
+
+
+def _numbers(k: int | Iterable[int]) -> list[int]:
+    return [int(k)] if _is_one(k) else sorted({int(number) for number in k})
 
 
 def _tensor(x: Array) -> Tensor:
     # Copied: arrays mapped from a file may be read-only, which torch has no notion of.
     return torch.from_numpy(np.array(x)) if isinstance(x, np.ndarray) else x
-
-
-def _as_index(mine: Tensor, labels: Array) -> Array:
-    return mine.numpy() if isinstance(labels, np.ndarray) else mine.to(labels.device)
 
 
 def _elect(search, votes: _Votes, blocks: Iterable[Array], k: int) -> dict[int, Tensor]:
@@ -274,7 +274,12 @@ def _check(
     memory: float,
     count: int | None = None,
 ) -> None:
-    """Args: count: of all features, where ``features`` is a part of them."""
+    """Refuses arguments that do not fit, see ``predict``.
+
+    Args:
+        labels: (f,) of the features, or which of all each of them is.
+        count: of all features, where ``features`` is a part of them.
+    """
     count = len(features) if count is None else count
     if features.ndim != 2 or queries.ndim != 2 or features.shape[1] != queries.shape[1]:
         raise UserError(

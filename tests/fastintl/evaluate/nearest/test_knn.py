@@ -227,7 +227,10 @@ def test_several_k_are_those_one_by_one(clusters, vote):
     assert list(several) == [1, 5, 20, 200]
     for k, found in several.items():
         assert (found == knn.predict(features, labels, queries, k, "cosine", vote)).all()
+    for ks in (np.array([5, 1]), {1, 5}, (1, 5)):
+        assert list(knn.predict(features, labels, queries, ks)) == [1, 5]
     scores = knn.accuracy(features, labels, queries, query_labels, k=[1, 5])
+    assert scores == knn.accuracy(features, labels, queries, query_labels, k=np.array([5, 1]))
     assert scores[5] == knn.accuracy(features, labels, queries, query_labels, k=5)
 
 
