@@ -11,7 +11,7 @@ Interpolation = Literal["bicubic", "bilinear"]  # both antialiased, as Pillow's
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_LARGEST_SIDE = 1 << 14  # pixels
+LARGEST_SIDE = 1 << 14  # of a view, in pixels
 LEAST_AREA = 0.08  # torchvision's RandomResizedCrop
 
 
@@ -116,8 +116,8 @@ def random_crop_and_flip(
 
 
 def _check_side(side: int) -> None:
-    if side > _LARGEST_SIDE:  # a byte too much, and a library fails in words of its own
-        raise UserError(f"a view of {side} px is too large: at most {_LARGEST_SIDE:,} px can be made of an image")
+    if side > LARGEST_SIDE:  # a byte too much, and a library fails in words of its own
+        raise UserError(f"a view of {side} px is too large: at most {LARGEST_SIDE:,} px can be made of an image")
 
 
 def _check_interpolation(name: str) -> None:

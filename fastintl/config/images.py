@@ -7,7 +7,7 @@ from typing import Literal
 
 from fastintl.config.options import Options, option, shown, side_option
 from loaders.errors import UserError
-from loaders.recipe import Interpolation
+from loaders.recipe import LARGEST_SIDE, Interpolation
 
 Pair = tuple[float, float]
 Channels = tuple[float, float, float]
@@ -55,6 +55,7 @@ class Crops(Options, key="crops"):
         (224, 224, 192, 160, 128, 96),
         "Side of each view in pixels. With model.ema, view 0 is the target's alone.",
         least=1,
+        most=LARGEST_SIDE,
         work=True,
     )
     scales: tuple[Pair, ...] = option(

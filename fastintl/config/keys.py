@@ -21,7 +21,7 @@ from fastintl.config.values import check_folder_name
 from fastintl.losses import LOSSES
 from fastintl.network.names import ARCHITECTURES, STEMS, named_network
 from loaders.errors import UserError
-from loaders.recipe import Interpolation
+from loaders.recipe import LARGEST_SIDE, Interpolation
 
 LARGEST_SEED = 2**63 - 1
 
@@ -193,8 +193,8 @@ class Eval(Options, key="eval", result=False):
 
     every: int = option(10, "Evaluate every so many epochs, and at the end; 0 is at the end only.", least=0)
     k: int = option(5, "Neighbours that vote.", least=1)
-    resize: int = option(256, "Shorter side of an image in pixels before the centre crop.", least=1)
-    size: int = option(224, "Side of the centre crop in pixels.", least=1)
+    resize: int = option(256, "Shorter side of an image in pixels before the centre crop.", least=1, most=LARGEST_SIDE)
+    size: int = option(224, "Side of the centre crop in pixels.", least=1, most=LARGEST_SIDE)
     interpolation: Interpolation = option("bilinear", "How an image is resized for it, antialiased.")
     mean: Channels | None = option(None, "Subtracted from its pixels; null is crops.mean.", least=0, most=1)
     std: Channels | None = option(None, "What they are divided by; null is crops.std.", above=0)

@@ -15,6 +15,7 @@ from fastintl.config import options
 from fastintl.config.options import Options, group, option, side_option
 from fastintl.config.values import check_folder_name
 from loaders.errors import UserError
+from loaders.recipe import LARGEST_SIDE
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,13 @@ class Views(Options, key="views"):
     """how images are shown to the detector."""
 
     train_sizes: tuple[int, ...] = option(
-        tuple(range(480, 801, 32)), "Shorter side in training in pixels, drawn anew for each image.", least=1
+        tuple(range(480, 801, 32)),
+        "Shorter side in training in pixels, drawn anew for each image.",
+        least=1,
+        most=LARGEST_SIDE,
     )
-    test_size: int = side_option(800, "Shorter side in the test.", least=1)
-    max_size: int = option(1333, "Longer side at most; the shorter one gives way.", least=1)
+    test_size: int = side_option(800, "Shorter side in the test.", least=1, most=LARGEST_SIDE)
+    max_size: int = option(1333, "Longer side at most; the shorter one gives way.", least=1, most=LARGEST_SIDE)
     flip: float = option(0.5, "Probability of a horizontal flip in training.", least=0, most=1)
     mean: tuple[float, float, float] = option(
         (0.485, 0.456, 0.406), "Subtracted from the red, green and blue of an image in 0..1.", least=0, most=1

@@ -88,6 +88,8 @@ def test_home_folder_is_expanded_as_the_shell_does_not(monkeypatch):
         ("train.epochs=1.5", "train.epochs: 1.5 is not a whole number"),
         ("train.epochs=true", "train.epochs: true is not a whole number"),
         ("train.epochs=0", "train.epochs: 0 is out of range; it must be at least 1"),
+        ("eval.resize=99999999999999999999", "it must be at least 1 and at most 16384"),
+        ("crops.sizes=[20000, 24]", "crops.sizes[0]: 20000 is out of range"),
         ("optim.lr=nan", "optim.lr: nan is not a number"),
         ("optim.lr=[1, 2]", "optim.lr: [1, 2] is not a number"),
         ("optim.lr=0", "optim.lr: 0.0 is out of range; it must be more than 0"),
