@@ -11,6 +11,8 @@ from loaders.sources import Images
 # How images come by labels, for sentences that miss them.
 LABELLED = "give folders named after their classes, with no image beside them, or shards with .cls files"
 
+_MOST_CLASSES = 1 << 20  # of images without class names; a classifier of more would not fit the memory
+
 
 def count_classes(train: Images, held_out: Images) -> int:
     """The number of classes of both sets.
@@ -21,10 +23,25 @@ def count_classes(train: Images, held_out: Images) -> int:
         UserError: the two have different classes, images without a label, or labels beyond the classes.
     """
     require_same_classes(train, held_out)
-    classes = len(train.classes or held_out.classes or ()) or int(train.labels.max()) + 1
+    classes = len(train.classes or held_out.classes or ()) or classes_of(train.labels, str(train.path))
     for images in (train, held_out):
         check_labels(images.labels, classes, str(images.path))
     return classes
+
+
+def classes_of(labels: np.ndarray | Tensor, where: str) -> int:
+    """The number of classes that labels without names, (n,) integers, need.
+
+    Args:
+        where: the images that have the labels, for the sentence.
+
+    Raises:
+        UserError: there are more than a million, so the labels are no class indices but some other numbers.
+    """
+    largest = int(labels.max()) if len(labels) else -1
+    if largest >= _MOST_CLASSES:
+        raise UserError(f"{where} holds the label {largest:,}; classes are counted from 0 on: number them anew")
+    return largest + 1
 
 
 def require_same_classes(train: Images, held_out: Images) -> None:

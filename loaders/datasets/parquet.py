@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from loaders.datasets.split import Split, file_stamp
+from loaders.datasets.split import MOST_LABELS, Split, file_stamp
 from loaders.errors import UserError
 
 LAYOUT = (
@@ -56,8 +56,10 @@ def parquet_split(files: Sequence[Path], where: Path) -> Split:
     if not paths:
         raise UserError(f"{where} holds no rows; {LAYOUT}")
     numbers = np.array([-1 if value is None else value for value in labels], np.int64)
-    if classes and not -1 <= numbers.min() <= numbers.max() < len(classes):
-        raise UserError(f"{where} has labels that are none of its {len(classes)} classes, such as {numbers.max()}")
+    wrong = numbers[(numbers < -1) | (numbers >= (len(classes) if classes else MOST_LABELS))]
+    if len(wrong):
+        what = f"none of its {len(classes)} classes" if classes else "no class indices"
+        raise UserError(f"{where} has labels that are {what}, such as {wrong[0]}: mend its column {label}")
     if any(path is None for path in paths) or len(set(paths)) < len(paths):
         counted = zip(files, rows.counts, strict=True)
         paths = [f"{file.stem}/{row:08d}" for file, count in counted for row in range(count)]
@@ -159,11 +161,15 @@ def _columns(schema: Any, file: Path) -> tuple[str, str | None, list[str]]:
 
 
 def _is_class_label(about: Any) -> bool:
-    return isinstance(about, dict) and about.get("_type") == "ClassLabel" and isinstance(about.get("names"), list)
+    return isinstance(about, dict) and about.get("_type") == "ClassLabel" and _are_texts(about.get("names"))
+
+
+def _are_texts(names: Any) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def _features(schema: Any) -> dict[str, Any]:
     try:
         return dict(json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"])
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return {}

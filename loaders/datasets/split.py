@@ -11,6 +11,8 @@ import numpy as np
 
 from loaders.errors import UserError
 
+MOST_LABELS = 1 << 31  # a class index from there on is no class index
+
 
 @dataclass(frozen=True)
 class Split:

@@ -103,12 +103,16 @@ class TarIndex:
         try:
             about = json.loads((folder / _ABOUT).read_text())
             entries, text, ends = (np.load(folder / name, mmap_mode="r") for name in (_ENTRIES, _NAMES, _ENDS))
-        except (OSError, ValueError, EOFError):
+            images, classes = about["images"], [str(name) for name in about["classes"]]
+        except Exception:  # NumPy raises several types on a damaged header; what cannot be read is made anew
             return None
-        if entries.dtype != _ENTRY or not len(entries) == len(ends) == about["images"] or ends[-1] + 1 != len(text):
+        kinds = [(entries, _ENTRY), (text, np.dtype("u1")), (ends, np.dtype("<i8"))]
+        if any(column.dtype != kind or column.ndim != 1 or not len(column) for column, kind in kinds):
+            return None
+        if not len(entries) == len(ends) == images or ends[-1] + 1 != len(text):
             return None
         columns = (entries[name] for name in _ENTRY.names)
-        return cls(*columns, PackedNames(text, ends), about["classes"])
+        return cls(*columns, PackedNames(text, ends), classes)
 
 
 def kept_index(identity: str, build: Callable[[], TarIndex]) -> TarIndex:

@@ -18,6 +18,7 @@ from loaders.errors import UserError
 BLOCK = 512
 _WINDOW = 4096
 _LONGEST_TEXT = 1 << 20  # bytes of a header that holds a name
+_MOST_DIGITS = 20  # of a number in a PAX header
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -86,7 +87,7 @@ class TarFile:
         where = str(self.path) if name is None else f"{self.path}/{name}"
         position, end = start, self.size if size is None else start + size
         self.refuse_compressed(self.read(start, 8), where)
-        long_name, long_size = None, None
+        long_name, long_size, described = None, None, b""  # what headers of extensions say of the next member
         window, window_start = b"", 0  # a page at a time, in which small members have several headers
         while True:
             header = window[position - window_start : position - window_start + BLOCK]
@@ -95,7 +96,7 @@ class TarFile:
                 header = window[:BLOCK]
             if len(header) < BLOCK or position + BLOCK > end:
                 raise UserError(f"{where} is cut off: it ends without a tar's mark of the end; copy it again")
-            if header == _ZEROS:
+            if header == _ZEROS and not described:
                 break
             if not _is_header(header):
                 if position == start:
@@ -109,9 +110,10 @@ class TarFile:
             if data + member_size > end:
                 raise UserError(f"{where} is cut off: its last member is not whole; copy it again")
             if kind in _EXTENSIONS:
-                if member_size > _LONGEST_TEXT:
-                    raise UserError(f"{where} is damaged at byte {data - start:,}: a name of {member_size:,} bytes")
-                text = self.read(data, member_size)
+                if member_size > _LONGEST_TEXT or kind in described:
+                    what = "two names for one member" if kind in described else f"a name of {member_size:,} bytes"
+                    raise UserError(f"{where} is damaged at byte {data - start:,}: {what}; copy or write it again")
+                text, described = self.read(data, member_size), described + kind.strip(b"g")
                 if kind == b"L":
                     long_name = text.rstrip(b"\0")
                 elif kind in b"xX":
@@ -119,9 +121,9 @@ class TarFile:
                     if any(key.startswith(b"GNU.sparse") for key in records):
                         raise _refused(where, records.get(b"path", b""), "a sparse file")
                     long_name = records.get(b"path", long_name)
-                    long_size = int(records[b"size"]) if records.get(b"size", b"").isdigit() else None
+                    long_size = _whole(records[b"size"], where) if b"size" in records else None
                 continue
-            raw, long_name = _name(header) if long_name is None else long_name, None
+            raw, long_name, described = _name(header) if long_name is None else long_name, None, b""
             if kind in _FILES and raw.endswith(b"/") or kind in _NOT_FILES:  # a folder, as the oldest tars have it
                 continue
             if kind not in _FILES:
@@ -181,12 +183,15 @@ def _is_header(block: bytes) -> bool:
 
 def _number(field: bytes, where: str) -> int:
     """A header's number, octal, or of 256 where it is larger."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.split(b"\0", 1)[0].strip() or b"0"
     try:
-        if field[0] == 0x80:
-            return int.from_bytes(field[1:], "big")
-        return int(field.strip(b" \0") or b"0", 8)
-    except ValueError:
-        raise UserError(f"{where} is damaged: a member's size is {field!r}; copy or write it again") from None
+        if digits.isdigit():  # int() takes signs and underscores too
+            return int(digits, 8)
+    except ValueError:  # an 8 or a 9
+        pass
+    raise UserError(f"{where} is damaged: a member's size is {field!r}; copy or write it again")
 
 
 def _name(header: bytes) -> bytes:
@@ -199,12 +204,23 @@ def _records(text: bytes, where: str) -> dict[bytes, bytes]:
     """A PAX header, lines ``length key=value``."""
     records, position = {}, 0
     while position < len(text) and text[position]:
-        length, _, _ = text[position:].partition(b" ")
-        if not length.isdigit() or not 0 < int(length) <= len(text) - position:
-            raise UserError(f"{where} is damaged: a member's PAX header cannot be read; copy or write it again")
-        key, _, value = text[position + len(length) + 1 : position + int(length) - 1].partition(b"=")
-        records[key], position = value, position + int(length)
+        digits, _, _ = text[position:].partition(b" ")
+        length = _whole(digits, where)
+        key, _, value = text[position + len(digits) + 1 : position + length - 1].partition(b"=")
+        if not 0 < length <= len(text) - position or not key:
+            raise _damaged_records(where)
+        records[key], position = value, position + length
     return records
+
+
+def _whole(digits: bytes, where: str) -> int:
+    if not digits.isdigit() or len(digits) > _MOST_DIGITS:
+        raise _damaged_records(where)
+    return int(digits)
+
+
+def _damaged_records(where: str) -> UserError:
+    return UserError(f"{where} is damaged: a member's PAX header cannot be read; copy or write it again")
 
 
 def _clean(raw: bytes, where: str) -> str:

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from loaders.datasets.folder import is_hidden, is_image_name
-from loaders.datasets.split import Split
+from loaders.datasets.split import MOST_LABELS, Split
 from loaders.datasets.tar_index import PackedNames, TarIndex, kept_index, tars_identity
 from loaders.datasets.tar_reading import Member, TarFile
 from loaders.errors import UserError
@@ -40,7 +40,6 @@ LAYOUT = (
 CLASS_NAMES = "classnames.txt"
 _THREADS = 4  # they wait for the disk, or for a server's, and for the interpreter's lock
 _LARGE = 1 << 30  # bytes of tars that may take a while
-_MOST_LABELS = 1 << 31
 _LONGEST_SIDECAR = 1 << 20
 
 
@@ -224,7 +223,7 @@ def _label(file: TarFile, member: Member, kind: str) -> int | None:
             value = next((about[name] for name in ("label", "cls") if name in about), None)
             if value is None:
                 return None
-        if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < _MOST_LABELS:
+        if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < MOST_LABELS:
             raise ValueError
     except (ValueError, TypeError, RecursionError):
         raise UserError(
@@ -286,6 +285,10 @@ def _tar_of_tars(
         for image in _visible(file.members(member.offset, member.size, member.name)):
             if is_image_name(image.name):
                 found.add(image)
+            elif image.name.lower().endswith(".tar"):
+                raise UserError(
+                    f"{file.path}/{member.name} is a tar in a tar and holds the tar {image.name}: unpack the outer tar"
+                )
         _refuse_twice(found.names, file.path / member.name)
         return found
 

@@ -18,7 +18,7 @@ from fastintl.distributed import World
 from fastintl.evaluate.accuracy import accuracy_on_images, best
 from fastintl.evaluate.backbone import EvaluatedBackbone, Reading
 from fastintl.evaluate.features import Features, cached_features, represent, require_comparable
-from fastintl.evaluate.labels import count_classes
+from fastintl.evaluate.labels import classes_of, count_classes
 from fastintl.evaluate.linear.logistic import logistic_probe, require_scikit_learn
 from fastintl.evaluate.linear.protocols import HeadProtocol
 from fastintl.evaluate.linear.training import HeadTraining, accuracy_on_features, train_on_features
@@ -122,7 +122,7 @@ def probe_on_features(
     stored = [cached_features(backbone, path, cache, world, reading) for path in data.values()]
     require_comparable(*stored)
     bank, queries = map(Features.of, stored)
-    classes = classes or int(bank.labels.max()) + 1
+    classes = classes or classes_of(bank.labels, str(data["train"]))
     settings = settings_of({"protocol": name, **(asdict(protocol) if protocol else {})}, backbone, seed)
     result = Result(f"linear, {name}", data, backbone and backbone.path, settings, {})
     if protocol is None:

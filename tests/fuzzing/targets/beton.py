@@ -68,7 +68,7 @@ def changed(data: bytes, changes: list[tuple[str, int, int]]) -> bytes:
         elif what == "cut":
             del found[place:]
         elif what == "put in":
-            found[place:place] = bytes(range(value))
+            found[place:place] = bytes(i % 256 for i in range(value))
         else:
             del found[place : place + value]
     return bytes(found)

@@ -174,11 +174,32 @@ def test_folders_and_litter_in_a_tar_do_not_count(tmp_path):
     assert list(open_images(tmp_path / "x.tar").names) == ["a/1.jpg", "b/2.jpg"]
 
 
+def _long_name(name: str) -> bytes:
+    """GNU's header and block for the name of the member behind it."""
+    member = tarfile.TarInfo("././@LongLink")
+    member.type, member.size = tarfile.GNUTYPE_LONGNAME, len(name) + 1
+    return member.tobuf() + name.encode().ljust(512, b"\0")
+
+
+def _described(records: dict) -> bytes:
+    member = tarfile.TarInfo("a.jpg")
+    member.pax_headers = records
+    return member.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
+
+
+def _of_size(field: bytes) -> bytes:
+    header = bytearray(tarfile.TarInfo("a.jpg").tobuf())
+    header[124:136], header[148:156] = field, b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(1024)
+
+
 def damaged_tars(tmp_path) -> dict:
     whole = write_tar(tmp_path / "whole.tar", {"a/1.jpg": b"x" * 2000, "b/2.jpg": b"y" * 2000}).read_bytes()
     link, sparse = tarfile.TarInfo("a/link.jpg"), tarfile.TarInfo("a/sparse.jpg")
     link.type, link.linkname, sparse.type = tarfile.SYMTYPE, "/etc/passwd", tarfile.GNUTYPE_SPARSE
     outside = tarfile.TarInfo("../../etc/x.jpg")
+    nested = write_tar(tmp_path / "inner.tar", {"0.jpg": JPEG, "b.tar": whole}).read_bytes()
     return {
         "is cut off: its last member": whole[:3500],
         "is cut off: it ends without": whole[: 512 + 2048],
@@ -189,6 +210,11 @@ def damaged_tars(tmp_path) -> dict:
         "is a sparse file": sparse.tobuf() + bytes(1024),
         "is outside of it": outside.tobuf() + bytes(1024),
         "holds no image": write_tar(tmp_path / "no.tar", {"a.txt": b"x"}).read_bytes(),
+        "two names for one member": _long_name("a.jpg") * 2 + tarfile.TarInfo("b.jpg").tobuf() + bytes(1024),
+        "is damaged at byte 1,024": _long_name("a.jpg") + bytes(1024),
+        "PAX header cannot be read": _described({"size": "x"}),
+        "a member's size is b'-0000001": _of_size(b"-0000001\0\0\0\0"),
+        "holds the tar b.tar: unpack": write_tar(tmp_path / "n.tar", {"a.tar": nested, "c.tar": nested}).read_bytes(),
         "holds a.jpg twice": tarfile.TarInfo("a.jpg").tobuf() * 2 + bytes(1024),
     }
 
@@ -294,6 +320,18 @@ def test_parquet_that_is_none_or_of_another_layout(layouts, tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), tmp_path / "other.parquet")
     with pytest.raises(UserError, match=r"0 columns of images among x \(int64\)"):
         open_images(tmp_path / "other.parquet")
+
+
+def test_parquet_with_labels_that_are_none(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    rows = pyarrow.array([{"bytes": b"1", "path": "x"}], image)
+    for label in (-2, 1 << 40):
+        pyarrow.parquet.write_table(pyarrow.table({"image": rows, "label": [label]}), tmp_path / "p.parquet")
+        with pytest.raises(UserError, match=f"labels that are no class indices, such as {label}"):
+            open_images(tmp_path / "p.parquet")
 
 
 def test_parquet_without_labels_or_paths(tmp_path):

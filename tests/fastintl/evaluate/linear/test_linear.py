@@ -148,6 +148,8 @@ def test_sets_of_other_classes_or_labels_are_refused(images):
     ):
         with pytest.raises(UserError, match=words):
             count_classes(train, held_out)
+    with pytest.raises(UserError, match="the label 5,000,000; classes are counted from 0 on"):
+        count_classes(labelled([0, 5_000_000]), labelled([0]))
 
 
 @pytest.mark.parametrize(
