@@ -17,7 +17,7 @@ demo: setup  ## draw a small dataset, learn from it without labels, print how we
 	@$(python) tools/demo.py $(ARGS)
 
 test: setup  ## run the tests
-	@$(python) -m pytest -q -n 2 --dist loadfile $(ARGS)
+	@$(python) -m pytest -q -n 2 --dist worksteal $(ARGS)
 
 lint: setup  ## check the style, and which room imports from which
 	@$(python) -m ruff check .

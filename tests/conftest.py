@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Threads that wait for work must not spin: two processes of tests share the cores. Read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 import torch
 

@@ -47,11 +47,14 @@ def parquet_split(files: Sequence[Path], where: Path) -> Split:
         UserError: pyarrow is not installed, or a file is damaged or of another layout.
     """
     rows = _Rows(files)
-    image, label, classes = _columns(rows.schema, files[0])
+    try:
+        image, label, classes = _columns(rows.schema, files[0])
+    except UnicodeDecodeError as error:  # a column's name, which pyarrow does not look at before it is asked for
+        raise UserError(f"{files[0]} cannot be read as parquet: a name in it is damaged") from error
     paths: list[str | None] = []
     labels: list[int | None] = []
     for table in rows.tables([f"{image}.path", *([label] if label else [])]):
-        paths += table[image].combine_chunks().field("path").to_pylist()
+        paths += _texts(table[image].combine_chunks().field("path"))
         labels += table[label].to_pylist() if label else [-1] * len(table)
     if not paths:
         raise UserError(f"{where} holds no rows; {LAYOUT}")
@@ -65,6 +68,14 @@ def parquet_split(files: Sequence[Path], where: Path) -> Split:
         paths = [f"{file.stem}/{row:08d}" for file, count in counted for row in range(count)]
     read = _Reader(rows, image)
     return Split(paths, numbers, classes, read, f"parquet {file_stamp(files)}", sizes=read.sizes)
+
+
+def _texts(column: Any) -> list[str | None]:
+    """Strings, of whatever bytes, as names of files are read."""
+    import pyarrow
+
+    found = column.cast(pyarrow.large_binary()).to_pylist()
+    return [None if text is None else text.decode("utf-8", "surrogateescape") for text in found]
 
 
 class _Rows:
@@ -103,7 +114,7 @@ class _Rows:
     def _guarded(self, file: Path, call, *args, **options) -> Any:
         try:
             return call(*args, **options)
-        except (self._error, OSError) as error:
+        except (self._error, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file} cannot be read as parquet: {' '.join(str(error).split())[:200]}") from error
 
 
@@ -147,7 +158,7 @@ def _columns(schema: Any, file: Path) -> tuple[str, str | None, list[str]]:
     import pyarrow
 
     structs = [column.name for column in schema if pyarrow.types.is_struct(column.type)]
-    images = [name for name in structs if {"bytes", "path"} <= {part.name for part in schema.field(name).type}]
+    images = [name for name in structs if _is_image(schema.field(name).type)]
     if len(images) != 1:
         found = ", ".join(f"{column.name} ({column.type})" for column in schema)
         raise UserError(f"{file} holds {len(images)} columns of images among {found}; {LAYOUT}")
@@ -158,6 +169,12 @@ def _columns(schema: Any, file: Path) -> tuple[str, str | None, list[str]]:
     if label is None and len(set(names) & set(whole)) == 1:
         (label,) = set(names) & set(whole)
     return images[0], label, names.get(label, [])
+
+
+def _is_image(struct: Any) -> bool:
+    parts = {part.name: part.type for part in struct}
+    data, path = (str(parts.get(name)) for name in ("bytes", "path"))
+    return data in ("binary", "large_binary") and path in ("string", "large_string")
 
 
 def _is_class_label(about: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 import tempfile
@@ -13,10 +14,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 TIME_LIMIT_S = 300  # two compilers on a busy machine take minutes
+_IMPORTED = ["torch", "fastintl.training.pretraining", "fastintl.detection.training"]
 
 
 def run_ranks(function: Callable, *arguments, world_size: int = 2) -> list:
-    """Calls ``function(*arguments)`` in ``world_size`` fresh processes that form a gloo process group.
+    """Calls ``function(*arguments)`` in ``world_size`` new processes that form a gloo process group.
+
+    They are forks of a server that has imported torch and the project, which takes longer than most tests, and nothing
+    else.
 
     Args:
         function: importable by name (a module's, not a local one).
@@ -32,7 +37,9 @@ def run_ranks(function: Callable, *arguments, world_size: int = 2) -> list:
     """
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        context = mp.spawn(_rank, (function, arguments, world_size, port, folder), nprocs=world_size, join=False)
+        words = (dict(os.environ), function, arguments, world_size, port, folder)
+        multiprocessing.get_context("forkserver").set_forkserver_preload(_IMPORTED)
+        context = mp.start_processes(_rank, words, nprocs=world_size, join=False, start_method="forkserver")
         deadline = time.monotonic() + TIME_LIMIT_S
         while not context.join(timeout=1):
             if time.monotonic() > deadline:
@@ -49,9 +56,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _rank(rank: int, function: Callable, arguments: tuple, world_size: int, port: int, folder: str) -> None:
+def _rank(
+    rank: int, environment: dict, function: Callable, arguments: tuple, world_size: int, port: int, folder: str
+) -> None:
     torch.set_num_threads(1)
     os.environ.update(
+        environment,
         RANK=str(rank),
         LOCAL_RANK=str(rank),
         WORLD_SIZE=str(world_size),

@@ -29,6 +29,7 @@ _huggingface = st.one_of(
     st.sampled_from(["", "[]", "{}", "[" * 5000, '{"info": 3}', '{"info": {"features": [1]}}', "9" * 5000]),
     st.sampled_from([["a", "b", "c"], ["a", "a", "a"], [1, 2, 3], [None], [], "abc"]),
 )
+_text = st.sampled_from(["string", "large_string", "binary", "int64"])
 _place = st.one_of(st.integers(0, 400), st.integers(-1500, -1), st.integers(-12, -1))
 _change = st.one_of(
     st.tuples(st.just("set"), _place, st.one_of(st.integers(0, 255), st.sampled_from([0, 1, 127, 128, 255]))),
@@ -42,6 +43,9 @@ examples = st.fixed_dictionaries(
         "label": st.sampled_from(["label", "fine_label", "class", None]),
         "label_type": st.sampled_from(["int64", "int8", "uint8", "string", "float64"]),
         "huggingface": _huggingface,
+        "types": st.one_of(
+            st.just(("binary", "string")), st.just(("large_binary", "large_string")), st.tuples(_text, _text)
+        ),
         "group": st.integers(1, 3),
         "changes": st.lists(_change, max_size=2),
     }
@@ -83,8 +87,12 @@ def check(example: dict) -> None:
 
 def _table(rows: list[tuple[bytes | None, str | None, int | None]], example: dict) -> pyarrow.Table | None:
     """A file's rows; None where a label does not fit its type."""
-    struct = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    images = pyarrow.array([{"bytes": data, "path": path} for data, path, _ in rows], struct)
+    kinds = [getattr(pyarrow, kind)() for kind in example["types"]]
+    try:
+        parts = [pyarrow.array([row[i] for row in rows], kind) for i, kind in enumerate(kinds)]
+    except (pyarrow.ArrowException, UnicodeEncodeError, UnicodeDecodeError):
+        return None
+    images = pyarrow.StructArray.from_arrays(parts, ["bytes", "path"])
     names = {"image": ["image"], "img": ["img"], "two images": ["image", "mask"], "no image": []}[example["columns"]]
     columns = dict.fromkeys(names, images)
     if example["label"] is not None:

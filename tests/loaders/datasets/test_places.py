@@ -334,6 +334,16 @@ def test_parquet_with_labels_that_are_none(tmp_path):
             open_images(tmp_path / "p.parquet")
 
 
+def test_parquet_with_names_that_are_no_utf8(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    paths = pyarrow.array([b"\xff.jpg"]).view(pyarrow.string())
+    rows = pyarrow.StructArray.from_arrays([pyarrow.array([b"1"]), paths], ["bytes", "path"])
+    pyarrow.parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "p.parquet")
+    assert list(open_images(tmp_path / "p.parquet").names) == ["\udcff.jpg"]
+
+
 def test_parquet_without_labels_or_paths(tmp_path):
     import pyarrow
     import pyarrow.parquet

@@ -53,6 +53,8 @@ def test_its_page_shows_crops_and_training(image_folder, tmp_path):
     assert "images" not in planned  # they are given
     few = [*planned["crops"].command, "--images", "4", "--rounds", "1"]
     planned["crops"] = replace(planned["crops"], command=few)
+    short = [*planned["uncompiled"].command, "--rounds", "1", "--steps", "3"]
+    planned["uncompiled"] = replace(planned["uncompiled"], command=short)
     planned = {name: replace(part, seconds=200) for name, part in planned.items()}  # a busy machine
     outcomes = [carry_out(planned[name], tmp_path / f"{name}.log") for name in ("crops", "uncompiled")]
     assert [outcome.verdict for outcome in outcomes] == ["passed"] * 2, [outcome.last_line for outcome in outcomes]
