@@ -215,6 +215,12 @@ class Loader:
             _hand_over(views, ready)
         return image, [view[0] for view in views]
 
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Ends the worker threads."""
         self._source.close()

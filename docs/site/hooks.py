@@ -3,6 +3,7 @@ page links to become pages of the site."""
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import re
@@ -76,5 +77,18 @@ def _source(path: str) -> tuple[str, set[str]]:
         here = posixpath.basename(path)
         lines = [f"- [{name}]({here}/{name}.md)" for name in inside]
         return f"# {path}\n\n" + "\n".join(lines) + "\n", {os.path.join(path, name) for name in inside}
+    if place.suffix == ".ipynb":
+        return _notebook(place), set()
     fence = "`" * 8
     return f"# {path}\n\n{fence}{_LANGUAGES.get(place.suffix, 'text')}\n{place.read_text()}\n{fence}\n", set()
+
+
+def _notebook(path: Path) -> str:
+    """A notebook's cells as a page; it is kept without output. Its links lead out of the site's folder: their words
+    are left."""
+    parts = []
+    for cell in json.loads(path.read_text())["cells"]:
+        text = "".join(cell["source"])
+        links_gone = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text)
+        parts.append(f"```python\n{text}\n```" if cell["cell_type"] == "code" else links_gone)
+    return "\n\n".join(parts) + "\n"
