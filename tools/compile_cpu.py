@@ -1,4 +1,4 @@
-"""Compiles what the CPU runs (crops, FFCV's decoding, nearest neighbours) into numba's cache, before it is needed.
+"""Compiles what the CPU runs (crops, decoding, nearest neighbours, linear heads) into numba's cache, ahead of its use.
 
     python tools/compile_cpu.py
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 if not __package__:  # run as a script of a clone
@@ -25,6 +26,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         compile_loader(Path(folder) / "demo.beton")
     compile_neighbours()
+    compile_heads()
 
 
 def compile_loader(file: Path) -> None:
@@ -49,6 +51,18 @@ def compile_neighbours() -> None:
 
     features = torch.rand(600, 8)
     knn.predict(features, torch.zeros(600, dtype=torch.int64), features[:4])
+
+
+def compile_heads() -> None:
+    """Trains a head on a few features by the protocol of small datasets, which has Adam."""
+    import torch
+
+    from fastintl.evaluate.features import Features
+    from fastintl.evaluate.linear.protocols import SMALL
+    from fastintl.evaluate.linear.training import train_on_features
+
+    few = Features(torch.rand(4, 8), torch.tensor([0, 1, 0, 1]), torch.arange(4))
+    train_on_features(few, 2, replace(SMALL, epochs=1))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def test_a_run_after_it_compiles_nothing(tmp_path):
         return tuple({name for verb, name in said if verb == wanted} for wanted in ("saved to", "loaded from"))
 
     saved, _ = run(sys.executable, "tools/compile_cpu.py")
-    assert {"colour.colour_crop", "cpu_loops.screen"} <= saved
+    assert {"colour.colour_crop", "cpu_loops.screen", "cpu_loops.adam"} <= saved
     training.write_images(tmp_path / "data")
     for part, split in folder_splits(tmp_path / "data", 0.1).items():
         convert(split, tmp_path / f"{part}.beton")

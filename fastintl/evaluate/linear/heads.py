@@ -16,6 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fastintl.evaluate.linear import cpu_loops
+
 HeadOptimizerName = Literal["sgd", "lars", "larc", "adam"]
 _CACHE = 1 << 20  # bytes of scores that a CPU works on at a time
 
@@ -68,29 +70,29 @@ class LinearHeads:
         with torch.autocast(x_Bd.device.type, enabled=False):
             return _scores(self.weight, self.bias, x_Bd.float())
 
-    def gradients(self, x_Bd: Tensor, label_B: Tensor, batch_size: int) -> tuple[list[Tensor], Tensor]:
+    def gradients(self, x_Bd: Tensor, label_B: Tensor, batch_size: int, loss_H: Tensor | None = None) -> list[Tensor]:
         """The gradients of the cross-entropy ``-1 / batch_size sum_B log softmax(scores)[label]`` of every head.
 
         Args:
             batch_size: samples of all ranks, so that the ranks' gradients only have to be added up.
+            loss_H: where the losses of this rank's samples are added, if they are wanted: they cost a softmax more.
 
         Returns:
-            The gradients, shaped like ``parameters`` and valid until the next call, and the losses (H,), not
-            synchronised between ranks.
+            The gradients, shaped like ``parameters`` and valid until the next call.
         """
         x_Bd = x_Bd.float()
-        loss_H = torch.empty(len(self), device=x_Bd.device)
         for block in self._blocks(x_Bd):
-            weight, bias = self.weight[block], self.bias[block]
-            log_HCB = _scores(weight, bias, x_Bd).log_softmax(1)
-            at_label = label_B.expand(len(weight), 1, -1)
-            torch.sum(log_HCB.gather(1, at_label), (1, 2), out=loss_H[block])
-            error_HCB = log_HCB.exp_()
+            scores_HCB = _scores(self.weight[block], self.bias[block], x_Bd)
+            at_label = label_B.expand(len(scores_HCB), 1, -1)
+            if loss_H is not None:
+                loss_HB = scores_HCB.logsumexp(1) - scores_HCB.gather(1, at_label)[:, 0]
+                loss_H[block] += loss_HB.sum(1) / batch_size
+            error_HCB = scores_HCB.softmax(1)
             error_HCB.scatter_add_(1, at_label, error_HCB.new_full((), -1).expand(at_label.shape))
-            error_HCB /= batch_size
-            torch.mm(error_HCB.flatten(0, 1), x_Bd, out=self._gradients[0][block].flatten(0, 1))
-            torch.sum(error_HCB, 2, out=self._gradients[1][block])
-        return self._gradients, loss_H / -batch_size
+            weight = self._gradients[0][block].flatten(0, 1)
+            torch.addmm(weight, error_HCB.flatten(0, 1), x_Bd, beta=0, alpha=1 / batch_size, out=weight)
+            torch.sum(error_HCB, 2, out=self._gradients[1][block]).div_(batch_size)
+        return self._gradients
 
     def _blocks(self, x_Bd: Tensor) -> list[slice]:
         """Heads that are taken together: on a CPU as many as have their scores in its cache, on a GPU all."""
@@ -202,14 +204,25 @@ class HeadAdam:
     def step(self, gradients: list[Tensor], factor: float) -> None:
         """Updates the heads at ``factor`` times their learning rates; overwrites ``gradients``."""
         self.steps += 1
-        bias1, bias2 = 1 - self.BETA1**self.steps, 1 - self.BETA2**self.steps
         for p, g, mean, square in zip(self.parameters, gradients, self.means, self.squares, strict=True):
-            g.addcmul_(_per_head(self.weight_decay, p), p)
-            mean.lerp_(g, 1 - self.BETA1)
-            square.mul_(self.BETA2).addcmul_(g, g, value=1 - self.BETA2)
-            root = torch.sqrt(square, out=g).div_(math.sqrt(bias2)).add_(self.EPS)
-            move = torch.div(mean, root, out=g)
-            p.addcmul_(_per_head(self.lr, p), move, value=-factor / bias1)
+            update = self.update_on_cpu if p.device.type == "cpu" else self.update
+            update(p, g, mean, square, factor)
+
+    def update(self, parameter: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, factor: float) -> None:
+        """One parameter's step in torch's operations; overwrites ``gradient``."""
+        bias1, bias2 = 1 - self.BETA1**self.steps, 1 - self.BETA2**self.steps
+        gradient.addcmul_(_per_head(self.weight_decay, parameter), parameter)
+        mean.lerp_(gradient, 1 - self.BETA1)
+        square.mul_(self.BETA2).addcmul_(gradient, gradient, value=1 - self.BETA2)
+        root = torch.sqrt(square, out=gradient).div_(math.sqrt(bias2)).add_(self.EPS)
+        move = torch.div(mean, root, out=gradient)
+        parameter.addcmul_(_per_head(self.lr, parameter), move, value=-factor / bias1)
+
+    def update_on_cpu(self, parameter: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, factor: float) -> None:
+        """The same in one pass over memory."""
+        columns = (x.flatten(1).numpy() for x in (parameter, gradient, mean, square))
+        settings = self.lr.numpy(), self.weight_decay.numpy(), self.BETA1, self.BETA2, self.EPS
+        cpu_loops.adam(*columns, *settings, self.steps, factor)
 
     def state_dict(self) -> dict:
         return {"means": self.means, "squares": self.squares, "steps": self.steps}

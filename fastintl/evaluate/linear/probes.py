@@ -58,8 +58,9 @@ class FrozenProbe(HeadTraining):
     def train_step(self, batch: Batch, epoch: int) -> Tensor:
         """One update of every head; their mean losses (H,) on this rank's share."""
         views, labels = (x.to(self.world.device, non_blocking=True) for x in (batch.views[0], batch.labels))
-        ranks = self.world.world_size
-        return ranks * self.step(self._features(views), labels, epoch, len(labels) * ranks)
+        ranks, loss_H = self.world.world_size, torch.zeros(len(self.heads), device=self.world.device)
+        self.step(self._features(views), labels, epoch, len(labels) * ranks, loss_H)
+        return ranks * loss_H
 
     def accuracy(self, held_out: Loader) -> dict[str, list[float]]:
         """``{"top1": [one a head], "top5": …}`` on a centre-crop loader; the same on every rank."""

@@ -43,22 +43,20 @@ class HeadTraining:
         self.optimizer = build_head_optimizer(protocol.optimizer, self.heads, lr * protocol.lr_scale, weight_decay)
 
     @torch.no_grad()
-    def step(self, x_Bd: Tensor, label_B: Tensor, epoch: int, batch_size: int) -> Tensor:
+    def step(self, x_Bd: Tensor, label_B: Tensor, epoch: int, batch_size: int, loss_H: Tensor | None = None) -> None:
         """One update of every head.
 
         Args:
             x_Bd, label_B: this rank's share of the batch.
             batch_size: samples of all ranks.
-
-        Returns:
-            The losses (H,) summed over this rank's share and divided by ``batch_size``; on the device.
+            loss_H: where the losses are added, if they are wanted: summed over this rank's share and divided by
+                ``batch_size``; on the device.
         """
-        gradients, loss_H = self.heads.gradients(x_Bd, label_B, batch_size)
+        gradients = self.heads.gradients(x_Bd, label_B, batch_size, loss_H)
         if self.across_ranks:
             for gradient in gradients:
                 dist.all_reduce(gradient)
         self.optimizer.step(gradients, self.protocol.factor(epoch))
-        return loss_H
 
     def state_dict(self) -> dict:
         return {"weight": self.heads.weight, "bias": self.heads.bias, "optimizer": self.optimizer.state_dict()}

@@ -11,7 +11,7 @@ from torch import nn
 
 from fastintl.evaluate.accuracy import Accuracy
 from fastintl.evaluate.features import Features
-from fastintl.evaluate.linear.heads import LinearHeads
+from fastintl.evaluate.linear.heads import HeadAdam, LinearHeads
 from fastintl.evaluate.linear.protocols import CW_RGP, IMAGENET, SMALL, sweep
 from fastintl.evaluate.linear.training import accuracy_on_features, train_on_features
 from loaders import UserError
@@ -52,6 +52,37 @@ def test_every_head_of_a_sweep_is_the_head_trained_alone(features, name):
         torch.testing.assert_close(together.weight[i], head.weight[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(together.bias[i], head.bias[0], rtol=1e-4, atol=1e-5)
     assert (together.weight[0] - together.weight[-1]).abs().max() > 1e-3  # the grid's corners do differ
+
+
+def test_losses_are_those_of_torch_also_where_a_softmax_is_zero(features):
+    heads = LinearHeads.start(3, CLASSES, DIM, "normal", seed=1)
+    heads.weight[1] *= 1e5
+    heads.weight[2, 0] += 1
+    x, labels, loss_H = features.features[:50], features.labels[:50], torch.zeros(3)
+    gradients = [g.clone() for g in heads.gradients(x, labels, 50, loss_H)]
+    for head in range(3):
+        layer = nn.Linear(DIM, CLASSES).double()
+        layer.weight.data, layer.bias.data = heads.weight[head].double(), heads.bias[head].double()
+        loss = F.cross_entropy(layer(x.double()), labels)
+        loss.backward()
+        assert loss_H[head] == pytest.approx(loss.item(), rel=1e-5)
+        for mine, theirs in zip(gradients, (layer.weight.grad, layer.bias.grad), strict=True):
+            torch.testing.assert_close(mine[head].double(), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_the_loop_of_a_cpu_moves_as_torchs_operations_do():
+    generator = torch.Generator().manual_seed(0)
+    lr, weight_decay = torch.tensor([1e-3, 0.1, 1.0]), torch.tensor([0.0, 1e-3, 0.1])
+    pair = [HeadAdam(LinearHeads.start(3, CLASSES, DIM, "uniform"), lr, weight_decay) for _ in range(2)]
+    for _ in range(20):
+        gradients = [torch.randn(p.shape, generator=generator) for p in pair[0].parameters]
+        for adam, update in zip(pair, ("update", "update_on_cpu"), strict=True):
+            adam.steps += 1
+            columns = adam.parameters, [g.clone() for g in gradients], adam.means, adam.squares
+            for parameter in zip(*columns, strict=True):
+                getattr(adam, update)(*parameter, 0.7)
+    for mine, theirs in zip(pair[1].parameters, pair[0].parameters, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
 def reference(features: Features, protocol, move, dtype=torch.float64) -> nn.Linear:
