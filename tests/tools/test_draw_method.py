@@ -34,6 +34,8 @@ def test_runs_are_drawn_side_by_side_and_alike_every_time(tmp_path):
         assert result.returncode == 0, result.stderr
         files.append({path.name: path.read_text() for path in out.iterdir()})
     assert files[0] == files[1] and set(files[0]) == {"map.svg", "spectra.svg", "rank.svg"}
+    for text in files[0].values():  # readable on white and on black: see-through, in a grey between the two
+        assert "#ffffff" not in text and "#000000" not in text
     for name in ("spectra.svg", "rank.svg"):
         text = "".join(ElementTree.fromstring(files[0][name]).itertext())
         assert "first" in text and "second" in text
