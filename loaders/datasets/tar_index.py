@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,6 +27,7 @@ from loaders.lock import Lock
 
 _FORMAT = 1  # raise it when an index would come out otherwise
 _PLACES, _LEAST_PLACES, _PLACE = 1000, 4, 4096  # of all tars together, of each, and its bytes
+_KEPT_DAYS = 90
 _THREADS = 16  # they wait for the disk, or for a server's
 _ENTRY = np.dtype([("tar", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("label", "<i4")])
 _ENTRIES, _NAMES, _ENDS, _ABOUT = "entries.npy", "names.npy", "ends.npy", "about.json"
@@ -118,10 +120,13 @@ class TarIndex:
 def kept_index(identity: str, build: Callable[[], TarIndex]) -> TarIndex:
     """The index of the tars that are known by ``identity``, from the cache or, if it is not there, made now.
 
-    Of several processes one makes it and the others wait. Where nothing can be kept, each makes its own.
+    Of several processes one makes it and the others wait. Where nothing can be kept, each makes its own. What nobody
+    has asked for in ``_KEPT_DAYS`` is removed when another is kept.
     """
     folder = cache_folder("tar_indexes") / identity
     if (known := TarIndex.load(folder)) is not None:
+        with suppress(OSError):  # somebody else's cache
+            os.utime(folder)
         return known
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -168,6 +173,10 @@ def _look_into(tar: Path, places: int) -> bytes:
 
 
 def _publish(index: TarIndex, folder: Path) -> None:
+    for other in folder.parent.iterdir():
+        with suppress(OSError):  # another process removes it too
+            if time.time() - other.stat().st_mtime > 86_400 * _KEPT_DAYS:
+                shutil.rmtree(other) if other.is_dir() else other.unlink()
     written = Path(tempfile.mkdtemp(prefix=".writing", dir=folder.parent))
     try:
         index.save(written)

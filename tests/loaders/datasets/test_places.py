@@ -4,6 +4,7 @@ import gzip
 import os
 import shutil
 import tarfile
+import time
 
 import numpy as np
 import pytest
@@ -274,6 +275,19 @@ def test_an_index_is_kept_and_a_changed_tar_is_read_anew(tmp_path, cache, monkey
     os.utime(path)
     with pytest.raises(UserError, match="was changed while it was read"):
         changed._read(0)
+
+
+def test_an_index_that_nobody_asks_for_is_removed(tmp_path, cache):
+    paths = [write_tar(tmp_path / f"{name}.tar", {f"a/{name}.jpg": b"x"}) for name in "abc"]
+    for path in paths[:2]:
+        open_images(path)
+    place, long_ago = cache / "fastintl" / "tar_indexes", time.time() - 100 * 86_400
+    for path in place.iterdir():
+        os.utime(path, (long_ago, long_ago))
+    open_images(paths[0])  # asked for again
+    open_images(paths[2])
+    assert len([path for path in place.iterdir() if path.is_dir()]) == 2
+    assert [list(open_images(path).names) for path in paths] == [["a.jpg"], ["b.jpg"], ["c.jpg"]]
 
 
 def test_where_nothing_can_be_kept_a_tar_is_read_all_the_same(tmp_path, monkeypatch):
