@@ -6,8 +6,9 @@ pass, and the least time that these take.
 
 Compiled parts are lowered by torch's Inductor for that GPU and read off the code that it generates; in others every
 operation counts as one launch. Nothing is measured: the least time of a part is that of its bytes at the memory's speed
-or of its operations at the matrix units', whichever is longer, and a step takes more. It takes some minutes, and wants
-torch 2.14.
+or of its operations at the matrix units', whichever is longer, and a step takes more. Where crops grow this is a step
+at full size, which keeps the most, and a line tells the operations of the other stages. It takes some minutes, and
+wants torch 2.14.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
     from fastintl.config import load, to_yaml
     from fastintl.training.step_memory import weight_bytes
 
+    from .flops import describe, stages_work
     from .results import write_result
 
     config = load(arguments.rcfg, arguments.overrides)
@@ -96,6 +98,10 @@ def run(arguments: argparse.Namespace) -> None:
     weights = weight_bytes(config)
     _print(parts, total, weights, f"{config.name}, {arguments.ranks} x {arguments.gpu.upper()}")
     rows = {"parts": [asdict(part) for part in parts], "total": asdict(total), "weight_bytes": weights}
+    if config.crops.grow:
+        stages = stages_work(config)
+        print(describe(stages))
+        rows["stages"] = [asdict(stage) for stage in stages]
     write_result(arguments, "count", gpu=arguments.gpu, ranks=arguments.ranks, config=to_yaml(config), **rows)
 
 

@@ -1,36 +1,61 @@
-"""Operations of a training step, counted on tensors without memory: of convolutions and matrix products, which are all
-that torch's counter knows, forward and backward.
+"""Operations of a training step where crops grow: convolutions, matrix products and the loss, forward and backward,
+counted on tensors without memory.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from fastintl.config import Config
 from loaders.growth import shares
 
 
-def step_flops(config: Config) -> float:
-    """Operations of one step on the global batch, loss included, at the full size of the crops."""
-    from .count import loss_flops
-    from .recorded_step import record
+@dataclass(frozen=True)
+class StageWork:
+    """What a stage of a training asks for; one stage where no crops grow.
 
-    _, calls = record(config, 1)
-    return sum(call.times * sum(call.flops) for call in calls) + sum(loss_flops(config))
+    Attributes:
+        epoch: where it begins.
+        sides: of the views, in pixels.
+        share: how much of the training's epochs it takes.
+        flops: operations of one of its steps.
+        work: those, divided by those of a step at full size.
+    """
+
+    epoch: int
+    sides: tuple[int, ...]
+    share: float
+    flops: float
+    work: float
 
 
-def stage_flops(config: Config) -> list[float]:
-    """``step_flops`` of each stage of crops that grow; of one stage where they do not."""
+def stages_work(config: Config) -> list[StageWork]:
+    """The stages of a recipe, the one at full size last."""
+    stages = config.crops.stages
     full = replace(config.crops, grow=())
-    return [step_flops(replace(config, crops=replace(full, sizes=stage.sides))) for stage in config.crops.stages]
+    counted = [_step_flops(replace(config, crops=replace(full, sizes=stage.sides))) for stage in stages]
+    weights = shares(stages, config.train.epochs)
+    return [
+        StageWork(stage.epoch, stage.sides, share, flops, flops / counted[-1])
+        for stage, share, flops in zip(stages, weights, counted, strict=True)
+    ]
 
 
-def mean_flops(config: Config) -> float:
-    """Operations of a step on the mean of the run."""
-    weights = shares(config.crops.stages, config.train.epochs)
-    return sum(share * flops for share, flops in zip(weights, stage_flops(config), strict=True))
+def mean_work(stages: list[StageWork]) -> float:
+    """Operations of a training, divided by those of one at full size with as many steps."""
+    return sum(stage.share * stage.work for stage in stages)
 
 
-def share_of_full_size(config: Config) -> float:
-    """Operations of the run, divided by those of one with as many steps at full size; 1 where nothing grows."""
-    return mean_flops(config) / stage_flops(config)[-1] if config.crops.grow else 1.0
+def describe(stages: list[StageWork]) -> str:
+    """A line on crops that grow."""
+    parts = (f"{stage.work:.3f} at {' '.join(map(str, stage.sides))} px from epoch {stage.epoch}" for stage in stages)
+    return f"its crops grow: {mean_work(stages):.3f} of the operations of full size ({', '.join(parts)})"
+
+
+def _step_flops(config: Config) -> float:
+    """Operations of a step on the global batch."""
+    from . import recorded_step  # noqa: F401  (tells torch's counter of the losses' own product)
+    from .count import loss_flops
+    from .step import step_flops
+
+    return step_flops(config) + sum(loss_flops(config))
