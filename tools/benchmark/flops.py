@@ -1,13 +1,18 @@
-"""Operations of a training step where crops grow: convolutions, matrix products and the loss, forward and backward,
-counted on tensors without memory.
+"""Operations of a training step and, where crops grow, of its stages: convolutions, matrix products and the loss,
+forward and backward, counted on tensors without memory.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from fastintl.config import Config
 from loaders.growth import shares
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,30 @@ def describe(stages: list[StageWork]) -> str:
 
 def _step_flops(config: Config) -> float:
     """Operations of a step on the global batch."""
-    from . import recorded_step  # noqa: F401  (tells torch's counter of the losses' own product)
-    from .count import loss_flops
     from .step import step_flops
 
     return step_flops(config) + sum(loss_flops(config))
+
+
+def loss_flops(config: Config) -> tuple[int, int]:
+    """Operations of the loss over the global batch, forward and backward."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from fastintl.training.build import build_loss
+
+    from . import recorded_step  # noqa: F401  (tells torch's counter of the losses' own product)
+
+    with FlopCounterMode(display=False) as forward:
+        value = build_loss(config.loss)(*embeddings(config, "meta"))
+    with FlopCounterMode(display=False) as backward:
+        value.backward()
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+def embeddings(config: Config, device: str, dtype: torch.dtype | None = None) -> list[Tensor]:
+    """The arguments of the loss, with arbitrary contents."""
+    import torch
+
+    n, d, target = config.train.batch_size, config.model.projector[-1], config.model.ema
+    online = torch.empty(len(config.crops.sizes) - target, n, d, dtype=dtype, device=device, requires_grad=True)
+    return [online, torch.empty(n, d, dtype=dtype, device=device)] if target else [online]

@@ -327,11 +327,13 @@ def _print(arguments: argparse.Namespace, settings: Sequence[Setting], found: Se
         costs = (f"{row['images']['mean']:,.0f}", f"{row['flops']['mean']:.3g}", f"{row['seconds']['mean']:,.0f}")
         table.add_row(row["name"], str(row["seeds"]), *costs, *(_percent(row[key], "std") for key in SCORES))
     console.print(table)
-    console.print("accuracies with their standard deviation over the seeds", style="dim")
+    console.print(
+        "of several seeds: accuracies +- their standard deviation, differences +- their standard error", style="dim"
+    )
     for row in differences(settings, found):
         apart = ", ".join(f"{name} {_percent(row[key], 'standard_error', '+')}" for key, name in SCORES.items())
         kind = " (equal operations)" if row["kind"] == "equal" else ""
-        console.print(f"{row['of']} less {row['to']}{kind}: {apart} points (standard error, {row['seeds']} seeds)")
+        console.print(f"{row['of']} less {row['to']}{kind}: {apart} points over {row['seeds']} seeds")
     left = arguments.seeds * len(settings) - len(found)
     if left:
         console.print(f"{left} of {left + len(found)} trainings are left: the same command goes on")
