@@ -45,7 +45,7 @@ def multi_crop(crops: Crops) -> MultiCrop:
         )
         for size, scale, blur, solarize in views
     )
-    return MultiCrop(specs, crops.mean, crops.std, crops.interpolation)
+    return MultiCrop(specs, crops.mean, crops.std, crops.interpolation, crops.growth)
 
 
 def find(config: Config, split: str) -> Path | None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ import torch
 from loaders.datasets.own import OwnImages
 from loaders.errors import UserError
 from loaders.multicrop.cpu import CpuCenterCrop, CpuMultiCrop
+from loaders.multicrop.growing import Engine, GrowingCrops
 from loaders.order import Order
 from loaders.recipe import CenterCrop, MultiCrop
 from loaders.sources import HARDWARE_SHARE, Images, Source, opened_images
@@ -112,17 +113,11 @@ def make_loader(
     return loader
 
 
-class Engine(Protocol):
-    """Cuts the views of decoded images that lie on its device."""
-
-    def __call__(self, decoded: DecodedBatch, seed: int, epoch: int) -> list[torch.Tensor]: ...
-
-    def close(self) -> None: ...
-
-
 def open_engine(recipe: MultiCrop | CenterCrop, device: torch.device, dtype: torch.dtype, threads: int) -> Engine:
     """The engine for a recipe whose views are wanted on ``device``."""
     random = isinstance(recipe, MultiCrop)
+    if random and recipe.growth is not None:
+        return GrowingCrops(recipe, lambda fixed: open_engine(fixed, device, dtype, threads))
     if device.type == "cpu":
         return (CpuMultiCrop if random else CpuCenterCrop)(recipe, threads, dtype)
     from loaders.multicrop.device import DeviceCenterCrop, DeviceMultiCrop

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from loaders.errors import UserError
+from loaders.growth import Growth, Stage, sides_at, stages_of
 
 Interpolation = Literal["bicubic", "bilinear"]  # both antialiased, as Pillow's
 
@@ -71,15 +72,34 @@ class MultiCrop:
 
     Attributes:
         interpolation: how a box of the image becomes a view of its size.
+        growth: how the views' sides rise from epoch to epoch up to ``size``; None: they are ``size`` in all.
     """
 
     views: tuple[CropSpec, ...]
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: Interpolation = "bicubic"
+    growth: Growth | None = None
 
     def __post_init__(self) -> None:
         _check_interpolation(self.interpolation)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The sides of the views, and from which epoch on."""
+        return stages_of([spec.size for spec in self.views], self.growth)
+
+    def at(self, epoch: int) -> MultiCrop:
+        """What an epoch cuts, as a recipe that does not grow.
+
+        A smaller crop shows what the crop of full size would: boxes, flips, colours are the same, and the deviation of
+        the blur, which is in pixels of the crop, shrinks with the side.
+        """
+        if self.growth is None:
+            return self
+        sides = sides_at(self.stages, epoch)
+        views = tuple(_resized(spec, side) for spec, side in zip(self.views, sides, strict=True))
+        return replace(self, views=views, growth=None)
 
 
 @dataclass(frozen=True)
@@ -113,6 +133,11 @@ def random_crop_and_flip(
     """
     spec = CropSpec(size, scale=(least_area, 1.0), jitter=0, grayscale=0, blur=0, solarize=0)
     return MultiCrop((spec,), mean, std, interpolation)
+
+
+def _resized(spec: CropSpec, side: int) -> CropSpec:
+    low, high = (sigma * side / spec.size for sigma in spec.blur_sigma)
+    return replace(spec, size=side, blur_sigma=(low, high))
 
 
 def _check_side(side: int) -> None:

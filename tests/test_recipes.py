@@ -14,6 +14,7 @@ from fastintl.evaluate.linear import protocols
 from fastintl.training.optim import build_optimizer, set_learning_rate
 from tests.helpers import warm_python
 from tools import finetune, knn, linear
+from tools.benchmark.flops import mean_work, stages_work
 
 ROOT = Path(__file__).parent.parent
 RCFGS = ROOT / "rcfgs"
@@ -276,12 +277,27 @@ def test_header_has_the_published_figures_and_counts_all_images_of_all_epochs(re
 
 def test_every_published_recipe_is_there():
     paths = {str(path.relative_to(RCFGS).with_suffix("")) for path in RCFGS.rglob("*.yaml")}
-    pretraining = {path for path in paths if not path.startswith(("eval/", "detection/"))}
+    pretraining = {path for path in paths if not path.startswith(("eval/", "detection/", "fast/"))}
     for rows in (TRAINING, NETWORKS, CROPS, TESTS):
         assert sorted([*(row["recipe"] for row in rows), "demo"]) == sorted(pretraining)
     detection = {f"detection/{name}" for name in ("voc0712", "coco_2x", "shapes")}  # see test_detection_model.py
     assert detection == {path for path in paths if path.startswith("detection/")}
     assert {f"eval/{facts['recipe']}" for facts in EVALUATIONS} == {path for path in paths if path[:5] == "eval/"}
+
+
+@pytest.mark.parametrize(("recipe", "most"), [("ep100", 0.75), ("cifar10", 0.72)])
+def test_a_fast_recipe_is_the_published_one_with_crops_that_grow_and_its_header_counts_what_it_takes(recipe, most):
+    fast, header = load(f"fast/{recipe}"), (RCFGS / f"fast/{recipe}.yaml").read_text().split("\n\n")[0]
+    assert config.differences(fast, load(recipe)) == ["name", "crops.grow"]
+    words, stages = " ".join(header.replace("#", " ").split()), stages_work(fast)
+    assert mean_work(stages) <= most
+    assert f" {mean_work(stages):.3f} of its operations" in words
+    full, mean = stages[-1].flops / 1e12, mean_work(stages) * stages[-1].flops / 1e12
+    assert f" {full:.3g} TFLOP a step of 256 images at full size, {mean:.3g} on the mean of the run." in words
+
+
+def test_every_fast_recipe_is_one_of_those():
+    assert {path.stem for path in (RCFGS / "fast").iterdir()} == {"ep100", "cifar10"}
 
 
 def test_demo_is_the_multi_crop_recipe_with_ema_and_its_baselines():

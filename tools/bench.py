@@ -25,6 +25,7 @@ PARTS = {
     "plot": "draws the JSON of the others",
     "count": "launches, bytes and memory of a step, counted without a GPU",
     "gpu": "the first minutes on a GPU: tests, crops, training, memory, on one page",
+    "tradeoff": "accuracy against compute: a recipe at several settings and seeds",
     "estimate": "hours and GPU-hours of a recipe, from measured rates",
 }
 

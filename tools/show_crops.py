@@ -44,7 +44,7 @@ def main(words: list[str] | None = None) -> None:
 
     logging.basicConfig(format="%(message)s")
     seed = config.seed if given.seed is None else given.seed
-    images, recipe = open_images(given.data or find(config, "train")), multi_crop(config.crops)
+    images, recipe = open_images(given.data or find(config, "train")), multi_crop(config.crops).at(given.epoch)
     samples = choose(given, len(images), seed)
     rows, left_out = through_every_source(images, recipe, samples, seed, given.epoch)
     title = f"{images.path.name}, recipe {config.name}, seed {seed}, epoch {given.epoch}"

@@ -7,6 +7,7 @@ from typing import Literal
 
 from fastintl.config.options import Options, option, shown, side_option
 from loaders.errors import UserError
+from loaders.growth import Growth, Stage, stages_of
 from loaders.recipe import LARGEST_SIDE, Interpolation
 
 Pair = tuple[float, float]
@@ -68,6 +69,13 @@ class Crops(Options, key="crops"):
     solarize: tuple[float, ...] = option(
         (0.1,) * 6, "Probability of inverting the pixels from 128 on, per view.", least=0, most=1
     )
+    grow: tuple[float, ...] = option(
+        (),
+        "[share, epoch]: begin with views of this share of their sides, which rise in a few stages to the full ones "
+        "from this epoch on, as in [0.625, 70]; [] is full size from the start. Not yet shown to help.",
+        above=0,
+        work=True,
+    )
     interpolation: Interpolation = option("bicubic", "How a crop is resized to its view, antialiased.")
     ratio: Pair = option((0.75, 1.3333333333333333), "Aspect ratio of a crop before resizing, from and to.", above=0)
     flip: float = option(0.5, "Probability of a horizontal flip.", least=0, most=1)
@@ -108,3 +116,33 @@ class Crops(Options, key="crops"):
         for name, (low, high) in ranges.items():
             if low > high:
                 raise UserError(f"crops.{name}: [{low}, {high}] must have the smaller value first")
+        self._check_growth()
+
+    def _check_growth(self) -> None:
+        if not self.grow:
+            return
+        given = f"crops.grow: {shown(self.grow)}"
+        if len(self.grow) != 2:
+            raise UserError(f"{given} is not [share, epoch], nor [] for crops that do not grow")
+        share, epoch = self.grow
+        if share >= 1:
+            raise UserError(f"{given} begins with {share:g} of the views' sides; it must be less than 1")
+        if epoch != int(epoch) or epoch < 1:
+            raise UserError(f"{given} reaches the full size at epoch {epoch:g}; it must be a whole number from 1 on")
+        if len(self.stages) == 1:
+            raise UserError(f"{given} makes no view smaller, in steps that its side takes: lower the share")
+
+    @property
+    def growth(self) -> Growth | None:
+        """How the views grow; None where they do not."""
+        return Growth(self.grow[0], int(self.grow[1])) if self.grow else None
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The sides of the views, and from which epoch on; one stage where nothing grows."""
+        return stages_of(self.sizes, self.growth)
+
+    @property
+    def all_sides(self) -> tuple[int, ...]:
+        """Every side that a view ever has, those of the last stage first."""
+        return tuple(dict.fromkeys(side for stage in reversed(self.stages) for side in stage.sides))

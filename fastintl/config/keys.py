@@ -249,6 +249,15 @@ class Config(Options):
         check_folder_name(self.name)
         if self.model.ema and not LOSSES[self.loss.name].target:
             raise UserError(f"model.ema: loss.name={self.loss.name} has no EMA target; set model.ema=false")
+        if self.crops.grow and self.crops.growth.epoch >= self.train.epochs:
+            raise UserError(
+                f"crops.grow: {shown(self.crops.grow)} reaches the full size at epoch {self.crops.growth.epoch}, and "
+                f"train.epochs={self.train.epochs} ends before: name an earlier epoch"
+            )
+        if self.crops.grow and self.train.cuda_graphs == "on":
+            raise UserError(
+                "crops.grow changes the shapes that train.cuda_graphs=on replays: set train.cuda_graphs=off"
+            )
 
 
 def load(rcfg: Path | str | None, overrides: Sequence[str] = ()) -> Config:

@@ -3,7 +3,8 @@
 Why regions (stem, residual block, head; see ``lockstep.py``) and not the network: the ResNet's blocks of one shape
 share a compilation, the gradients' exchange starts when the last region's backward pass ends and not when all of it
 does, and a convolution, which begins every region, ends a fusion anyway. Why static shapes: the five sizes of crop
-stand side by side in one graph, so that nothing is ever compiled again, and the kernels know their sizes. Functions
+stand side by side in one graph, so that nothing is compiled again (but once a stage where crops grow), and the kernels
+know their sizes. Functions
 are compiled, not modules: parameters keep their names, and evaluation runs the same modules uncompiled.
 """
 
@@ -21,7 +22,8 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from fastintl.network import lockstep, view_by_view
 from loaders.compiler import require_c_compiler, require_cxx_compiler
 
-# A region has a graph for every shape of block, ResNet-50 eight; torch gives up at eight and says little.
+# A region has a graph for every shape of block, ResNet-50 eight; torch gives up at eight and says little. Crops that
+# grow have other shapes in each stage: their graphs are compiled when the stage begins, and kept.
 _GRAPHS_OF_A_REGION = 64
 
 # Inductor's. What the views ask for alike, each in its own size, becomes one launch: with few images a GPU the host's
@@ -30,7 +32,10 @@ OPTIONS: dict[str, Any] = {"combo_kernels": True}
 
 
 def compiled_regions(
-    device: torch.device, cuda_graphs: bool, regions: lockstep.Regions | view_by_view.Regions | None = None
+    device: torch.device,
+    cuda_graphs: bool,
+    regions: lockstep.Regions | view_by_view.Regions | None = None,
+    stages: int = 1,
 ) -> lockstep.Regions | view_by_view.Regions:
     """The regions, to be compiled when they first run.
 
@@ -39,6 +44,7 @@ def compiled_regions(
         cuda_graphs: whether each region's kernels replay as one CUDA graph. The caller begins each step by
             ``torch.compiler.cudagraph_mark_step_begin()``, and copies what it keeps of the results longer than that.
         regions: those of the model, uncompiled; None: a ResNet's.
+        stages: how many sets of sides the views have one after the other, see ``loaders/growth.py``.
 
     Raises:
         UserError: the compiler that this needs, or Python's headers, are missing.
@@ -46,7 +52,9 @@ def compiled_regions(
     require_c_compiler() if device.type == "cuda" else require_cxx_compiler()
     _keep_cache_across_restarts()
     # The limit's older name, which every torch knows.
-    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _GRAPHS_OF_A_REGION)
+    limits, most = torch._dynamo.config, _GRAPHS_OF_A_REGION * stages
+    limits.cache_size_limit = max(limits.cache_size_limit, most)
+    limits.accumulated_cache_size_limit = max(limits.accumulated_cache_size_limit, most)
     # DDP would cut each region anew wherever a bucket of gradients ends; between regions it is cut often enough.
     torch._dynamo.config.optimize_ddp = False
     options = {**OPTIONS, "triton.cudagraphs": cuda_graphs}

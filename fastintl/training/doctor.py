@@ -4,7 +4,8 @@ the training of a recipe."""
 from __future__ import annotations
 
 import textwrap
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from loaders import terminal
 from loaders.datasets.catalogue import Reference
 from loaders.environment import Machine, this_machine
 from loaders.errors import UserError
+from loaders.growth import shares
 from loaders.multicrop.device import choose_implementation
 from loaders.planning import installed, report
 from loaders.planning.plan import Plan, make_plan
@@ -91,8 +93,9 @@ def examine(config: Config, data: Path | None, ranks: int | None, batch_size: in
         raise UserError(f"no image can be read, {sources[-1].about}: {sources[-1].cure}")
     ranks = max(1, len(machine.gpus)) if ranks is None else ranks
     batch_size = config.train.batch_size if batch_size is None else batch_size
+    largest = replace(multi_crop(config.crops), growth=None)
     with open_console(stderr=True).status("measuring"):
-        plan = make_plan(data, multi_crop(config.crops), batch_size, ranks, machine, usable, dtype.itemsize)
+        plan = make_plan(data, largest, batch_size, ranks, machine, usable, dtype.itemsize)
     return Examination(*found, plan, demand(config, plan, machine.cores))
 
 
@@ -101,20 +104,27 @@ def demand(config: Config, plan: Plan, cores: int) -> dict[str, float | None] | 
     ResNet-50.
 
     The cost of an image is counted in trained images of 224 px: forward and backward over a view cost by its area,
-    the EMA target's forward alone a third.
+    the EMA target's forward alone a third. Where crops grow it is the mean over the run, and the first stage, whose
+    crops are the smallest, asks the most of the loader; the loader itself is measured at full size.
     """
     if (config.model.arch, config.model.stem) != ("resnet50", "imagenet"):
         return None
-    areas = [(side / 224) ** 2 for side in config.crops.sizes]
-    cost = areas[0] / 3 + sum(areas[1:]) if config.model.ema else sum(areas)
+    costs = [_cost(stage.sides, config.model.ema) for stage in config.crops.stages]
+    cost = sum(a * b for a, b in zip(costs, shares(config.crops.stages, config.train.epochs), strict=True))
     takes, fed = _A100_IMAGES_PER_SECOND / cost, plan.feeds_gpu_crops
     return {
         "assumed_images_of_224_px": _A100_IMAGES_PER_SECOND,
         "cost_in_images_of_224_px": cost,
         "images_per_second_of_a_gpu": takes,
+        "images_per_second_of_a_gpu_at_first": _A100_IMAGES_PER_SECOND / costs[0],
         "cores_a_gpu_with_gpu_crops": takes * cores / fed if fed else None,
         "cores_a_gpu_with_cpu_crops": takes * cores / plan.feeds_cpu_crops,
     }
+
+
+def _cost(sides: Sequence[int], ema: bool) -> float:
+    areas = [(side / 224) ** 2 for side in sides]
+    return areas[0] / 3 + sum(areas[1:]) if ema else sum(areas)
 
 
 def _conclusions(plan: Plan, machine: Machine, demand: dict[str, float | None] | None) -> list[str]:
@@ -131,6 +141,12 @@ def _conclusions(plan: Plan, machine: Machine, demand: dict[str, float | None] |
             f"{demand['assumed_images_of_224_px']:,} images/s of 224 px (NVIDIA's example) and an image of this recipe "
             f"costs {demand['cost_in_images_of_224_px']:.1f} of those. Cores like these that feed it: {needed}."
         )
+        at_first = demand["images_per_second_of_a_gpu_at_first"]
+        if at_first != takes:
+            said.append(
+                "That is the mean over the run, whose crops grow: while they are smallest, it would take "
+                f"{at_first:,.0f} images/s, and as many more cores."
+            )
         if machine.gpus and gpu_crops:
             wanted = takes * plan.ranks
             limit = "the GPUs, not the loader" if gpu_crops >= wanted else "the host's cores"

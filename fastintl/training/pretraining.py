@@ -148,11 +148,13 @@ class Pretraining(Run):
         yield f"run         {self.folder.path}" + (f", resumed at step {self.step}" if self.step else "")
         yield f"images      {len(images):,} in {images.path}, decoded by {self.loader.source}"
         yield f"held out    {held_out}"
-        views = " ".join(str(size) for size in self.config.crops.sizes)
+        views, *larger = self.config.crops.stages
         yield (
             f"training    {self.config.model.arch}, views of {views} px, batch {self.batch_size} on "
             f"{self.world.world_size} x {self.world.device.type} in {self._precision()}"
         )
+        if larger:
+            yield "growing     " + ", then ".join(f"{stage} px from epoch {stage.epoch}" for stage in larger)
         sentence = shortage(self.config, self.world, self.train_step.dtype, free_bytes(torch.device("cpu")))
         if sentence:
             yield f"memory      {sentence}"

@@ -55,7 +55,7 @@ class TrainingStep:
         self.embeddings: tuple[Tensor, Tensor | None] | None = None
 
         torch.manual_seed(config.seed)
-        sizes = (*config.crops.sizes, config.eval.size)
+        sizes = (*config.crops.all_sides, config.eval.size)
         self.model = build_model(config.model, sizes).to(world.device, memory_format=torch.channels_last)
         self.optimizer = optim.build_optimizer(self.model.encoder, config.optim)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
@@ -75,7 +75,8 @@ class TrainingStep:
                 f"train.cuda_graphs=on replays ResNets alone, and not {config.model.arch}: set train.cuda_graphs=off"
             )
         if config.train.compile == "on" or (config.train.compile == "auto" and world.device.type == "cuda"):
-            self.model.regions = compiled_regions(world.device, self.cuda_graphs, self.model.regions)
+            stages = len(config.crops.stages)
+            self.model.regions = compiled_regions(world.device, self.cuda_graphs, self.model.regions, stages)
             if self.loss.compiles:
                 self._loss = compiled_loss(self.loss)
         self.model.regions = replace(self.model.regions, recompute=config.train.recompute == "on")
@@ -85,7 +86,8 @@ class TrainingStep:
         """Trains on one batch; nothing here waits for the device.
 
         Args:
-            views: V tensors (n, 3, s, s) on the device, channels_last, each with its own s.
+            views: V tensors (n, 3, s, s) on the device, channels_last, each with its own s: those of the step's epoch,
+                where crops grow.
             step: of the schedules, 0 .. total_steps - 1.
 
         Returns:

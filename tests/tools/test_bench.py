@@ -206,3 +206,24 @@ def test_where_nothing_was_measured_what_was_counted_bounds_the_rate(tmp_path):
     assert rates["A100"] == pytest.approx(256 / (1 / 19.5 + 98.9 / 312))
     run = bench(*words, "--step", count, measured(tmp_path / "step.json"))
     assert run.returncode == 0 and "counted" not in run.stdout
+
+
+def test_crops_that_grow_take_the_hours_of_their_stages(tmp_path):
+    words = ("estimate", "--rcfg", ROOT / "rcfgs/ep100.yaml", "crops.grow=[0.625,70]", "--gpus", 8)
+    out, images = tmp_path / "out.json", 1_281_167 // 256 * 256 * 100
+    run = bench(*words, "--step", measured(tmp_path / "step.json"), "--json", out)
+    assert run.returncode == 0 and "its crops grow: 0.749 of the operations of full size" in run.stdout, run.stderr
+    result = json.loads(out.read_text())
+    works = [stage["work"] for stage in result["stages"]]
+    assert [stage["share"] for stage in result["stages"]] == pytest.approx([0.35, 0.35, 0.3]) and works[-1] == 1
+    areas = [sum(side**2 for side in stage["sides"]) for stage in result["stages"]]
+    assert works == pytest.approx([area / areas[-1] for area in areas], abs=0.05)  # about
+    assert result["work"] == pytest.approx(0.35 * works[0] + 0.35 * works[1] + 0.3)
+    assert result["rows"][0]["gpu_hours"] == pytest.approx(result["work"] * images / 500 / 3600)
+    # A host that feeds no stage faster than at full size: the loader takes as long in all of them.
+    host = [{"name": "ffcv", "function": "decode_only", "cores": 2, "median_images_per_second": 1500.0}]
+    loader = tmp_path / "loader.json"
+    loader.write_text(json.dumps({"benchmark": "loader", "surroundings": {"cpu": "Some CPU"}, "contenders": host}))
+    run = bench(*words, "--step", tmp_path / "step.json", "--loader", loader, "--json", out)
+    row = json.loads(out.read_text())["rows"][0]
+    assert row["bottleneck"] == "loader" and row["hours"] == pytest.approx(images / 1500 / 3600)

@@ -198,3 +198,23 @@ def test_batches_of_pixels_keep_within_the_bound(image_beton):
     for count in (1, 8, 30):
         sums = [areas[rng.permutation(60)[:count]].sum() for _ in range(200)]
         assert max(sums) <= facts.batch_pixels(count) <= count * areas.max()
+
+
+def test_what_a_gpu_takes_of_crops_that_grow_is_the_mean_over_the_run_and_what_it_takes_at_first(image_beton, tmp_path):
+    found = {}
+    for name, recipe in {"constant": "ep100", "growing": "fast/ep100"}.items():
+        out = tmp_path / f"{name}.json"
+        doctor.main(["--data", str(image_beton), "--rcfg", recipe, "--json", str(out)])
+        found[name] = json.loads(out.read_text())["demand"]
+    constant, growing = found["constant"], found["growing"]
+
+    def cost(*sides: int) -> float:  # the target's view costs a third
+        return (sides[0] ** 2 / 3 + sum(side**2 for side in sides[1:])) / 224**2
+
+    stages = [cost(160, 160, 128, 112, 80, 64), cost(192, 192, 160, 144, 112, 80), cost(224, 224, 192, 160, 128, 96)]
+    assert constant["cost_in_images_of_224_px"] == pytest.approx(stages[2])
+    assert constant["images_per_second_of_a_gpu_at_first"] == constant["images_per_second_of_a_gpu"]
+    mean = 0.35 * stages[0] + 0.35 * stages[1] + 0.3 * stages[2]
+    assert growing["cost_in_images_of_224_px"] == pytest.approx(mean)
+    assert growing["images_per_second_of_a_gpu"] == pytest.approx(2470 / mean)
+    assert growing["images_per_second_of_a_gpu_at_first"] == pytest.approx(2470 / stages[0])

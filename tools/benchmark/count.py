@@ -6,8 +6,9 @@ pass, and the least time that these take.
 
 Compiled parts are lowered by torch's Inductor for that GPU and read off the code that it generates; in others every
 operation counts as one launch. Nothing is measured: the least time of a part is that of its bytes at the memory's speed
-or of its operations at the matrix units', whichever is longer, and a step takes more. It takes some minutes, and wants
-torch 2.14.
+or of its operations at the matrix units', whichever is longer, and a step takes more. Where crops grow this is a step
+at full size, which keeps the most, and a line tells the operations of the other stages. It takes some minutes, and
+wants torch 2.14.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
     from fastintl.config import load, to_yaml
     from fastintl.training.step_memory import weight_bytes
 
+    from .flops import describe, stages_work
     from .results import write_result
 
     config = load(arguments.rcfg, arguments.overrides)
@@ -96,12 +98,17 @@ def run(arguments: argparse.Namespace) -> None:
     weights = weight_bytes(config)
     _print(parts, total, weights, f"{config.name}, {arguments.ranks} x {arguments.gpu.upper()}")
     rows = {"parts": [asdict(part) for part in parts], "total": asdict(total), "weight_bytes": weights}
+    if config.crops.grow:
+        stages = stages_work(config)
+        print(describe(stages))
+        rows["stages"] = [asdict(stage) for stage in stages]
     write_result(arguments, "count", gpu=arguments.gpu, ranks=arguments.ranks, config=to_yaml(config), **rows)
 
 
 def parts_of(config: Config, gpu_name: str, ranks: int, jobs: int) -> list[Part]:
     """All parts of a step on one of ``ranks`` GPUs; the compiled ones are lowered in processes of their own."""
     from .fake_gpu import GPUS
+    from .flops import loss_flops
     from .lowering import Pass
     from .recorded_step import record
 
@@ -124,19 +131,6 @@ def parts_of(config: Config, gpu_name: str, ranks: int, jobs: int) -> list[Part]
     return parts + _other_parts(config, model, gpu, ranks)
 
 
-def loss_flops(config: Config) -> tuple[int, int]:
-    """Operations of the loss over the global batch, forward and backward."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from fastintl.training.build import build_loss
-
-    with FlopCounterMode(display=False) as forward:
-        value = build_loss(config.loss)(*_embeddings(config, "meta"))
-    with FlopCounterMode(display=False) as backward:
-        value.backward()
-    return forward.get_total_flops(), backward.get_total_flops()
-
-
 def _lowered(task: tuple[Config, str, int, int]) -> list[Pass]:
     """The passes of one call of the step; behind the last call the loss's, which is one pass where it is not compiled.
 
@@ -149,6 +143,7 @@ def _lowered(task: tuple[Config, str, int, int]) -> list[Pass]:
     from fastintl.training.build import build_loss
 
     from .fake_gpu import GPUS
+    from .flops import embeddings
     from .lowering import Pass, lower
     from .recorded_step import EagerCount, record
 
@@ -158,9 +153,9 @@ def _lowered(task: tuple[Config, str, int, int]) -> list[Pass]:
     if number == len(calls):
         loss = build_loss(config.loss)
         if loss.compiles:
-            return lower(loss, _embeddings(config, "cpu", dtype), dtype, gpu, OPTIONS)
+            return lower(loss, embeddings(config, "cpu", dtype), dtype, gpu, OPTIONS)
         with EagerCount() as count:
-            loss(*_embeddings(config, "meta", dtype)).backward()
+            loss(*embeddings(config, "meta", dtype)).backward()
         return [Pass("forward and backward, not compiled", count.launches, count.bytes_moved, 0)]
     if ranks > 1:
         _fake_ranks(ranks)
@@ -169,15 +164,6 @@ def _lowered(task: tuple[Config, str, int, int]) -> list[Pass]:
         module.to_empty(device="cpu").to(memory_format=torch.channels_last)
     inputs = [_empty(shape, dtype).requires_grad_(learns) for shape, learns in call.inputs]
     return lower(call.function, (call.modules, inputs, *call.rest), dtype, gpu, OPTIONS)
-
-
-def _embeddings(config: Config, device: str, dtype: torch.dtype | None = None) -> list[Tensor]:
-    """The arguments of the loss, with arbitrary contents."""
-    import torch
-
-    n, d, target = config.train.batch_size, config.model.projector[-1], config.model.ema
-    online = torch.empty(len(config.crops.sizes) - target, n, d, dtype=dtype, device=device, requires_grad=True)
-    return [online, torch.empty(n, d, dtype=dtype, device=device)] if target else [online]
 
 
 def _region_parts(call: Call, passes: Sequence[Pass], runs_again: bool, itemsize: int, gpu: GPU) -> Iterator[Part]:

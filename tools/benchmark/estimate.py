@@ -5,6 +5,9 @@ was counted (bench.py count); it refuses where there is neither.
     python tools/bench.py estimate --rcfg rcfgs/ep100.yaml --gpus 8 --step step_32.json --loader loader.json
     python tools/bench.py estimate --rcfg rcfgs/ep100.yaml --gpus 8 --step-rate 500
 
+Where crops grow, the rates are those at full size, and a stage is taken to be as much faster as it has fewer
+operations, unless the loader bounds it.
+
 A rate for 8 GPUs is 8 times that of one with an eighth of the batch (bench.py step … train.batch_size=32), which leaves
 out what the GPUs wait for each other, or that of bench.py train under torchrun, which has it in it.
 """
@@ -25,6 +28,7 @@ from fastintl.config.options import shown, values
 from loaders.errors import UserError
 from loaders.files import write_json
 
+from .flops import StageWork, describe, mean_work, stages_work
 from .options import add_overrides, require_positive, share_of_batch
 from .results import read_result
 
@@ -110,21 +114,25 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         given = [Path(word) for word in words if word not in behind_step]
         rates = _measured_rates(given, config, gpus, arguments.rcfg)
-    found = [estimate(config, images, gpus, rate, host) for rate in rates]
+    stages = stages_work(config) if config.crops.grow else []
+    found = [estimate(config, images, gpus, rate, host, stages) for rate in rates]
     if arguments.json:
         rows = [{**asdict(rate), **asdict(one)} for rate, one in zip(rates, found, strict=True)]
         what = {"recipe": str(arguments.rcfg), "gpus": gpus, "images": images}
+        what |= {"stages": [asdict(stage) for stage in stages], "work": mean_work(stages)} if stages else {}
         write_json(arguments.json, {"benchmark": "estimate", **what, "rows": rows})
     epochs = config.train.epochs
     print(f"{config.name}: {epochs} epochs of {images:,} images, {images * epochs:,} in all")
+    if stages:
+        print(describe(stages))
     for rate, one in zip(rates, found, strict=True):
-        print(f"\n{gpus} x {rate.machine}   ({rate.source})")
+        print(f"\n{gpus} x {rate.machine}   ({rate.source}{', at full size' if stages else ''})")
         print(f"{one.images_per_second:>12,.0f} images/s   {one.hours:,.2f} hours   {one.gpu_hours:,.2f} GPU-hours")
         print(f"{'bounded by':>12} the {one.bottleneck}{f'; {one.other}' if one.other else ''}")
     if host is not None:
         print(f"\nloader: {host.images_per_second:,.0f} images/s   ({host.source})")
     elif not all(rate.with_loader for rate in rates):
-        fastest = max(rate.images_per_second for rate in rates)
+        fastest = max(rate.images_per_second for rate in rates) / min((stage.work for stage in stages), default=1)
         print(f"\nThat a host feeds {fastest:,.0f} images/s is not known here: give --loader, measured on that host.")
 
 
@@ -193,13 +201,25 @@ def host_rate(path: Path, result: Mapping[str, Any]) -> HostRate:
     return HostRate(best["median_images_per_second"], f"{path.name}: {best['name']} on {cores} cores of {cpu}")
 
 
-def estimate(config: Config, images: int, gpus: int, step: StepRate, host: HostRate | None) -> Estimate:
-    """Hours without evaluation and compilation; the exchange between GPUs counts where the rate was measured so."""
-    rate, bottleneck, other = step.images_per_second, step.bottleneck or "step", ""
+def estimate(
+    config: Config, images: int, gpus: int, step: StepRate, host: HostRate | None, stages: Sequence[StageWork] = ()
+) -> Estimate:
+    """Hours without evaluation and compilation; the exchange between GPUs counts where the rate was measured so.
+
+    Args:
+        stages: of crops that grow; none where they do not.
+    """
+    bottleneck, other = step.bottleneck or "step", ""
+    if stages and bottleneck == "step":
+        works = [(stage.share, stage.work) for stage in stages]
+    else:
+        works = [(1.0, 1.0)]
+    rate = 1 / sum(share * work / step.images_per_second for share, work in works)
     if host is not None and not step.with_loader:
-        slower, faster = sorted((host.images_per_second, rate))
-        bottleneck = "loader" if host.images_per_second < rate else "step"
-        rate, other = slower, f"the {'step' if bottleneck == 'loader' else 'loader'} could do {faster:,.0f} images/s"
+        feeds = host.images_per_second
+        bottleneck, faster = ("loader", rate) if feeds < rate else ("step", feeds)
+        rate = 1 / sum(share * max(work / step.images_per_second, 1 / feeds) for share, work in works)
+        other = f"the {'step' if bottleneck == 'loader' else 'loader'} could do {faster:,.0f} images/s"
     batch = config.train.batch_size
     steps = images // batch * config.train.epochs
     hours = min(steps, config.train.max_steps or steps) * batch / rate / 3600

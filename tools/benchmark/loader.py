@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     sizes = require_positive(arguments, "rounds", "seconds", "batch_size")
     images = open_images(arguments.data)
-    recipe = multi_crop(load(arguments.rcfg, []).crops)
+    recipe = multi_crop(load(arguments.rcfg, ["crops.grow=[]"]).crops)  # what grows is timed at full size
     cores, on_gpu = len(os.sched_getaffinity(0)), torch.cuda.is_available()
     with _workload(arguments.data, recipe, arguments.batch_size, "cuda" if on_gpu else "cpu") as work:
         groups = contenders(work, arguments.seconds, cores)

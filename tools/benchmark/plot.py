@@ -14,6 +14,7 @@ from typing import Any
 
 from .bars import Bar, draw
 from .results import read_result
+from .tradeoff_figure import draw as draw_tradeoff
 
 Result = Mapping[str, Any]
 _CEILINGS = ("libjpeg-turbo", "decode and resize", "decode alone", "matrix product", "the products")
@@ -34,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     for path in arguments.results:
         result = read_result(path)
+        if result["benchmark"] == "tradeoff" and result["trainings"]:
+            target = arguments.out / f"{path.stem}.svg"
+            draw_tradeoff(result["settings"], result["trainings"], target)
+            print(target)
+            continue
         bars_of = _BARS.get(result["benchmark"])
         title, bars = bars_of(result) if bars_of else ("", [])
         bars = [bar for bar in bars if bar.value]

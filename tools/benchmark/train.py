@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     from fastintl.network.precision import autocast_dtype
 
     data = [f"data.train={arguments.data}"] if arguments.data else []
-    config = load(arguments.rcfg, [*data, *arguments.overrides])
+    config = load(arguments.rcfg, [*data, *arguments.overrides, "crops.grow=[]"])  # what grows is timed at full size
     with distributed.start(config.train.device) as world, tempfile.TemporaryDirectory() as folder:
         dtype = autocast_dtype(config.train.precision, world.device)
         with closing(training_loader(config, world, Path(folder) / "quarantine.txt", dtype)) as loader:

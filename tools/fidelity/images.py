@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from loaders.beton.convert import convert
 from loaders.datasets.split import Split
 from loaders.errors import UserError
 from loaders.sources import Images, open_images
+from tools.benchmark.first_images import balanced
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def photographs(root: Path, count: int) -> list[Tensor]:
 
 
 def _part(images: Images, count: int | None, folder: Path, name: str) -> Part:
-    chosen = _balanced(images.labels, count) if count else range(len(images))
+    chosen = balanced(images.labels, count) if count else range(len(images))
     if count and len(chosen) < count:
         raise UserError(f"{images.path} has no {count} images with as many of each class: give a smaller --images")
     pixels = torch.stack([images.decode(int(index)) for index in chosen])
@@ -66,10 +66,3 @@ def _part(images: Images, count: int | None, folder: Path, name: str) -> Part:
     )
     convert(split, path)
     return Part(path, pixels, torch.from_numpy(labels))
-
-
-def _balanced(labels: np.ndarray, count: int) -> Sequence[int]:
-    """Ids of the first images of each class, in all ``count`` or, where a class has too few, fewer."""
-    classes = np.unique(labels)
-    firsts = [np.flatnonzero(labels == label)[: count // len(classes)] for label in classes]
-    return np.sort(np.concatenate(firsts))

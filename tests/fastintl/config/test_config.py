@@ -105,6 +105,13 @@ def test_home_folder_is_expanded_as_the_shell_does_not(monkeypatch):
         ("eval.mean=[0.5, 0.5]", "eval.mean: [0.5, 0.5] is not a list of 3 values, each a number or null"),
         ("model.stem=cifar_pad", "model.stem: cifar_pad is not one of imagenet, cifar, cifar_padded, small"),
         ("crops.ratio=[2, 1]", "crops.ratio: [2.0, 1.0] must have the smaller value first"),
+        ("crops.grow=[0.5]", "crops.grow: [0.5] is not [share, epoch], nor [] for crops that do not grow"),
+        ("crops.grow=0.5", "crops.grow: 0.5 is not a list, each item a number"),
+        ("crops.grow=[1, 70]", "crops.grow: [1.0, 70.0] begins with 1 of the views' sides; it must be less than 1"),
+        ("crops.grow=[0, 70]", "crops.grow[0]: 0.0 is out of range; it must be more than 0"),
+        ("crops.grow=[0.5, 7.5]", "crops.grow: [0.5, 7.5] reaches the full size at epoch 7.5; it must be a whole"),
+        ("crops.grow=[0.99, 70]", "crops.grow: [0.99, 70.0] makes no view smaller, in steps that its side takes"),
+        ("crops.grow=[0.5, 100]", "crops.grow: [0.5, 100.0] reaches the full size at epoch 100, and train.epochs=100"),
         ("crops.mean=[0, 0, 7]", "crops.mean[2]: 7.0 is out of range; it must be at least 0 and at most 1"),
         ("eval.size=300", "eval.size: 300 is more than eval.resize, 256"),
         ("eval.bank=3", "eval.bank: 3 images are fewer than the 5 neighbours of eval.k"),
@@ -117,6 +124,15 @@ def test_each_mistake_gets_its_sentence(word, sentence):
     with pytest.raises(UserError) as caught:
         config.load(None, [word])
     assert sentence in str(caught.value)
+
+
+def test_crops_that_grow_are_told_by_their_stages_and_replay_no_graphs():
+    crops = config.load(None, ["crops.grow=[0.625, 70]"]).crops
+    assert [(stage.epoch, stage.sides[0]) for stage in crops.stages] == [(0, 160), (35, 192), (70, 224)]
+    assert crops.all_sides == (224, 192, 160, 128, 96, 144, 112, 80, 64)
+    assert [stage.sides for stage in Crops().stages] == [Crops().sizes]
+    with pytest.raises(UserError, match="crops.grow changes the shapes that train.cuda_graphs=on replays"):
+        config.load(None, ["crops.grow=[0.625, 70]", "train.cuda_graphs=on"])
 
 
 @pytest.mark.parametrize(

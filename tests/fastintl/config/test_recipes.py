@@ -28,7 +28,7 @@ def test_ones_own_file_comes_before_a_recipe_and_a_folder_does_not(tmp_path, mon
     [
         ("ep10", "did you mean ep100 or ep800 or ep400?"),
         ("knn_5", "did you mean eval/knn_5?"),
-        ("cw_rgp/cifar10", "did you mean barlow_twins/cifar10 or cifar10?"),
+        ("cw_rgp/cifar10", "did you mean barlow_twins/cifar10 or cifar10 or fast/cifar10?"),
         ("qqq.yaml", "there are cifar10, cifar100, demo, ep100, ep200, ep400, ep800, ep800_two_crop, in100 and more"),
     ],
 )
