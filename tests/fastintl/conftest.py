@@ -26,7 +26,7 @@ def finished(tmp_path_factory, images) -> Path:
 def finished_by_two(tmp_path_factory, images) -> Path:
     """The same on two ranks, without the baselines."""
     out = tmp_path_factory.mktemp("finished_by_two")
-    result = training.train(out, images, 2)
+    result = training.train_on_ranks(out, images, 2)
     assert result.returncode == 0, result.stderr
     return out
 

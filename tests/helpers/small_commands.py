@@ -49,6 +49,7 @@ WHOLE = [
 LEFT_OUT = [
     (r"tools/bench\.py count", "it takes minutes; tests/tools/benchmark/test_count.py runs a small one"),
     (r"tools/bench\.py scale", "it takes minutes; tests/tools/benchmark/test_scale.py runs a small one"),
+    (r"tools/bench\.py tradeoff", "it takes hours; tests/tools/benchmark/test_tradeoff.py runs a small one"),
     (r"make (setup|test|lint|docs|docs-check|gpu-check)", "it sets up or tests the project or the machine"),
     (r"\S*pip install", "it changes the environment"),
     (r"pip could not", "a sentence, no command"),

@@ -82,6 +82,11 @@ def train(out: Path, data: Path | None, ranks: int = 1, **changes) -> subprocess
     return warm_python.run(command(out, data, ranks, **changes), env=environment(), cwd=ROOT)
 
 
+def train_on_ranks(out: Path, data: Path, ranks: int, **changes) -> subprocess.CompletedProcess:
+    """The same on ranks that torchrun does not watch over: for runs that come to their end."""
+    return warm_python.run_ranks(command(out, data, **changes), ranks, env=environment(), cwd=ROOT)
+
+
 def saved_step(out: Path) -> int:
     """The step of the newest checkpoint of ``out/run``; 0 if there is none."""
     return max((int(path.stem[5:]) for path in (out / "run" / "checkpoints").glob("step_*.pt")), default=0)

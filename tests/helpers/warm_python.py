@@ -14,9 +14,11 @@ import os
 import runpy
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,15 +29,19 @@ _OF_NO_CONCERN = ("PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR")
 
 
 def run(
-    command: list, *, env: dict[str, str] | None = None, cwd: Path | None = None, timeout: float = 300
+    command: list, *, env: dict[str, str] | None = None, cwd: Path | None = None, timeout: float = 300, server: int = 0
 ) -> subprocess.CompletedProcess:
     """As ``subprocess.run(command, capture_output=True, text=True, ...)`` for a command that starts with
-    ``sys.executable``, and a file or ``-m`` and a module; with one thread, where ``env`` does not say how many."""
+    ``sys.executable``, and a file or ``-m`` and a module; with one thread, where ``env`` does not say how many.
+
+    Args:
+        server: which of this process's servers forks it; each runs one command at a time.
+    """
     words = [str(word) for word in command]
     env = {**_FOR_ALL, **(os.environ if env is None else env)}
     if words[0] != sys.executable or words[1] == "-c" or _at_import(env) != _at_import(os.environ | _FOR_ALL):
         return subprocess.run(words, env=env, cwd=cwd, timeout=timeout, capture_output=True, text=True)
-    server = _server()
+    server = _server(server)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         files = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (out, err)]
         request = {"words": words[1:], "env": env, "cwd": str(cwd or Path.cwd()), "files": files}
@@ -52,13 +58,33 @@ def run(
     return subprocess.CompletedProcess(words, status, *texts)
 
 
+def run_ranks(
+    command: list, ranks: int, *, env: dict[str, str], cwd: Path, timeout: float = 300
+) -> subprocess.CompletedProcess:
+    """The command on several ranks at once, with the environment that torchrun gives them; their outputs one behind
+    the other. A rank that fails is waited for by the others until the time is over."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    world = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+    def one(rank: int) -> subprocess.CompletedProcess:
+        place = {**env, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        return run(command, env=place, cwd=cwd, timeout=timeout, server=rank)
+
+    with ThreadPoolExecutor(ranks) as pool:
+        done = list(pool.map(one, range(ranks)))
+    outputs = ("".join(getattr(rank, name) for rank in done) for name in ("stdout", "stderr"))
+    return subprocess.CompletedProcess(command, max(abs(rank.returncode) for rank in done), *outputs)
+
+
 def _at_import(env: dict[str, str]) -> dict[str, str]:
     return {key: env[key] for key in env if key.startswith(_READ_AT_IMPORT) and key not in _OF_NO_CONCERN}
 
 
 @functools.cache
-def _server() -> subprocess.Popen:
-    """One for each process of the tests; it ends with them, when nothing more can come through its pipe."""
+def _server(number: int) -> subprocess.Popen:
+    """One for each process of the tests and each rank; it ends with them, when nothing more comes through its pipe."""
     command = [sys.executable, "-m", "tests.helpers.warm_python"]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | _FOR_ALL, stdin=pipe, stdout=pipe, text=True)
