@@ -13,9 +13,10 @@ from loaders.growth import Growth, Stage, shares, sides_at, stages_of, step_of
 from loaders.loader import open_engine
 from loaders.multicrop import draws, reference
 from loaders.multicrop.cpu import CpuMultiCrop
-from loaders.multicrop.device import DeviceMultiCrop, choose_implementation
+from loaders.multicrop.device import DeviceMultiCrop
 from loaders.multicrop.growing import GrowingCrops
 from loaders.sources.decoded import DecodedBatch, packed
+from tests.helpers.triton_interpreter import require_interpreter
 
 IMAGENET = (224, 224, 192, 160, 128, 96)
 # 32 and 24 pixels begin at 20 and 16, by way of 24 and 18, 28 and 22.
@@ -83,8 +84,10 @@ def test_draws_of_a_stage_are_those_of_full_size_and_the_blur_shrinks_with_the_s
     ("engine", "epoch"), [*((engine, epoch) for engine in ("cpu", "batched") for epoch in SIDES), ("triton", 2)]
 )
 def test_every_engine_cuts_the_crop_of_a_plain_recipe_of_that_size(engine, epoch):
-    if engine == "triton" and (torch.cuda.is_available() or choose_implementation(torch.device("cpu")) != engine):
-        pytest.skip("Triton's interpreter does not run here")
+    if engine == "triton":
+        if torch.cuda.is_available():
+            pytest.skip("its kernels run on the GPU here")
+        require_interpreter()
 
     def fixed(recipe: MultiCrop):
         return CpuMultiCrop(recipe, 2) if engine == "cpu" else DeviceMultiCrop(recipe, "cpu", implementation=engine)

@@ -20,6 +20,7 @@ from loaders.multicrop.device import DeviceCenterCrop, DeviceMultiCrop, choose_i
 from loaders.multicrop.draws import draw
 from loaders.recipe import CenterCrop, CropSpec, MultiCrop
 from loaders.sources.decoded import DecodedBatch, packed
+from tests.helpers.triton_interpreter import require_interpreter
 
 SIZES = [(120, 150), (40, 300), (300, 41), (64, 64), (5, 7), (1, 1), (1, 90)]
 RECIPE = MultiCrop(
@@ -86,10 +87,7 @@ def agree(view: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.fixture(scope="module", params=TARGETS, ids="-".join)
 def target(request) -> tuple[str, str]:
     if request.param[1] == "triton":
-        triton = pytest.importorskip("triton")
-        is_old = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8)
-        if request.param[0] == "cpu" and is_old and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
-            pytest.skip("this Triton's interpreter does not know NumPy 2.4; on a GPU its kernels run")
+        pytest.importorskip("triton") if request.param[0] == "cuda" else require_interpreter()
     return request.param
 
 
