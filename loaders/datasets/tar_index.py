@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,7 +26,7 @@ from loaders.errors import UserError
 from loaders.files import cache_folder
 from loaders.lock import Lock
 
-_FORMAT = 1  # raise it when an index would come out otherwise
+_FORMAT = 2  # raise it when an index would come out otherwise
 _PLACES, _LEAST_PLACES, _PLACE = 1000, 4, 4096  # of all tars together, of each, and its bytes
 _KEPT_DAYS = 90
 _THREADS = 16  # they wait for the disk, or for a server's
@@ -94,10 +95,12 @@ class TarIndex:
         entries = np.empty(len(self.tars), _ENTRY)
         for name, column in zip(_ENTRY.names, (self.tars, self.offsets, self.sizes, self.labels), strict=True):
             entries[name] = column
-        np.save(folder / _ENTRIES, entries)
-        np.save(folder / _NAMES, self.names.text)
-        np.save(folder / _ENDS, self.names.ends.astype("<i8"))
-        (folder / _ABOUT).write_text(json.dumps({"classes": self.classes, "images": len(self.tars)}))
+        columns = {_ENTRIES: entries, _NAMES: self.names.text, _ENDS: self.names.ends.astype("<i8")}
+        for name, column in columns.items():
+            np.save(folder / name, column)
+        sums = _checksums(self.classes, *columns.values())
+        about = {"classes": self.classes, "images": len(self.tars), "checksums": sums}
+        (folder / _ABOUT).write_text(json.dumps(about))
 
     @classmethod
     def load(cls, folder: Path) -> TarIndex | None:
@@ -106,15 +109,20 @@ class TarIndex:
             about = json.loads((folder / _ABOUT).read_text())
             entries, text, ends = (np.load(folder / name, mmap_mode="r") for name in (_ENTRIES, _NAMES, _ENDS))
             images, classes = about["images"], [str(name) for name in about["classes"]]
+            unchanged = _checksums(classes, entries, text, ends) == about["checksums"]
         except Exception:  # NumPy raises several types on a damaged header; what cannot be read is made anew
             return None
         kinds = [(entries, _ENTRY), (text, np.dtype("u1")), (ends, np.dtype("<i8"))]
         if any(column.dtype != kind or column.ndim != 1 or not len(column) for column, kind in kinds):
             return None
-        if not len(entries) == len(ends) == images or ends[-1] + 1 != len(text):
+        if not unchanged or not len(entries) == len(ends) == images or ends[-1] + 1 != len(text):
             return None
         columns = (entries[name] for name in _ENTRY.names)
         return cls(*columns, PackedNames(text, ends), classes)
+
+
+def _checksums(classes: list[str], *columns: np.ndarray) -> list[int]:
+    return [zlib.crc32(json.dumps(classes).encode()), *(zlib.crc32(column.view(np.uint8)) for column in columns)]
 
 
 def kept_index(identity: str, build: Callable[[], TarIndex]) -> TarIndex:

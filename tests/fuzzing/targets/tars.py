@@ -62,7 +62,9 @@ _tar = st.tuples(st.sampled_from(sorted(_FORMATS)), _members, _record)
 _index = st.dictionaries(
     st.sampled_from(["entries.npy", "names.npy", "ends.npy", "about.json"]),
     st.one_of(
-        st.lists(st.tuples(st.sampled_from(["cut", "put in", "take out"]), _place, st.integers(1, 64)), min_size=1),
+        st.lists(
+            st.tuples(st.sampled_from(["set", "cut", "put in", "take out"]), _place, st.integers(1, 64)), min_size=1
+        ),
         st.sampled_from([b"", b"[]", b"{}", b'{"images": "a"}', b'{"images": 1, "classes": 3}', b"[" * 5000]),
     ),
     max_size=2,
