@@ -55,17 +55,16 @@ def stages_of(sides: Sequence[int], growth: Growth | None) -> tuple[Stage, ...]:
     last are equally long. A view's side is the next multiple of its own step at or above its share of the final side,
     and the final side itself in the last stage.
     """
-    full = Stage(0, tuple(sides))
-    if growth is None:
-        return (full,)
     largest = max(sides)
-    rises = -(-(largest - _grown(largest, growth.share)) // step_of(largest))
-    rises = min(rises, MOST_STAGES - 1, growth.epoch)
+    first = largest if growth is None else _grown(largest, growth.share)
+    if growth is None or first == largest:
+        return (Stage(0, tuple(sides)),)
+    rises = min(-(-(largest - first) // step_of(largest)), MOST_STAGES - 1, growth.epoch)
     found: list[Stage] = []
     for number in range(rises + 1):
-        done = number / rises if rises else 1.0
+        done = number / rises
         share = growth.share + (1 - growth.share) * done
-        stage = Stage(round(growth.epoch * done) if rises else 0, tuple(_grown(side, share) for side in sides))
+        stage = Stage(round(growth.epoch * done), tuple(_grown(side, share) for side in sides))
         if not found or stage.sides != found[-1].sides:
             found.append(stage)
     return tuple(found)

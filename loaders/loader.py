@@ -17,7 +17,8 @@ import torch
 from loaders.datasets.own import OwnImages
 from loaders.errors import UserError
 from loaders.multicrop.cpu import CpuCenterCrop, CpuMultiCrop
-from loaders.multicrop.growing import Engine, GrowingCrops
+from loaders.multicrop.engine import Engine
+from loaders.multicrop.growing import GrowingCrops
 from loaders.order import Order
 from loaders.recipe import CenterCrop, MultiCrop
 from loaders.sources import HARDWARE_SHARE, Images, Source, opened_images

@@ -26,7 +26,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = (ROOT / name).read_text()
         wanted |= {path for link in _LINK.findall(text) if (path := _outside(link, name))}
     for name, page in PAGES.items():
-        files.append(File.generated(config, page, content=_rewritten((ROOT / name).read_text(), name)))
+        files.append(File.generated(config, page, content=_rewritten((ROOT / name).read_text(), name, page)))
     while wanted:
         path = wanted.pop()
         page = _source_page(path)
@@ -39,17 +39,22 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """The links of a page of docs/ as those of the site."""
-    return markdown if page.file.generated_by else _rewritten(markdown, f"docs/{page.file.src_uri}")
+    uri = page.file.src_uri
+    return markdown if page.file.generated_by else _rewritten(markdown, f"docs/{uri}", uri)
 
 
-def _rewritten(text: str, name: str) -> str:
-    """A page's text with the site's links in place of the repository's."""
+def _rewritten(text: str, name: str, page: str) -> str:
+    """The text of the file ``name`` with the site's links, from its ``page`` on, in place of the repository's."""
 
     def link(match: re.Match[str]) -> str:
         path = _resolved(match[1], name)
         if path.startswith("docs/"):
-            return posixpath.relpath(path, "docs")
-        return PAGES.get(path) or (_source_page(path) if (ROOT / path).exists() else match[1])
+            target = posixpath.relpath(path, "docs")
+        elif path in PAGES or (ROOT / path).exists():
+            target = PAGES.get(path) or _source_page(path)
+        else:
+            return match[1]
+        return posixpath.relpath(target, posixpath.dirname(page) or ".")
 
     return _LINK.sub(link, text)
 
@@ -78,17 +83,16 @@ def _source(path: str) -> tuple[str, set[str]]:
         lines = [f"- [{name}]({here}/{name}.md)" for name in inside]
         return f"# {path}\n\n" + "\n".join(lines) + "\n", {os.path.join(path, name) for name in inside}
     if place.suffix == ".ipynb":
-        return _notebook(place), set()
+        return _notebook(path), set()
     fence = "`" * 8
     return f"# {path}\n\n{fence}{_LANGUAGES.get(place.suffix, 'text')}\n{place.read_text()}\n{fence}\n", set()
 
 
-def _notebook(path: Path) -> str:
-    """A notebook's cells as a page; it is kept without output. Its links lead out of the site's folder: their words
-    are left."""
+def _notebook(path: str) -> str:
+    """A notebook's cells as a page; it is kept without output."""
     parts = []
-    for cell in json.loads(path.read_text())["cells"]:
+    for cell in json.loads((ROOT / path).read_text())["cells"]:
         text = "".join(cell["source"])
-        links_gone = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text)
-        parts.append(f"```python\n{text}\n```" if cell["cell_type"] == "code" else links_gone)
+        is_code = cell["cell_type"] == "code"
+        parts.append(f"```python\n{text}\n```" if is_code else _rewritten(text, path, _source_page(path)))
     return "\n\n".join(parts) + "\n"

@@ -4,8 +4,8 @@ Why regions (stem, residual block, head; see ``lockstep.py``) and not the networ
 share a compilation, the gradients' exchange starts when the last region's backward pass ends and not when all of it
 does, and a convolution, which begins every region, ends a fusion anyway. Why static shapes: the five sizes of crop
 stand side by side in one graph, so that nothing is compiled again (but once a stage where crops grow), and the kernels
-know their sizes. Functions
-are compiled, not modules: parameters keep their names, and evaluation runs the same modules uncompiled.
+know their sizes. Functions are compiled, not modules: parameters keep their names, and evaluation runs the same modules
+uncompiled.
 """
 
 from __future__ import annotations

@@ -11,16 +11,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fastintl.report import svg
 from fastintl.report.record import RunRecord
 from fastintl.training import spectrum
-from loaders.errors import UserError, writing
+from loaders.errors import UserError
 
 _BESIDE = {"fontsize": 7, "loc": "center left", "bbox_to_anchor": (1, 0.5)}  # a legend that hides no line
-_INK = "#7d8590"  # 4 : 1 against white and against GitHub's black, as tools/benchmark/bars.py has it
-_INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-# The same file for the same numbers; text stays text, and the page's own colour shows through.
-_SVG = {"svg.hashsalt": "fastintl", "svg.fonttype": "none", "font.size": 9, "legend.framealpha": 0}
-_SVG |= dict.fromkeys(_INKED, _INK)
+_TEXT = {"font.size": 9, "legend.framealpha": 0}
 _AXES = {"axes.grid": True, "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.3}
 
 
@@ -42,7 +39,7 @@ def draw_spectra(folders: Sequence[Path], out: Path) -> list[Path]:
         out / "spectra.svg": ([partial(_draw_spectra, runs, when) for when in ("before", "after")], (9, 3.2)),
         out / "rank.svg": ([partial(_draw_ranks, runs)], (6, 3.2)),
     }
-    with matplotlib.rc_context(_SVG | _AXES):
+    with matplotlib.rc_context(svg.STYLE | _TEXT | _AXES):
         for path, (panels, size) in figures.items():
             _save(path, panels, size)
     return list(figures)
@@ -55,8 +52,8 @@ def _draw_map(ax: Axes) -> None:
         # The rest of the trace makes each share what it is.
         after = [spectrum.whitened(torch.stack([s, 1 - s]), iterations)[0] for s in share]
         ax.loglog(share, after, label=f"IterNorm, T = {iterations}")
-    ax.loglog(share, torch.ones_like(share), "--", color=_INK, label="hard whitening")
-    ax.loglog(share, share ** (1 - 2 * 0.4), ":", color=_INK, label="power 0.4")
+    ax.loglog(share, torch.ones_like(share), "--", color=svg.INK, label="hard whitening")
+    ax.loglog(share, share ** (1 - 2 * 0.4), ":", color=svg.INK, label="power 0.4")
     ax.set(xlabel="eigenvalue before, share of the trace", ylabel="eigenvalue after", ylim=(1e-4, 2))
     ax.legend(fontsize=7)
 
@@ -87,5 +84,4 @@ def _save(path: Path, panels: Sequence[Callable[[Axes], None]], size: tuple[floa
     figure = Figure(size, layout="constrained")
     for i, draw in enumerate(panels):
         draw(figure.add_subplot(1, len(panels), i + 1))
-    with writing(path):
-        figure.savefig(path, transparent=True, metadata={"Date": None})
+    svg.save(figure, path)

@@ -47,10 +47,7 @@ def parquet_split(files: Sequence[Path], where: Path) -> Split:
         UserError: pyarrow is not installed, or a file is damaged or of another layout.
     """
     rows = _Rows(files)
-    try:
-        image, label, classes = _columns(rows.schema, files[0])
-    except UnicodeDecodeError as error:  # a column's name, which pyarrow does not look at before it is asked for
-        raise UserError(f"{files[0]} cannot be read as parquet: a name in it is damaged") from error
+    image, label, classes = rows.guarded(files[0], _columns, rows.schema, files[0])
     paths: list[str | None] = []
     labels: list[int | None] = []
     for table in rows.tables([f"{image}.path", *([label] if label else [])]):
@@ -87,7 +84,7 @@ class _Rows:
         except ImportError as error:
             raise UserError(f"parquet files need pyarrow ({error}): pip install 'fastintl[parquet]'") from error
         self._files, self._error = files, pyarrow.ArrowException
-        self._open = [self._guarded(file, pyarrow.parquet.ParquetFile, file) for file in files]
+        self._open = [self.guarded(file, pyarrow.parquet.ParquetFile, file) for file in files]
         self.schema = self._open[0].schema_arrow
         for file, opened in zip(files, self._open, strict=True):
             if not opened.schema_arrow.equals(self.schema):
@@ -104,14 +101,15 @@ class _Rows:
     def group(self, number: int, columns: list[str]):
         i, group = self._groups[number]
         with self._lock:
-            return self._guarded(self._files[i], self._open[i].read_row_group, group, columns=columns)
+            return self.guarded(self._files[i], self._open[i].read_row_group, group, columns=columns)
 
     def place(self, index: int) -> tuple[int, int]:
         """The group of a row, and its place there."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         return number, index - (int(self._ends[number - 1]) if number else 0)
 
-    def _guarded(self, file: Path, call, *args, **options) -> Any:
+    def guarded(self, file: Path, call, *args, **options) -> Any:
+        """Calls pyarrow, which looks at the bytes of names only when they are asked for; its errors are sentences."""
         try:
             return call(*args, **options)
         except (self._error, OSError, UnicodeDecodeError) as error:

@@ -29,6 +29,7 @@ from loaders.lock import Lock
 _FORMAT = 2  # raise it when an index would come out otherwise
 _PLACES, _LEAST_PLACES, _PLACE = 1000, 4, 4096  # of all tars together, of each, and its bytes
 _KEPT_DAYS = 90
+_PIECE = 1 << 20  # bytes
 _THREADS = 16  # they wait for the disk, or for a server's
 _ENTRY = np.dtype([("tar", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("label", "<i4")])
 _ENTRIES, _NAMES, _ENDS, _ABOUT = "entries.npy", "names.npy", "ends.npy", "about.json"
@@ -95,11 +96,10 @@ class TarIndex:
         entries = np.empty(len(self.tars), _ENTRY)
         for name, column in zip(_ENTRY.names, (self.tars, self.offsets, self.sizes, self.labels), strict=True):
             entries[name] = column
-        columns = {_ENTRIES: entries, _NAMES: self.names.text, _ENDS: self.names.ends.astype("<i8")}
-        for name, column in columns.items():
-            np.save(folder / name, column)
-        sums = _checksums(self.classes, *columns.values())
-        about = {"classes": self.classes, "images": len(self.tars), "checksums": sums}
+        np.save(folder / _ENTRIES, entries)
+        np.save(folder / _NAMES, self.names.text)
+        np.save(folder / _ENDS, self.names.ends.astype("<i8"))
+        about = {"classes": self.classes, "checksums": _checksums(folder, self.classes)}
         (folder / _ABOUT).write_text(json.dumps(about))
 
     @classmethod
@@ -107,22 +107,26 @@ class TarIndex:
         """The index that was saved in ``folder``; None where there is none, or a damaged one."""
         try:
             about = json.loads((folder / _ABOUT).read_text())
+            if about["checksums"] != _checksums(folder, about["classes"]):
+                return None
             entries, text, ends = (np.load(folder / name, mmap_mode="r") for name in (_ENTRIES, _NAMES, _ENDS))
-            images, classes = about["images"], [str(name) for name in about["classes"]]
-            unchanged = _checksums(classes, entries, text, ends) == about["checksums"]
-        except Exception:  # NumPy raises several types on a damaged header; what cannot be read is made anew
-            return None
-        kinds = [(entries, _ENTRY), (text, np.dtype("u1")), (ends, np.dtype("<i8"))]
-        if any(column.dtype != kind or column.ndim != 1 or not len(column) for column, kind in kinds):
-            return None
-        if not unchanged or not len(entries) == len(ends) == images or ends[-1] + 1 != len(text):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         columns = (entries[name] for name in _ENTRY.names)
-        return cls(*columns, PackedNames(text, ends), classes)
+        return cls(*columns, PackedNames(text, ends), about["classes"])
 
 
-def _checksums(classes: list[str], *columns: np.ndarray) -> list[int]:
-    return [zlib.crc32(json.dumps(classes).encode()), *(zlib.crc32(column.view(np.uint8)) for column in columns)]
+def _checksums(folder: Path, classes: list[str]) -> list[int]:
+    """Of the classes and of each file of arrays; read piece by piece, since what is read through a map stays with the
+    process."""
+    found = [zlib.crc32(json.dumps(classes).encode())]
+    for name in (_ENTRIES, _NAMES, _ENDS):
+        with open(folder / name, "rb") as file:
+            checksum = 0
+            while piece := file.read(_PIECE):
+                checksum = zlib.crc32(piece, checksum)
+        found.append(checksum)
+    return found
 
 
 def kept_index(identity: str, build: Callable[[], TarIndex]) -> TarIndex:

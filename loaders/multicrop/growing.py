@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Lock
-from typing import Protocol
 
 import torch
 
+from loaders.multicrop.engine import Engine
 from loaders.recipe import MultiCrop
 from loaders.sources.decoded import DecodedBatch
-
-
-class Engine(Protocol):
-    """Cuts the views of decoded images that lie on its device."""
-
-    def __call__(self, decoded: DecodedBatch, seed: int, epoch: int) -> list[torch.Tensor]: ...
-
-    def close(self) -> None: ...
 
 
 class GrowingCrops:

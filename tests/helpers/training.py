@@ -84,7 +84,7 @@ def train(out: Path, data: Path | None, ranks: int = 1, **changes) -> subprocess
 
 def train_on_ranks(out: Path, data: Path, ranks: int, **changes) -> subprocess.CompletedProcess:
     """The same on ranks that torchrun does not watch over: for runs that come to their end."""
-    return warm_python.run_ranks(command(out, data, **changes), ranks, env=environment(), cwd=ROOT)
+    return warm_python.run_on_ranks(command(out, data, **changes), ranks, env=environment(), cwd=ROOT)
 
 
 def saved_step(out: Path) -> int:

@@ -14,12 +14,13 @@ import os
 import runpy
 import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from tests.helpers.ddp import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 # Read when Python starts or a library is first imported: the forks have what the server has.
@@ -58,15 +59,13 @@ def run(
     return subprocess.CompletedProcess(words, status, *texts)
 
 
-def run_ranks(
+def run_on_ranks(
     command: list, ranks: int, *, env: dict[str, str], cwd: Path, timeout: float = 300
 ) -> subprocess.CompletedProcess:
     """The command on several ranks at once, with the environment that torchrun gives them; their outputs one behind
     the other. A rank that fails is waited for by the others until the time is over."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    world = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    world = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
 
     def one(rank: int) -> subprocess.CompletedProcess:
         place = {**env, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)}

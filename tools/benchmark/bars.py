@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loaders.errors import writing
+from fastintl.report import svg
 
-INK = "#7d8590"  # 4 : 1 against white and against GitHub's black
 _COLOURS = {"ours": "#2f81f7", "other": "#8b949e", "ceiling": "none"}
 _BAR_INCHES, _WIDTH_INCHES = 0.27, 7.0
 
@@ -40,17 +38,14 @@ def draw(bars: Sequence[Bar], title: str, caption: str, path: Path) -> None:
 
     groups = list(dict.fromkeys(bar.group for bar in bars))
     rows = len(bars) + len(groups) * (len(groups) > 1)
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "fastintl", "font.size": 9, "text.color": INK}
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context({**svg.STYLE, "font.size": 9}):
         figure = Figure((_WIDTH_INCHES, 0.75 + _BAR_INCHES * rows))
         axes = figure.subplots()
         _draw_rows(axes, bars, groups)
         axes.set_title(title, loc="left", fontsize=10, x=0)
         figure.text(0.01, 0.01, caption, fontsize=7.5)
         figure.tight_layout(rect=(0, 0.02, 1, 1))
-        with writing(path):
-            figure.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
-            path.write_text(re.sub(r"[ \t]+$", "", path.read_text(), flags=re.M))
+        svg.save(figure, path)
 
 
 def _draw_rows(axes, bars: Sequence[Bar], groups: Sequence[str]) -> None:
@@ -60,7 +55,7 @@ def _draw_rows(axes, bars: Sequence[Bar], groups: Sequence[str]) -> None:
             axes.text(0, y, group, va="center", fontweight="bold")
             y += 1
         for bar in (bar for bar in bars if bar.group == group):
-            edge = INK if bar.kind == "ceiling" else "none"
+            edge = svg.INK if bar.kind == "ceiling" else "none"
             axes.barh(y, bar.value, 0.7, color=_COLOURS[bar.kind], edgecolor=edge, linestyle="--")
             axes.text(bar.value, y, f" {_number(bar.value)}", va="center")
             ticks.append(y)
@@ -70,7 +65,7 @@ def _draw_rows(axes, bars: Sequence[Bar], groups: Sequence[str]) -> None:
     axes.set_ylim(y - 0.4, -0.6)
     axes.set_xlim(0, 1.12 * max(bar.value for bar in bars))
     axes.set_xticks([])
-    axes.tick_params(length=0, labelcolor=INK)
+    axes.tick_params(length=0, labelcolor=svg.INK)
     for side in axes.spines.values():
         side.set_visible(False)
 

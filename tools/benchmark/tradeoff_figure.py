@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loaders.errors import writing
-
-from .bars import INK
+from fastintl.report import svg
 
 _COLOURS = {"constant": "#8b949e", "equal": "#8b949e", "growing": "#2f81f7"}
 _SCORES = {"knn_top1": "k-NN accuracy, %", "linear_top1": "linear accuracy, %"}
@@ -30,9 +27,7 @@ def draw(settings: Sequence[Mapping[str, Any]], trainings: Sequence[Mapping[str,
     import matplotlib
     from matplotlib.figure import Figure
 
-    style = {"svg.fonttype": "none", "svg.hashsalt": "fastintl", "font.size": 8, "text.color": INK}
-    style |= {f"{axis}tick.color": INK for axis in "xy"} | {"axes.labelcolor": INK, "axes.edgecolor": INK}
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context({**svg.STYLE, "font.size": 8}):
         figure = Figure((9, 5), layout="constrained")
         panels = figure.subplots(len(_SCORES), len(_COSTS), sharey="row", sharex="col")
         for row, (score, score_name) in zip(panels, _SCORES.items(), strict=True):
@@ -42,10 +37,7 @@ def draw(settings: Sequence[Mapping[str, Any]], trainings: Sequence[Mapping[str,
                 axes.label_outer()
             row[0].set_ylabel(score_name)
         panels[0][0].legend(fontsize=7, frameon=False)
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
-            path.write_text(re.sub(r"[ \t]+$", "", path.read_text(), flags=re.M))
+        svg.save(figure, path)
 
 
 def _draw_panel(axes: Any, settings: Sequence[Mapping], trainings: Sequence[Mapping], score: str, cost: str) -> None:

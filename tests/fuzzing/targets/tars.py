@@ -8,6 +8,7 @@ import os
 import tarfile
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from hypothesis import strategies as st
@@ -89,20 +90,15 @@ def check(example: dict) -> None:
     elif example["layout"] == "one":
         del written[1:]
     written[0] = changed(written[0], example["changes"])
-    kept = os.environ.get("XDG_CACHE_HOME")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "tars"
         folder.mkdir()
-        os.environ["XDG_CACHE_HOME"] = str(Path(place) / "cache")
-        try:
-            for i, data in enumerate(written):
-                (folder / f"{i}.tar").write_bytes(data)
-            if example["classes"] is not None:
-                (folder / "classnames.txt").write_text(example["classes"])
+        for i, data in enumerate(written):
+            (folder / f"{i}.tar").write_bytes(data)
+        if example["classes"] is not None:
+            (folder / "classnames.txt").write_text(example["classes"])
+        with patch.dict(os.environ, {"XDG_CACHE_HOME": str(Path(place) / "cache")}):
             _check_place(folder, example["index"])
-        finally:
-            os.environ.pop("XDG_CACHE_HOME")
-            os.environ.update({"XDG_CACHE_HOME": kept} if kept is not None else {})
 
 
 def _check_place(folder: Path, damage: dict) -> None:
