@@ -8,7 +8,8 @@ that they saw, their counted operations and their seconds.
 The settings are constant size for all of the recipe's epochs and for fewer, crops that grow, and constant size for as
 few epochs as take the operations of crops that grow: the cheaper way that those must beat. All settings of a seed come
 before the next seed. A training is a run of its own in --out, with the recipe's schedule drawn over its epochs; the
-same command again goes on where --minutes, Ctrl-C or a kill ended it, and trains nothing twice.
+same command again goes on where --minutes, Ctrl-C or a kill ended it, and trains nothing twice. With --at-once small
+networks share a GPU that each alone would leave idle; a training that had company has no seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +73,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Training:
-    """A finished training: accuracies as fractions, and what it took (``seconds`` without evaluation)."""
+    """A finished training: accuracies as fractions, and what it took (``seconds`` without evaluation; None where
+    others ran beside it)."""
 
     setting: str
     seed: int
@@ -79,7 +82,7 @@ class Training:
     linear_top1: float
     images: int
     flops: float
-    seconds: float
+    seconds: float | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "share of the sides at the start, and of the epochs until full size (default: 0.625,0.7)"
     parser.add_argument("--grow", type=_shares, default=(0.625, 0.7), metavar="S,S", help=text)
     parser.add_argument("--minutes", type=float, help="stop after so many, to go on another time (default: no limit)")
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="trainings side by side (default: 1)")
     text = "folder of the runs (default: runs/tradeoff)"
     parser.add_argument("--out", type=Path, default=Path("runs/tradeoff"), metavar="FOLDER", help=text)
     parser.add_argument("--json", type=Path, help="write what there is to this file, after every training")
@@ -103,30 +107,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    require_positive(arguments, "seeds", *(["minutes"] if arguments.minutes is not None else []))
+    require_positive(arguments, "seeds", "at_once", *(["minutes"] if arguments.minutes is not None else []))
     if len(arguments.grow) != 2 or max(arguments.grow) >= 1:
         raise UserError("--grow takes two shares, each more than 0 and less than 1, such as 0.625,0.7")
     from .flops import stages_work
 
     deadline = math.inf if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a training is stopped and saves its state
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that trainings are stopped and save their state
     words = [*arguments.overrides, *_data_words(arguments), "eval.every=0", "eval.probes=[linear]"]
     words += [f"out={arguments.out}"]
     settings = settings_of(arguments, words)
     work = {setting: stages_work(_config(arguments, words, setting, 0)) for setting in settings}
-    found: list[Training] = []
-    ended = False
-    for seed in range(arguments.seeds):
-        for setting in settings:
-            config = _config(arguments, words, setting, seed)
-            if not _is_finished(config) and not ended:
-                own = [*words, *setting.words, f"seed={seed}", f"name={config.name}"]
-                ended = not _train(["--rcfg", arguments.rcfg, *own], config, deadline)
-            if _is_finished(config):
-                found.append(_result(setting, seed, config, [(one.share, one.flops) for one in work[setting]]))
-                _write(arguments, settings, found)
-    _write(arguments, settings, found)
-    _print(arguments, settings, found)
+    every = {
+        (setting, seed): _config(arguments, words, setting, seed)
+        for seed in range(arguments.seeds)
+        for setting in settings
+    }
+
+    def finished() -> list[Training]:
+        found = [
+            _result(setting, seed, config, [(one.share, one.flops) for one in work[setting]])
+            for (setting, seed), config in every.items()
+            if _is_finished(config)
+        ]
+        _write(arguments, settings, found)
+        return found
+
+    commands = {
+        config: ["--rcfg", arguments.rcfg, *words, *setting.words, f"seed={seed}", f"name={config.name}"]
+        for (setting, seed), config in every.items()
+        if not _is_finished(config)
+    }
+    _train(commands, arguments.at_once, deadline, finished)
+    _print(arguments, settings, finished())
 
 
 def settings_of(arguments: argparse.Namespace, words: Sequence[str]) -> list[Setting]:
@@ -153,16 +166,16 @@ def settings_of(arguments: argparse.Namespace, words: Sequence[str]) -> list[Set
 
 def summary_of(settings: Sequence[Setting], found: Sequence[Training]) -> list[dict[str, Any]]:
     """A row a setting with a finished training: how many there are, and of every score and cost the mean and the
-    standard deviation over the seeds (None for one)."""
+    standard deviation over the seeds (None for one; a cost is None where no training of the setting has it)."""
     rows = []
     for setting in settings:
         own = [asdict(training) for training in found if training.setting == setting.name]
         if own:
             row: dict[str, Any] = {**asdict(setting), "name": setting.name, "seeds": len(own)}
             for key in (*SCORES, *COSTS):
-                values = [training[key] for training in own]
+                values = [training[key] for training in own if training[key] is not None]
                 spread = statistics.stdev(values) if len(values) > 1 else None
-                row[key] = {"mean": statistics.fmean(values), "std": spread}
+                row[key] = {"mean": statistics.fmean(values), "std": spread} if values else None
             rows.append(row)
     return rows
 
@@ -247,33 +260,63 @@ def _last_start(path: Path) -> Mapping[str, Any]:
     return json.loads(path.read_text().splitlines()[-1])
 
 
-def _train(words: Sequence[str], config: Config, deadline: float) -> bool:
-    """Trains a run, or goes on with it; False if the deadline came before its end."""
-    if time.monotonic() >= deadline:
-        return False
-    print(f"training {config.name}", flush=True)
-    log = Path(config.out) / f"{config.name}.log"
+def _train(
+    commands: Mapping[Config, Sequence[str]], at_once: int, deadline: float, on_end: Callable[[], object]
+) -> None:
+    """Trains runs in turn, or goes on with them, so many side by side, until the last has ended or the deadline came.
+
+    Args:
+        commands: the words of every run's command.
+        on_end: called after each that has ended.
+
+    Raises:
+        UserError: a training failed.
+    """
+    waiting, running = deque(commands), {}
+    try:
+        while (waiting or running) and time.monotonic() < deadline:
+            while waiting and len(running) < at_once:
+                config = waiting.popleft()
+                print(f"training {config.name}", flush=True)
+                running[_start(config, commands[config])] = config
+                if len(running) > 1:
+                    for beside in running.values():
+                        _company(beside).touch()
+            time.sleep(0.05)
+            for process in [one for one in running if one.poll() is not None]:
+                config = running.pop(process)
+                if process.returncode in _STOPPED:
+                    return
+                if process.returncode:
+                    log = _log(config)
+                    told = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
+                    raise UserError(told[-1].removeprefix("error: ") if told else f"a training failed: see {log}")
+                on_end()
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+
+
+def _start(config: Config, words: Sequence[str]) -> subprocess.Popen:
+    log = _log(config)
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "fastintl.train", *map(str, words)]
     path = os.pathsep.join(filter(None, [str(_home()), os.environ.get("PYTHONPATH")]))
     with open(log, "a") as file:
         # A session of its own: Ctrl-C comes to this process, which then stops the training.
         options = {"stdout": file, "stderr": file, "start_new_session": True}
-        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, **options)
-    try:
-        status = process.wait(None if deadline == math.inf else max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return False
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-    if status in _STOPPED:
-        return False
-    if status:
-        told = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
-        raise UserError(told[-1].removeprefix("error: ") if told else f"a training failed: see {log}")
-    return True
+        return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, **options)
+
+
+def _log(config: Config) -> Path:
+    return Path(config.out) / f"{config.name}.log"
+
+
+def _company(config: Config) -> Path:
+    """An empty file that says that other trainings ran beside this one."""
+    return Path(config.out) / f"{config.name}.at_once"
 
 
 def _home() -> Path:
@@ -301,7 +344,8 @@ def _result(setting: Setting, seed: int, config: Config, stages: Sequence[tuple[
         raise UserError(f"{folder.path} has no {' and no '.join(missing)}: remove the folder to train it again")
     flops = summary["steps"] * sum(share * flops for share, flops in stages)
     images = summary["steps"] * config.train.batch_size
-    return Training(setting.name, seed, *(scores[key] for key in SCORES), images, flops, summary["train_seconds"])
+    seconds = None if _company(config).exists() else summary["train_seconds"]
+    return Training(setting.name, seed, *(scores[key] for key in SCORES), images, flops, seconds)
 
 
 def _write(arguments: argparse.Namespace, settings: Sequence[Setting], found: Sequence[Training]) -> None:
@@ -324,7 +368,8 @@ def _print(arguments: argparse.Namespace, settings: Sequence[Setting], found: Se
     console, rows = open_console(width=120), summary_of(settings, found)
     table = Table("setting", "seeds", *COSTS.values(), *(f"{name}, %" for name in SCORES.values()), title="accuracy")
     for row in rows:
-        costs = (f"{row['images']['mean']:,.0f}", f"{row['flops']['mean']:.3g}", f"{row['seconds']['mean']:,.0f}")
+        seconds = f"{row['seconds']['mean']:,.0f}" if row["seconds"] else "not alone"
+        costs = (f"{row['images']['mean']:,.0f}", f"{row['flops']['mean']:.3g}", seconds)
         table.add_row(row["name"], str(row["seeds"]), *costs, *(_percent(row[key], "std") for key in SCORES))
     console.print(table)
     console.print(

@@ -15,8 +15,8 @@ _COSTS = {"images": "images seen", "flops": "operations, counted", "seconds": "s
 
 def draw(settings: Sequence[Mapping[str, Any]], trainings: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Writes an SVG that is readable on white and on black: a dot a training, a mark with its standard deviation a
-    setting, a line through those of constant size, which is what there is to beat. The same numbers give the same
-    bytes.
+    setting, a line through those of constant size, which is what there is to beat. Costs that a setting does not have
+    are left out. The same numbers give the same bytes.
 
     Args:
         settings, trainings: of the JSON file.
@@ -29,9 +29,10 @@ def draw(settings: Sequence[Mapping[str, Any]], trainings: Sequence[Mapping[str,
 
     with matplotlib.rc_context({**svg.STYLE, "font.size": 8}):
         figure = Figure((9, 5), layout="constrained")
-        panels = figure.subplots(len(_SCORES), len(_COSTS), sharey="row", sharex="col")
+        costs = {cost: name for cost, name in _COSTS.items() if all(row[cost] for row in settings)}
+        panels = figure.subplots(len(_SCORES), len(costs), sharey="row", sharex="col")
         for row, (score, score_name) in zip(panels, _SCORES.items(), strict=True):
-            for axes, (cost, cost_name) in zip(row, _COSTS.items(), strict=True):
+            for axes, (cost, cost_name) in zip(row, costs.items(), strict=True):
                 _draw_panel(axes, settings, trainings, score, cost)
                 axes.set_xlabel(cost_name)
                 axes.label_outer()
@@ -51,7 +52,7 @@ def _draw_panel(axes: Any, settings: Sequence[Mapping], trainings: Sequence[Mapp
         line = "-" if kind == "constant" else "none"
         axes.errorbar(x, y, spread, fmt="o", linestyle=line, color=_COLOURS[kind], capsize=3, ms=5, label=label)
         names = {row["name"] for row in rows}
-        dots = [one for one in trainings if one["setting"] in names]
+        dots = [one for one in trainings if one["setting"] in names and one[cost] is not None]
         axes.scatter([d[cost] for d in dots], [100 * d[score] for d in dots], s=6, color=_COLOURS[kind], alpha=0.5)
     axes.set_xlim(left=0)
     for side in ("top", "right"):

@@ -3,6 +3,7 @@
 import json
 import statistics
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.helpers import warm_python
 from tests.helpers.training import ROOT, SMALL, environment, write_images
 from tools.benchmark.tradeoff import Setting, Training, differences, summary_of
+from tools.benchmark.tradeoff_figure import draw
 
 KEYS = [f"{key}={value}" for key, value in (SMALL | {"train.epochs": 3}).items()]
 # Two epochs at constant size take the operations of three that grow.
@@ -61,6 +63,16 @@ def test_settings_are_trained_measured_and_drawn_and_none_is_trained_twice(image
     assert warm_python.run(plot, cwd=ROOT).returncode == 0
     assert (tmp_path / "figures" / "t.svg").read_bytes() == (tmp_path / "t.svg").read_bytes()
 
+    more = tradeoff(tmp_path, images, "--seeds", 2, "--at-once", 3, "--figure", tmp_path / "t.svg")
+    assert more.returncode == 0, more.stderr
+    assert more.stdout.count("training ") == 3 and "_seed0" not in more.stdout
+    trainings = json.loads((tmp_path / "t.json").read_text())["trainings"]
+    # What ran beside others has no seconds; what ran alone keeps its own.
+    alone = [one for one in trainings if one["seed"] == 0]
+    assert alone == result["trainings"] and [one["seconds"] for one in trainings if one["seed"] == 1] == [None] * 3
+    seconds = {row["name"]: row["seconds"] for row in json.loads((tmp_path / "t.json").read_text())["settings"]}
+    assert seconds == {one["setting"]: {"mean": one["seconds"], "std": None} for one in alone}
+
     other = tradeoff(tmp_path, images, "optim.lr=0.1")
     assert other.returncode == 2 and "holds a run with another optim.lr: give another --out" in other.stderr
 
@@ -90,3 +102,13 @@ def test_means_spreads_and_differences_are_over_the_seeds():
     assert row["knn_top1"]["mean"] == pytest.approx(0.02) and row["knn_top1"]["standard_error"] == pytest.approx(0.01)
     assert row["linear_top1"]["mean"] == pytest.approx(0.01)
     assert summary_of([growing], found[2:3])[0]["knn_top1"] == {"mean": 0.53, "std": None}
+
+
+def test_a_cost_that_no_training_has_is_left_out(tmp_path):
+    setting = Setting("growing", 8, (0.5, 6))
+    found = [Training(setting.name, 0, 0.5, 0.6, 100, 1e9, None)]
+    rows = summary_of([setting], found)
+    assert rows[0]["seconds"] is None and rows[0]["images"]["mean"] == 100
+    draw(rows, [asdict(one) for one in found], tmp_path / "t.svg")
+    drawn = (tmp_path / "t.svg").read_text()
+    assert "images seen" in drawn and "seconds" not in drawn
