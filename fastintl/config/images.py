@@ -72,7 +72,7 @@ class Crops(Options, key="crops"):
     grow: tuple[float, ...] = option(
         (),
         "[share, epoch]: begin with views of this share of their sides, which rise in a few stages to the full ones "
-        "from this epoch on, as in [0.625, 70]; [] is full size from the start. Not yet shown to help.",
+        "from this epoch on, as in [0.625, 70]; [] is full size from the start. See docs/loaders.md.",
         above=0,
         work=True,
     )
