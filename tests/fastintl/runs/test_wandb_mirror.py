@@ -72,12 +72,14 @@ def test_a_server_that_never_answers_holds_up_nothing(tmp_path, home):
     assert run.stderr.count("wandb mirrors nothing from here on") == 1
 
 
-def test_a_run_resumes_under_the_same_id(images, tmp_path):
+def test_a_run_resumes_under_the_same_id_and_its_crops_are_there(images, tmp_path):
     folder = tmp_path / "run" / "wandb"
     for steps in (6, 12):
         assert train(tmp_path, images, log__wandb="offline", train__max_steps=steps, eval__every=0).returncode == 0
     written = [path.name.split("-")[-1] for path in folder.glob("offline-run-*")]
     assert written == [last_state(tmp_path)["wandb_id"]] * 2
+    (sent,) = folder.glob("offline-run-*/files/media/images/crops_*.png")
+    assert sent.read_bytes() == (tmp_path / "run" / "crops.png").read_bytes()
 
 
 def test_what_wandb_raises_during_a_run_ends_the_mirror_alone(tmp_path, caplog, monkeypatch):
