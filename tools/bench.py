@@ -27,6 +27,7 @@ PARTS = {
     "gpu": "the first minutes on a GPU: tests, crops, training, memory, on one page",
     "tradeoff": "accuracy against compute: a recipe at several settings and seeds",
     "estimate": "hours and GPU-hours of a recipe, from measured rates",
+    "costs": "what recipes cost at the least, as a table, from counts",
 }
 
 

@@ -100,13 +100,27 @@ class FineTuning:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=dtype == torch.float16)
 
     def train_step(self, batch: Batch, epoch: int) -> Tensor:
-        """One update; the mean loss () of this rank's share."""
+        """One update; the mean loss () of this rank's share.
+
+        Raises:
+            UserError: a BatchNorm has a single value of each channel, which has no variance.
+        """
         factor = SCHEDULES[self.protocol.schedule](epoch, self.protocol.epochs) * self.protocol.batch_size / 256
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         self.parallel.train(not self.protocol.frozen)
         views, labels = (x.to(self.world.device, non_blocking=True) for x in (batch.views[0], batch.labels))
-        loss = F.cross_entropy(self._logits(self.parallel, views), labels)
+        try:
+            logits = self._logits(self.parallel, views)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            batch_size, side = self.protocol.batch_size, views.shape[-1]
+            raise UserError(
+                f"--batch-size {batch_size}: of an image of {side} px alone a BatchNorm of this network has a single "
+                "value of each channel, which has no variance: take 2 or more"
+            ) from error
+        loss = F.cross_entropy(logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)

@@ -43,7 +43,7 @@ ADDED = [
 WHOLE = [
     (r"\S+ --help", ""),
     (r"tests/detection_sets\.py", ""),
-    (r"tools/bench\.py estimate", ""),
+    (r"tools/bench\.py (costs|estimate)", ""),
     (r"tools/(compile_cpu|doctor|download|export|report|show_crops|write_ffcv)\.py", ""),
 ]
 LEFT_OUT = [

@@ -44,8 +44,7 @@ IMAGES = {
 }
 _OUR_STEP = "all together"  # among the contenders of bench.py step, the one that training takes
 _LOADER_BOUND = 0.1  # share of the time that the step waits for images, from which on the loader is the bottleneck
-_MEASURED = "docs/benchmarks"
-_PROJECT = Path(__file__).resolve().parents[2]
+MEASURED = Path(__file__).resolve().parents[2] / "docs/benchmarks"  # of a clone
 
 Results = Mapping[Path, Mapping[str, Any]]  # what bench.py wrote, by file
 
@@ -93,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rcfg", metavar="RECIPE", required=True, help="a file, or a name such as ep100")
     parser.add_argument("--gpus", type=int, default=1, help="number of GPUs, or of ranks on the CPU (default: 1)")
     parser.add_argument("--images", type=int, help="trained on (default: those of the public dataset)")
-    parser.add_argument("--step", nargs="+", metavar="JSON", help=f"of step or train (default: {_MEASURED})")
+    parser.add_argument("--step", nargs="+", metavar="JSON", help="of step or train (default: docs/benchmarks)")
     parser.add_argument("--step-rate", type=float, metavar="R", help="images/s of one GPU with its share of the batch")
     parser.add_argument("--loader", type=Path, metavar="JSON", help="of loader, measured on the host of the GPUs")
     parser.add_argument("--json", type=Path, help="write the estimates to this file")
@@ -167,8 +166,9 @@ def step_rates(results: Results, config: Config, gpus: int) -> Iterator[StepRate
                 yield StepRate(gpus * rates[_OUR_STEP], machine, path.name)
 
 
-def counted_rates(results: Results, config: Config, gpus: int) -> Iterator[StepRate]:
-    """The rates that no GPU can pass, from what ``bench.py count`` counted for this recipe and number of GPUs.
+def counted_by(results: Results, config: Config, gpus: int) -> Iterator[tuple[Path, dict[str, StepRate]]]:
+    """The rates that no GPU can pass, by kind, from what ``bench.py count`` counted for this recipe and number of GPUs;
+    one dictionary a file.
 
     Every GPU is asked for the same bytes and operations.
     """
@@ -179,26 +179,28 @@ def counted_rates(results: Results, config: Config, gpus: int) -> Iterator[StepR
             continue
         if not _same_work(dict(_flat(result)), config, 1):
             continue
+        rates = {}
         for name, gpu in GPUS.items():
             parts = ((part["bytes_moved"], part["flops"], part["float32"]) for part in result["parts"])
             seconds = sum(gpu.least_seconds(*part) for part in parts)
             source = f"at the most: counted, not measured, {path.name}"
-            yield StepRate(config.train.batch_size / seconds, name.upper(), source)
+            rates[name] = StepRate(config.train.batch_size / seconds, name.upper(), source)
+        yield path, rates
 
 
-def host_rate(path: Path, result: Mapping[str, Any]) -> HostRate:
-    """The fastest source of a loader's result, on as many cores as were timed.
+def host_rate(path: Path, result: Mapping[str, Any], cores: int | None = None) -> HostRate:
+    """The fastest source of a loader's result, on so many cores, or on as many as were timed.
 
     Raises:
         UserError: it is no loader's result, or nothing could be timed.
     """
     rows = [row for row in result.get("contenders", ()) if row.get("function") == "decode_only"]
-    rows = [row for row in rows if row["median_images_per_second"]]
+    rows = [row for row in rows if row["median_images_per_second"] and cores in (None, row["cores"])]
     if result["benchmark"] != "loader" or not rows:
         raise UserError(f"{path} holds no rate of a loader: give what tools/bench.py loader --json wrote")
     best = max(rows, key=lambda row: row["median_images_per_second"])
-    cpu, cores = result["surroundings"]["cpu"], best["cores"]
-    return HostRate(best["median_images_per_second"], f"{path.name}: {best['name']} on {cores} cores of {cpu}")
+    what = f"{best['name']} on {best['cores']} cores of {result['surroundings']['cpu']}"
+    return HostRate(best["median_images_per_second"], f"{path.name}: {what}")
 
 
 def estimate(
@@ -228,11 +230,13 @@ def estimate(
 
 def _measured_rates(given: Sequence[Path], config: Config, gpus: int, recipe: Path) -> list[StepRate]:
     """The rates in the given files, or in all of docs/benchmarks."""
-    paths = given or sorted((_PROJECT / _MEASURED).glob("*.json"))
+    paths = given or sorted(MEASURED.glob("*.json"))
     results = {path: read_result(path) for path in paths}
-    rates = list(step_rates(results, config, gpus)) or list(counted_rates(results, config, gpus))
+    rates = list(step_rates(results, config, gpus)) or [
+        rate for _, by_kind in counted_by(results, config, gpus) for rate in by_kind.values()
+    ]
     if not rates:
-        share, where = share_of_batch(config, gpus), ", ".join(map(str, given)) or _MEASURED
+        share, where = share_of_batch(config, gpus), ", ".join(map(str, given)) or "docs/benchmarks"
         raise UserError(
             f"no step of {recipe} with {share} images a GPU is measured in {where}: run python tools/bench.py step "
             f"--rcfg {recipe} train.batch_size={share} --json step_{share}.json on such a GPU and give --step "

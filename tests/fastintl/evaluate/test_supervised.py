@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from fastintl.evaluate.backbone import EvaluatedBackbone, Reading
@@ -13,6 +14,7 @@ from fastintl.evaluate.linear.probes import probe_on_crops
 from fastintl.evaluate.linear.protocols import IMAGENET
 from fastintl.evaluate.supervised import SupervisedTraining
 from loaders import CenterCrop
+from loaders.errors import UserError
 from tests.helpers.probing import ALONE, backbone
 
 READING = Reading("folder", threads=1)
@@ -105,6 +107,16 @@ def test_a_fine_tuning_has_the_identity_and_the_folder_of_the_first_version(imag
         known.add(tmp_path / folder)
         tuned = torch.load(tmp_path / folder / "finetuned.pt", weights_only=True)
         assert tuned["fc.weight"].shape == (3, 128)
+
+
+def test_a_batch_of_one_small_image_has_no_variance(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    training = SupervisedTraining(images / "train", images / "val", READING, seed=3)
+    small = EvaluatedBackbone(backbone(), CenterCrop(6, 4))
+    with pytest.raises(UserError, match="--batch-size 1: of an image of 4 px alone a BatchNorm of this network has"):
+        finetune(small, FineTuneProtocol(epochs=1, batch_size=1), training, 50, None, ALONE)
+    # At the sizes that a network is made for, its feature maps have values enough.
+    finetune(evaluated(), FineTuneProtocol(epochs=1, batch_size=1), training, 5, None, ALONE)
 
 
 def test_kept_features_are_known_by_what_the_first_version_knew_and_by_what_the_images_hold(images, tmp_path):
