@@ -47,7 +47,7 @@ def main(words: list[str] | None = None) -> None:
     text = "store pixels, not JPEG; always so for CIFAR and STL-10, which are lossless"
     parser.add_argument("--raw", action="store_true", help=text)
     parser.add_argument("--threads", type=int, default=0, help="encoding threads (default: one a usable core)")
-    text = "share to hold out of folder, tars or parquet without val, by a hash of the file names (default: 0.1)"
+    text = "share to hold out of folder, tars or parquet without val, by a hash of file names; 0: none (default: 0.1)"
     parser.add_argument("--val-share", type=float, default=0.1, help=text)
     parser.add_argument("--seed", type=int, default=0, help="of the demo's images (default: 0)")
     text = "take CIFAR's and STL-10's files without their published checksums"

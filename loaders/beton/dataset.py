@@ -10,6 +10,7 @@ from loaders.beton.convert import Report, convert
 from loaders.beton.encoding import Storage
 from loaders.datasets.catalogue import default_root, open_dataset
 from loaders.datasets.public_files import verify
+from loaders.errors import UserError
 
 
 def convert_dataset(
@@ -27,10 +28,17 @@ def convert_dataset(
     Args:
         storage: how images are stored; pixels in any case where the dataset itself is lossless.
         verified: public files must have their published checksums.
+
+    Raises:
+        UserError: ``out`` has held-out images of an earlier conversion, and this one holds none out.
     """
     if verified:
         verify(name, root or default_root(name))
     splits = open_dataset(name, root, val_share=val_share, seed=seed)
+    if "val" not in splits and (left := out / f"{name}_val.beton").exists():
+        raise UserError(
+            f"{left} has held out images that {name}_train.beton would hold now: remove it, or change --out"
+        )
     return [
         convert(split, out / f"{name}_{part}.beton", replace(storage, raw=storage.raw or split.raw), threads)
         for part, split in splits.items()

@@ -140,13 +140,16 @@ def class_folders(root: Path) -> list[str]:
 def cut(split: Split, val_share: float) -> dict[str, Split]:
     """Cuts a split in two by a hash of each file's name, so that adding images moves none of the others.
 
-    Both parts get at least one image (the one nearest to the border) and keep the list of classes.
+    Both parts get at least one image (the one nearest to the border) and keep the list of classes. A share of 0 holds
+    nothing out: there is the training part alone.
 
     Raises:
-        UserError: the share is not between 0 and 1, or there is only one image.
+        UserError: the share is not from 0 to below 1, or one image is to be cut in two.
     """
-    if not 0 < val_share < 1:
+    if not 0 <= val_share < 1:
         raise UserError(f"--val-share {val_share} is not between 0 and 1")
+    if val_share == 0:
+        return {"train": split}
     if len(split) < 2:
         raise UserError("one image cannot be cut into training and held-out images")
     draws = np.array([_hash(name) for name in split.names])

@@ -84,6 +84,16 @@ def test_demo(tmp_path):
         assert (file.heights == 64).all() and (file.widths == 64).all()
 
 
+def test_all_images_train_where_none_are_held_out_but_not_beside_those_of_an_earlier_conversion(images, tmp_path):
+    words = ["folder", "--root", "images", "--val-share", "0"]
+    assert run(*words, cwd=tmp_path).returncode == 0
+    assert [path.name for path in (tmp_path / "data").glob("*.beton")] == ["folder_train.beton"]
+    assert run("folder", "--root", "images", "--out", "cut", cwd=tmp_path).returncode == 0
+    refused = run(*words, "--out", "cut", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: cut/folder_val.beton has held out images that folder_train.beton would")
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [

@@ -96,7 +96,9 @@ def test_both_parts_of_a_tiny_folder_hold_something(tmp_path):
     for share in (0.001, 0.999):
         splits = open_dataset("folder", root, val_share=share)
         assert len(splits["train"]) >= 1 and len(splits["val"]) >= 1
-    for share in (0, 1, -0.5, float("nan")):
+    splits = open_dataset("folder", root, val_share=0)
+    assert list(splits) == ["train"] and len(splits["train"]) == 3
+    for share in (1, -0.5, float("nan")):
         with pytest.raises(UserError, match="--val-share"):
             open_dataset("folder", root, val_share=share)
 
