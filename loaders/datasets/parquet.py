@@ -99,9 +99,22 @@ class _Rows:
         return (self.group(number, columns) for number in range(len(self._groups)))
 
     def group(self, number: int, columns: list[str]):
+        """Some columns of a group of rows.
+
+        Raises:
+            UserError: it cannot be read, or has not the rows that the file's end tells of it: pyarrow believes a
+                damaged page.
+        """
         i, group = self._groups[number]
         with self._lock:
-            return self.guarded(self._files[i], self._open[i].read_row_group, group, columns=columns)
+            table = self.guarded(self._files[i], self._open[i].read_row_group, group, columns=columns)
+            rows = self._open[i].metadata.row_group(group).num_rows
+        if table.num_rows != rows:
+            raise UserError(
+                f"{self._files[i]} is damaged: its group {group} of rows has {table.num_rows:,} where the file's end "
+                f"tells of {rows:,}: copy it again"
+            )
+        return table
 
     def place(self, index: int) -> tuple[int, int]:
         """The group of a row, and its place there."""

@@ -16,7 +16,7 @@ from loaders.beton.encoding import Storage
 from loaders.beton.file import BetonFile
 from loaders.content import content_digest
 from loaders.datasets.folder import unlabelled_tree
-from loaders.datasets.places import named_files
+from loaders.datasets.places import named_files, open_place
 from loaders.sources import open_images
 from loaders.sources.quarantine import Quarantine, decode_or_substitute
 from tests.helpers.images import write_image
@@ -335,6 +335,29 @@ def test_parquet_that_is_none_or_of_another_layout(layouts, tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), tmp_path / "other.parquet")
     with pytest.raises(UserError, match=r"0 columns of images among x \(int64\)"):
         open_images(tmp_path / "other.parquet")
+
+
+def test_a_damaged_page_of_parquet_gives_no_fewer_images_in_silence(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    table = pyarrow.table({"image": pyarrow.array([{"bytes": b"", "path": None}], image), "label": [0]})
+    file = tmp_path / "one.parquet"
+    pyarrow.parquet.write_table(table, file)
+    whole, found = file.read_bytes(), []
+    for place in range(120):  # the pages stand first
+        changed = bytearray(whole)
+        changed[place] = (changed[place] + 1) % 256
+        file.write_bytes(changed)
+        try:
+            split = open_place(file)
+            assert len(split.sizes()) == len(split) == 1
+        except UserError as error:
+            found.append(str(error))
+    assert any(
+        "is damaged: its group 0 of rows has 0 where the file's end tells of 1: copy it again" in e for e in found
+    )
 
 
 def test_parquet_with_labels_that_are_none(tmp_path):
