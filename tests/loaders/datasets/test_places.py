@@ -346,7 +346,7 @@ def test_a_damaged_page_of_parquet_gives_no_fewer_images_in_silence(tmp_path):
     file = tmp_path / "one.parquet"
     pyarrow.parquet.write_table(table, file)
     whole, found = file.read_bytes(), []
-    for place in range(120):  # the pages stand first
+    for place in range(4, 120):  # the pages stand first, behind the mark of such files
         changed = bytearray(whole)
         changed[place] = (changed[place] + 1) % 256
         file.write_bytes(changed)
