@@ -125,6 +125,11 @@ class TarFile:
                 continue
             raw, long_name, described = _name(header) if long_name is None else long_name, None, b""
             if kind in _FILES and raw.endswith(b"/") or kind in _NOT_FILES:  # a folder, as the oldest tars have it
+                if member_size:  # whose bytes some readers pass over and others take for the next member
+                    place = data - BLOCK - start
+                    raise UserError(
+                        f"{where} is damaged at byte {place:,}: a folder with bytes; copy or write it again"
+                    )
                 continue
             if kind not in _FILES:
                 raise _refused(where, raw, "a link" if kind in _LINKS else "a sparse file or of an unknown kind")

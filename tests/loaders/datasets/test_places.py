@@ -200,6 +200,8 @@ def damaged_tars(tmp_path) -> dict:
     link, sparse = tarfile.TarInfo("a/link.jpg"), tarfile.TarInfo("a/sparse.jpg")
     link.type, link.linkname, sparse.type = tarfile.SYMTYPE, "/etc/passwd", tarfile.GNUTYPE_SPARSE
     outside = tarfile.TarInfo("../../etc/x.jpg")
+    folder = tarfile.TarInfo("a")
+    folder.type, folder.size = tarfile.DIRTYPE, 3
     nested = write_tar(tmp_path / "inner.tar", {"0.jpg": JPEG, "b.tar": whole}).read_bytes()
     return {
         "is cut off: its last member": whole[:3500],
@@ -209,6 +211,7 @@ def damaged_tars(tmp_path) -> dict:
         "goes on behind a tar's mark": whole + whole,
         "is a link": link.tobuf() + bytes(1024),
         "is a sparse file": sparse.tobuf() + bytes(1024),
+        "is damaged at byte 0: a folder with bytes": folder.tobuf() + b"abc".ljust(512, b"\0") + bytes(1024),
         "is outside of it": outside.tobuf() + bytes(1024),
         "holds no image": write_tar(tmp_path / "no.tar", {"a.txt": b"x"}).read_bytes(),
         "two names for one member": _long_name("a.jpg") * 2 + tarfile.TarInfo("b.jpg").tobuf() + bytes(1024),
