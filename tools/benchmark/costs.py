@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from loaders.errors import UserError
 
-from .estimate import MEASURED, HostRate, counted_by, estimate, host_rate, images_of
+from .estimate import MEASURED, HostRate, counted_rates, estimate, host_rate, images_of
 from .results import read_result
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _cost(
     from .flops import stages_work
 
     stages = stages_work(config) if config.crops.grow else []
-    for path, rates in counted_by(counts, config, gpus):
+    for path, rates in counted_rates(counts, config, gpus):
         result = counts[path]
         step_bytes = result["weight_bytes"] + result["total"]["kept_bytes"]
         hours, cores = {}, {}

@@ -166,7 +166,7 @@ def step_rates(results: Results, config: Config, gpus: int) -> Iterator[StepRate
                 yield StepRate(gpus * rates[_OUR_STEP], machine, path.name)
 
 
-def counted_by(results: Results, config: Config, gpus: int) -> Iterator[tuple[Path, dict[str, StepRate]]]:
+def counted_rates(results: Results, config: Config, gpus: int) -> Iterator[tuple[Path, dict[str, StepRate]]]:
     """The rates that no GPU can pass, by kind, from what ``bench.py count`` counted for this recipe and number of GPUs;
     one dictionary a file.
 
@@ -233,7 +233,7 @@ def _measured_rates(given: Sequence[Path], config: Config, gpus: int, recipe: Pa
     paths = given or sorted(MEASURED.glob("*.json"))
     results = {path: read_result(path) for path in paths}
     rates = list(step_rates(results, config, gpus)) or [
-        rate for _, by_kind in counted_by(results, config, gpus) for rate in by_kind.values()
+        rate for _, by_kind in counted_rates(results, config, gpus) for rate in by_kind.values()
     ]
     if not rates:
         share, where = share_of_batch(config, gpus), ", ".join(map(str, given)) or "docs/benchmarks"

@@ -280,15 +280,15 @@ def _train(
                 print(f"training {config.name}", flush=True)
                 running[_start(config, commands[config])] = config
                 if len(running) > 1:
-                    for beside in running.values():
-                        _company(beside).touch()
+                    for one in running.values():
+                        _beside(one, "at_once").touch()
             time.sleep(0.05)
             for process in [one for one in running if one.poll() is not None]:
                 config = running.pop(process)
                 if process.returncode in _STOPPED:
                     return
                 if process.returncode:
-                    log = _log(config)
+                    log = _beside(config, "log")
                     told = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
                     raise UserError(told[-1].removeprefix("error: ") if told else f"a training failed: see {log}")
                 on_end()
@@ -300,7 +300,7 @@ def _train(
 
 
 def _start(config: Config, words: Sequence[str]) -> subprocess.Popen:
-    log = _log(config)
+    log = _beside(config, "log")
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "fastintl.train", *map(str, words)]
     path = os.pathsep.join(filter(None, [str(_home()), os.environ.get("PYTHONPATH")]))
@@ -310,13 +310,9 @@ def _start(config: Config, words: Sequence[str]) -> subprocess.Popen:
         return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, **options)
 
 
-def _log(config: Config) -> Path:
-    return Path(config.out) / f"{config.name}.log"
-
-
-def _company(config: Config) -> Path:
-    """An empty file that says that other trainings ran beside this one."""
-    return Path(config.out) / f"{config.name}.at_once"
+def _beside(config: Config, ending: str) -> Path:
+    """A file beside a run's folder: ``log``, or ``at_once``, an empty one that says that others ran with it."""
+    return Path(config.out) / f"{config.name}.{ending}"
 
 
 def _home() -> Path:
@@ -344,7 +340,7 @@ def _result(setting: Setting, seed: int, config: Config, stages: Sequence[tuple[
         raise UserError(f"{folder.path} has no {' and no '.join(missing)}: remove the folder to train it again")
     flops = summary["steps"] * sum(share * flops for share, flops in stages)
     images = summary["steps"] * config.train.batch_size
-    seconds = None if _company(config).exists() else summary["train_seconds"]
+    seconds = None if _beside(config, "at_once").exists() else summary["train_seconds"]
     return Training(setting.name, seed, *(scores[key] for key in SCORES), images, flops, seconds)
 
 
