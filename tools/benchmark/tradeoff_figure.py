@@ -55,6 +55,6 @@ def _draw_panel(axes: Any, settings: Sequence[Mapping], trainings: Sequence[Mapp
         dots = [one for one in trainings if one["setting"] in names and one[cost] is not None]
         axes.scatter([d[cost] for d in dots], [100 * d[score] for d in dots], s=6, color=_COLOURS[kind], alpha=0.5)
     axes.set_xlim(left=0)
-    axes.locator_params("x", nbins=5)
+    axes.locator_params(nbins=5)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
