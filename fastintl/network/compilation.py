@@ -23,7 +23,7 @@ from fastintl.network import lockstep, view_by_view
 from loaders.compiler import require_c_compiler, require_cxx_compiler
 
 # A region has a graph for every shape of block, ResNet-50 eight; torch gives up at eight and says little. Crops that
-# grow have other shapes in each stage: their graphs are compiled when the stage begins, and kept.
+# grow have other shapes in each stage, whose graphs are compiled before the first step, and kept.
 _GRAPHS_OF_A_REGION = 64
 
 # Inductor's. What the views ask for alike, each in its own size, becomes one launch: with few images a GPU the host's

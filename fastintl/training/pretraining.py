@@ -103,6 +103,7 @@ class Pretraining(Run):
             self._before_training()
         elif self._evaluation_was_cut_off():
             self._evaluate()
+        self._compile_ahead()
         self.train()
         self._leave_results()
 
@@ -194,6 +195,15 @@ class Pretraining(Run):
                 shown = "the weights it starts from" if name == "untrained" and self.config.model.weights else name
                 self.note(f"baseline    {self.config.eval.k}-nn accuracy {score:.1%}: {shown}")
             self.write(epoch=0, **scores)
+
+    def _compile_ahead(self) -> None:
+        """Compiles for the stages of crops that grow which are still to come; the clock counts it to the first step."""
+        stages = [s for s in self.config.crops.stages if self.step < s.epoch * self.epoch_steps < self.last_step]
+        if not stages or not self.train_step.compiled:
+            return
+        self.note("compiling   also for views of " + ", ".join(f"{stage} px" for stage in stages))
+        with self.clock:
+            self.train_step.compile_ahead(stages)
 
     # The parts of the loop
 

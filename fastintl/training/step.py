@@ -25,6 +25,7 @@ from fastintl.training import optim
 from fastintl.training.build import build_loss, build_model
 from fastintl.training.determinism import set_deterministic
 from loaders.errors import UserError
+from loaders.growth import Stage
 
 
 class TrainingStep:
@@ -38,6 +39,7 @@ class TrainingStep:
     Attributes:
         model: the networks. Weights may be loaded into it at any time (``load_state_dict``).
         dtype: of autocast, float32 for none.
+        compiled: whether ``torch.compile`` makes the networks' code.
         total_steps: of the run's schedules.
         loss_size: samples and channels that the loss is taken of.
         lr: learning rate of the last step.
@@ -74,7 +76,8 @@ class TrainingStep:
             raise UserError(
                 f"train.cuda_graphs=on replays ResNets alone, and not {config.model.arch}: set train.cuda_graphs=off"
             )
-        if config.train.compile == "on" or (config.train.compile == "auto" and world.device.type == "cuda"):
+        self.compiled = config.train.compile == "on" or (config.train.compile == "auto" and world.device.type == "cuda")
+        if self.compiled:
             stages = len(config.crops.stages)
             self.model.regions = compiled_regions(world.device, self.cuda_graphs, self.model.regions, stages)
             if self.loss.compiles:
@@ -125,6 +128,25 @@ class TrainingStep:
         # Blocks that run again would take their images up into the running statistics again.
         with running_statistics_kept(self.model) if self.model.regions.recompute else nullcontext():
             self.scaler.scale(loss).backward()
+
+    def compile_ahead(self, stages: Sequence[Stage]) -> None:
+        """Compiles the step for views of other sides than those it begins with, by a forward and backward pass on
+        noise for each stage, the largest first: no compiler stops the training later, and a GPU that the largest
+        crops do not fit says so now. Nothing that the training goes on with changes. Every rank must call it; where
+        nothing is compiled it does nothing."""
+        if not self.compiled:
+            return
+        noise = torch.Generator(self.world.device).manual_seed(self.config.seed)
+        self.loss.position = Position(self.config.seed, 0, 0, self.world.rank)
+        with running_statistics_kept(self.model):
+            for stage in reversed(stages):
+                samples = self.config.train.batch_size // self.world.world_size
+                shapes = [(samples, 3, side, side) for side in stage.sides]
+                where = {"generator": noise, "device": self.world.device, "dtype": self.dtype}
+                views = [torch.randn(s, **where).contiguous(memory_format=torch.channels_last) for s in shapes]
+                self.backward(self.forward(views))
+                self.optimizer.zero_grad(set_to_none=True)
+        self.embeddings = None
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimiser and scaler, for a checkpoint."""

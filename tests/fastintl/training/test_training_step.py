@@ -135,6 +135,40 @@ def test_no_step_waits_for_the_gpu(precision, compiled, graphs):
     assert all(loss.isfinite() for loss in losses)
 
 
+@pytest.mark.slow
+def test_compiled_ahead_no_later_stage_compiles_and_nothing_else_changes(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(compilation, "OPTIONS", {})
+    counted = torch._dynamo.utils.counters["stats"]
+    found = []
+    for ahead in (False, True):
+        torch._dynamo.reset()
+        crops = {
+            "sizes": "[16,16]",
+            "scales": "[[0.2,1],[0.2,1]]",
+            "blur": "[0,0]",
+            "solarize": "[0,0]",
+            "grow": "[0.5,1]",
+        }
+        step = training_step(train__compile="on", **{f"crops__{key}": value for key, value in crops.items()})
+        now, *later = step.config.crops.stages
+        assert later
+        if ahead:
+            step.compile_ahead(later)
+        graphs = []
+        for stage in (now, *later):
+            generator = torch.Generator().manual_seed(stage.epoch)
+            views = [torch.randn(BATCH, 3, side, side, generator=generator) for side in stage.sides]
+            step([view.contiguous(memory_format=torch.channels_last) for view in views], 10 * stage.epoch)
+            graphs.append(counted["unique_graphs"])
+        assert (graphs[0] == graphs[-1]) == ahead
+        found.append(step.state_dict())
+    expected, state = found
+    assert all(torch.equal(state["model"][name], value) for name, value in expected["model"].items())
+    for i, kept in expected["optimizer"]["state"].items():
+        assert all(torch.equal(state["optimizer"]["state"][i][key], value) for key, value in kept.items())
+
+
 def kept_bytes(step, views):
     """Of the tensors that a forward pass keeps for the backward pass, parameters left out."""
     kept, parameters = {}, {p.untyped_storage().data_ptr() for p in step.model.parameters()}
