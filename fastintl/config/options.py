@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import textwrap
 import typing
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ import yaml
 from fastintl.config import recipes
 from fastintl.config.values import check_range, convert, describe, describe_range, shown
 from loaders.errors import UserError
+
+_type_hints = functools.cache(typing.get_type_hints)  # of a class: it reads them anew each time, from their text
 
 
 def option(
@@ -73,7 +76,7 @@ class Options:
         cls._says = {"result": result, "work": work}
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        hints = _type_hints(type(self))
         for f in fields(self):
             if not is_dataclass(hints[f.name]):
                 key = self._key + f.name
@@ -104,7 +107,7 @@ class Options:
 def options(cls: type, prefix: str = "") -> dict[str, Field]:
     """Every key of a configuration class by its dotted name, in order of declaration."""
     found = {}
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(cls)
     for f in fields(cls):
         if is_dataclass(hints[f.name]):
             found |= options(hints[f.name], f"{prefix}{f.name}.")
@@ -198,13 +201,13 @@ def parse_override(word: str, cls: type) -> dict[str, Any]:
 
 def _hint(cls: type, key: str) -> Any:
     for name in key.split("."):
-        cls = typing.get_type_hints(cls).get(name) if is_dataclass(cls) else None
+        cls = _type_hints(cls).get(name) if is_dataclass(cls) else None
     return cls
 
 
 def build(cls: type, flat: Mapping[str, Any], prefix: str = "") -> Any:
     """A configuration from a dict of dotted names; what is not in the dict keeps its default."""
-    hints, arguments = typing.get_type_hints(cls), {}
+    hints, arguments = _type_hints(cls), {}
     for f in fields(cls):
         key = prefix + f.name
         if is_dataclass(hints[f.name]):
@@ -239,7 +242,7 @@ def from_yaml(cls: type, text: str, where: str = "configuration") -> Any:
 
 def keys_that_change(cls: type, what: str, prefix: str = "") -> set[str]:
     """Dotted names of the keys of a configuration class that change ``what``, "result" or "work" (see ``option``)."""
-    hints, found = typing.get_type_hints(cls), set()
+    hints, found = _type_hints(cls), set()
     for f in fields(cls):
         if is_dataclass(hints[f.name]):
             found |= keys_that_change(hints[f.name], what, f"{prefix}{f.name}.")

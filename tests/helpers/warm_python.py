@@ -90,9 +90,14 @@ def _server(number: int) -> subprocess.Popen:
 
 
 def _import_all() -> None:
+    import rich.progress
+    import rich.table  # noqa: F401
+    from numba.core.registry import cpu_target
 
     import fastintl.detection
     import fastintl.training.pretraining  # noqa: F401
+
+    cpu_target.target_context.refresh()  # half a second, which the first compiled loop would take
 
 
 def _serve() -> dict:
