@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -52,11 +53,30 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
                 raise
             print(f"error: {os.fsdecode(error.filename)} cannot be reached: {error.strerror or error}", file=sys.stderr)
             sys.exit(USER_ERROR_STATUS)
+        except (MemoryError, RuntimeError) as error:
+            if (shortage := _memory_shortage(error)) is None:
+                raise
+            print(f"error: {shortage}", file=sys.stderr)
+            sys.exit(USER_ERROR_STATUS)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
 
     return wrapper
+
+
+def _memory_shortage(error: MemoryError | RuntimeError) -> str | None:
+    """The sentence on a GPU or a machine whose memory is used up, in the words of who asked for it; None for another
+    error. torch raises a ``RuntimeError``, ``torch.OutOfMemoryError`` among them."""
+    said = " ".join(str(error).split())
+    if not isinstance(error, MemoryError) and not any(words in said for words in ("out of memory", "allocate memory")):
+        return None
+    # What torch goes on with is how its own memory is divided.
+    reason = re.split(r"\. (?=Including|Process|Of the allocated|Error code|Search for|See)", said)[0].rstrip(".")
+    return (
+        f"there is not enough memory{f' ({reason})' if reason else ''}: lower the batch size (train.batch_size, "
+        "--batch-size of a tool); on GPUs a pretraining can set train.recompute=on, or share its batch among more"
+    )
 
 
 def _print_any_name() -> None:

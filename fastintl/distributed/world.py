@@ -5,9 +5,10 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -75,8 +76,8 @@ def start(device: str = "auto") -> World:
         device: "cuda", "cpu", or "auto": a GPU where there is one.
 
     Raises:
-        UserError: an unknown device, a GPU asked for where there is none, more ranks on a host than GPUs, or half an
-            environment of ranks.
+        UserError: an unknown device, a GPU asked for where there is none or that torch was not built for, more ranks on
+            a host than GPUs, or half an environment of ranks.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device is {device!r}; it must be auto, cpu or cuda")
@@ -93,6 +94,7 @@ def start(device: str = "auto") -> World:
                 f"set --nproc-per-node {torch.cuda.device_count()}"
             )
         here = torch.device("cuda", local_rank)
+        _require_code_for(here)
         torch.cuda.set_device(here)
     if world_size > 1:
         try:
@@ -107,6 +109,30 @@ def start(device: str = "auto") -> World:
                 "them with torchrun, or unset WORLD_SIZE for one process"
             ) from error
     return World(rank, world_size, local_rank, here)
+
+
+def has_code_for(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
+    """Whether code for some of these architectures runs on a GPU.
+
+    Args:
+        capability: the GPU's, such as (7, 0).
+        architectures: as ``torch.cuda.get_arch_list`` names them: sm_80 is machine code, for 8.0 up to 8.9, compute_90
+            is PTX, which a driver compiles for 9.0 and all later. Where none has such a name it is no matter of CUDA.
+    """
+    named = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", name) for name in architectures]
+    built = [(kind[1], (int(kind[2]), int(kind[3]))) for kind in named if kind]
+    return not built or any(at <= capability and (kind == "compute" or at[0] == capability[0]) for kind, at in built)
+
+
+def _require_code_for(device: torch.device) -> None:
+    """Refuses a GPU that this build of torch has no code for, whose first operation would end in a traceback."""
+    capability = torch.cuda.get_device_capability(device)
+    if not has_code_for(capability, torch.cuda.get_arch_list()):
+        raise UserError(
+            f"torch {torch.__version__} was built without code for {torch.cuda.get_device_name(device)} (compute "
+            f"capability {capability[0]}.{capability[1]}): a V100 needs pip install torch==2.10.0 torchvision==0.25.0, "
+            "a GPU that is newer than this torch a newer one; or set device=cpu"
+        )
 
 
 def environment_number(name: str, default: int, least: int = 0) -> int:

@@ -3,7 +3,9 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 from fastintl.evaluate.results import print_rows
 from loaders.errors import UserError, exit_on_user_error, require_writable
@@ -46,6 +48,43 @@ def test_an_error_is_one_line_whatever_the_files_are_called(capsys):
     with pytest.raises(SystemExit):
         exit_on_user_error(fail)()
     assert capsys.readouterr().err == "error: there is no a b.jpg\n"
+
+
+CUDA = (
+    "CUDA out of memory. Tried to allocate 9.50 GiB. GPU 0 has a total capacity of 14.57 GiB of which 2.10 GiB is "
+    "free. Including non-PyTorch memory, this process has 12.4 GiB memory in use. Of the allocated memory 11 GiB is "
+    "allocated by PyTorch.\nSee documentation for Memory Management"
+)
+
+
+def raise_cuda():
+    raise torch.OutOfMemoryError(CUDA)
+
+
+@pytest.mark.parametrize(
+    "fill, reason",
+    [
+        (raise_cuda, CUDA[: CUDA.index(". Including")]),
+        (lambda: torch.empty(10**15), "tried to allocate 4000000000000000 bytes"),
+        (lambda: np.empty(10**16, np.uint8), "Unable to allocate 8.88 PiB"),
+        (lambda: bytearray(10**16), "there is not enough memory: lower"),
+    ],
+    ids=["gpu", "torch", "numpy", "python"],
+)
+def test_memory_that_is_used_up_is_one_sentence(fill, reason, capsys):
+    with pytest.raises(SystemExit) as ended:
+        exit_on_user_error(fill)()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("error: there is not enough memory") and said.count("\n") == 1
+    assert reason in said and "lower the batch size" in said and "non-PyTorch" not in said
+
+
+def test_an_error_that_is_no_users_keeps_its_traceback():
+    def fail():
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        exit_on_user_error(fail)()
 
 
 def test_a_place_for_results_is_tried_and_left_as_it_was(tmp_path):

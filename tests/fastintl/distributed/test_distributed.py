@@ -12,6 +12,7 @@ from torch.multiprocessing import ProcessRaisedException
 from fastintl import INTLLoss
 from fastintl.distributed import World, start
 from fastintl.distributed.collectives import data_parallel, gather_embeddings, gather_views
+from fastintl.distributed.world import has_code_for
 from fastintl.losses.barlow_twins import BarlowTwinsLoss
 from fastintl.losses.cw_rgp import CWRGPLoss
 from fastintl.network import lockstep
@@ -189,6 +190,35 @@ def test_start_alone(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="no GPU"):
         start("cuda")
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "runs"),
+    [
+        ((7, 0), "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120", False),  # a V100 and torch 2.14
+        ((7, 0), "sm_70 sm_75 sm_80 sm_86 sm_90 sm_100 sm_120", True),  # and torch 2.10
+        ((8, 0), "sm_75 sm_86", False),
+        ((8, 9), "sm_75 sm_86", True),
+        ((9, 0), "sm_80 sm_90a", True),
+        ((13, 0), "sm_90 sm_120", False),
+        ((13, 0), "sm_90 compute_120", True),
+        ((9, 0), "sm_80 compute_100f", False),
+        ((9, 4), "gfx90a gfx942", True),
+        ((9, 0), "", True),
+    ],
+)
+def test_code_runs_within_a_generation_and_ptx_on_later_ones(capability, architectures, runs):
+    assert has_code_for(capability, architectures.split()) == runs
+
+
+def test_a_gpu_that_torch_has_no_code_for_is_a_sentence(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    v100 = {"is_available": True, "device_count": 1, "get_device_name": "Tesla V100", "get_device_capability": (7, 0)}
+    for name, value in (v100 | {"get_arch_list": ["sm_75", "sm_80"]}).items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    with pytest.raises(UserError, match=r"without code for Tesla V100 \(compute capability 7.0\): a V100 needs pip"):
+        start("auto")
 
 
 @pytest.mark.parametrize(
