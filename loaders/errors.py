@@ -14,6 +14,7 @@ from pathlib import Path
 
 USER_ERROR_STATUS = 2
 BROKEN_PIPE_STATUS = 141  # as a shell reports the end by SIGPIPE
+_OF_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED")  # CUDA's, the machine's; cuBLAS's and cuDNN's
 
 
 class UserError(Exception):
@@ -69,7 +70,7 @@ def _memory_shortage(error: MemoryError | RuntimeError) -> str | None:
     """The sentence on a GPU or a machine whose memory is used up, in the words of who asked for it; None for another
     error. torch raises a ``RuntimeError``, ``torch.OutOfMemoryError`` among them."""
     said = " ".join(str(error).split())
-    if not isinstance(error, MemoryError) and not any(words in said for words in ("out of memory", "allocate memory")):
+    if not (isinstance(error, MemoryError) or any(words in said for words in _OF_MEMORY)):
         return None
     # What torch goes on with is how its own memory is divided.
     reason = re.split(r"\. (?=Including|Process|Of the allocated|Error code|Search for|See)", said)[0].rstrip(".")
