@@ -1,10 +1,15 @@
 """A small dataset of photographs-like images, as a folder and as the same JPEG bytes in a ``.beton``."""
 
 import os
+import signal
 from pathlib import Path
 
 # Threads that wait for work must not spin: two processes of tests share the cores. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# What a shell starts in the background ignores Ctrl-C, and so would whatever the tests start to interrupt it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch

@@ -160,7 +160,7 @@ def test_full_disk_gives_a_sentence_and_goes_on_later(mixed_folder, converted, t
 
 
 def test_interrupt_keeps_what_is_done(mixed_folder, converted, tmp_path):
-    process = start(mixed_folder, tmp_path / "p.beton", seconds=0.2, commit=1e9)  # long enough for a crowded machine
+    process = start(mixed_folder, tmp_path / "p.beton", seconds=0.05, commit=1e9)
     partial = tmp_path / "p.beton.partial"
     while not partial.exists() or partial.stat().st_size < (8 << 20) + 20_000:
         assert process.poll() is None
