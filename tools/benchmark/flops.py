@@ -4,10 +4,11 @@ forward and backward, counted on tensors without memory.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from fastintl.config import Config
+from fastintl.config import Config, Model
 from loaders.growth import shares
 
 if TYPE_CHECKING:
@@ -59,9 +60,34 @@ def describe(stages: list[StageWork]) -> str:
 
 def _step_flops(config: Config) -> float:
     """Operations of a step on the global batch."""
-    from .step import step_flops
-
     return step_flops(config) + sum(loss_flops(config))
+
+
+def step_flops(config: Config) -> int:
+    """Operations of a step's convolutions and linear layers, forward and backward, without the loss."""
+    target, encoder = config.model.ema, replace(config.model, ema=False)
+    views = [_view_flops(encoder, size) for size in config.crops.sizes]
+    # The target sees its view forward alone.
+    ours = [forward if target and v == 0 else forward + backward for v, (forward, backward) in enumerate(views)]
+    return config.train.batch_size * sum(ours)
+
+
+@functools.cache  # the stages of crops that grow share sizes
+def _view_flops(model: Model, size: int) -> tuple[int, int]:
+    """Operations of one view of one image, forward and backward."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from fastintl.training.build import build_model
+
+    images = 2  # BatchNorm refuses one, where its map is 1 x 1
+    with torch.device("meta"):
+        encoder, views = build_model(model), [torch.empty(images, 3, size, size)]
+        with FlopCounterMode(display=False) as forward:
+            total = encoder(views)[0].sum()
+        with FlopCounterMode(display=False) as backward:
+            total.backward()
+    return forward.get_total_flops() // images, backward.get_total_flops() // images
 
 
 def loss_flops(config: Config) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .contenders import Contender, Rounds, ratio, time_in_turn
+from .flops import step_flops
 from .options import add_steps, recipe_or_tiny, require_positive
 from .results import print_results, write_result
 
@@ -102,21 +103,6 @@ def contenders(config: Config, device: torch.device, steps: int) -> list[list[Co
         ours("all together + graphs", cuda_graphs="on"),
     ]
     return [changes, graphs]
-
-
-def step_flops(config: Config) -> int:
-    """Floating-point operations of a step's convolutions and linear layers, forward and backward, without the loss."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from fastintl.training.build import build_model
-
-    with torch.device("meta"):
-        model = build_model(config.model)
-        views = [torch.empty(config.train.batch_size, 3, size, size) for size in config.crops.sizes]
-        with FlopCounterMode(display=False) as counter:
-            model(views)[0].sum().backward()
-    return counter.get_total_flops()
 
 
 def _rounds(

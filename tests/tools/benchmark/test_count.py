@@ -72,7 +72,7 @@ def test_a_small_step_is_counted_whole(tmp_path):
     values = 2 * 8 * 32 * 32 * 32
     assert parts["stem backward"]["bytes_moved"] < 2 * values * 9
     # bench.py step counts the same network without knowing of regions.
-    from tools.benchmark.step import step_flops
+    from tools.benchmark.flops import step_flops
 
     config = configuration.load(ROOT / "rcfgs/ep100.yaml", [*TINY, "train.batch_size=8"])
     assert sum(part["flops"] for part in regions) == pytest.approx(step_flops(config), rel=1e-6)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from fastintl import INTLLoss, config
+from tools.benchmark.flops import step_flops
 from tools.benchmark.options import TINY
 from tools.benchmark.plain_step import PlainStep
-from tools.benchmark.step import step_flops
 
 
 @pytest.mark.parametrize("with_target", [True, False])
