@@ -91,7 +91,7 @@ def test_killed_at_random_steps_it_ends_with_the_same_weights(
         process = start(arguments, tmp_path / "output.txt")
         wait_for(lambda step=step: saved_step(tmp_path) >= step, process)
         kill(process)
-    result = train(tmp_path, images, ranks)
+    result = train(tmp_path, images) if ranks == 1 else train_on_ranks(tmp_path, images, ranks)
     assert result.returncode == 0, result.stderr
     assert "resumed at step" in result.stderr
     assert_identical(last_state(finished if ranks == 1 else finished_by_two), last_state(tmp_path))
