@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 
 USER_ERROR_STATUS = 2
 BROKEN_PIPE_STATUS = 141  # as a shell reports the end by SIGPIPE
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OF_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED")  # CUDA's, the machine's; cuBLAS's and cuDNN's
 
 
@@ -46,24 +48,32 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:
             _discard_output()
             sys.exit(BROKEN_PIPE_STATUS)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(USER_ERROR_STATUS)
-        except OSError as error:  # a closed folder, or too long a name, on the way to anything that a user named
-            if error.filename is None:
+        except (UserError, OSError, MemoryError, RuntimeError) as error:
+            if (sentence := _sentence(error)) is None:
                 raise
-            print(f"error: {os.fsdecode(error.filename)} cannot be reached: {error.strerror or error}", file=sys.stderr)
-            sys.exit(USER_ERROR_STATUS)
-        except (MemoryError, RuntimeError) as error:
-            if (shortage := _memory_shortage(error)) is None:
-                raise
-            print(f"error: {shortage}", file=sys.stderr)
+            print(f"error: {sentence}", file=sys.stderr)
             sys.exit(USER_ERROR_STATUS)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
 
     return wrapper
+
+
+def _sentence(error: UserError | OSError | MemoryError | RuntimeError) -> str | None:
+    """What to tell the user of an error; None where its traceback tells us more."""
+    if isinstance(error, UserError):
+        return str(error)
+    return _file_trouble(error) if isinstance(error, OSError) else _memory_shortage(error)
+
+
+def _file_trouble(error: OSError) -> str | None:
+    """The sentence on a full disk, or on a closed folder or too long a name on the way to what a user named."""
+    place = None if error.filename is None else os.fsdecode(error.filename)
+    if error.errno in _NO_ROOM:
+        cure = "make room there and start the same command again"
+        return f"{place or 'a file'} cannot be written: {error.strerror}; {cure}"
+    return place and f"{place} cannot be reached: {error.strerror or error}"
 
 
 def _memory_shortage(error: MemoryError | RuntimeError) -> str | None:

@@ -32,6 +32,7 @@ from fastintl.network.batchnorm import convert_batchnorm
 from fastintl.network.precision import autocast, resume_scaler
 from fastintl.runs.checkpoint import write_atomically
 from loaders import Batch, Loader, UserError
+from loaders.errors import writing
 from loaders.sources import open_images
 
 
@@ -174,6 +175,9 @@ def finetune(
 
     Args:
         percent, listed_by: which images have labels, see ``labelled_samples``.
+
+    Raises:
+        UserError: wrong images or labels, or ``finetuned.pt`` cannot be written; the state that it is made of is saved.
     """
     samples = labelled_samples(open_images(training.train), percent, listed_by, training.seed, world)
 
@@ -184,5 +188,7 @@ def finetune(
     task = "fine-tuning" if backbone.path else "training from scratch"
     tuning, _, folder, result = training.run(task, "finetune", backbone, protocol, labels, build, world, samples)
     if world.is_main:
-        write_atomically(tuning.network.state_dict(), folder / "finetuned.pt")
+        path = folder / "finetuned.pt"
+        with writing(path):
+            write_atomically(tuning.network.state_dict(), path)
     return result

@@ -1,5 +1,7 @@
 """What a user named is shown as it is named, and who stops reading the output ends a command quietly."""
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -77,6 +79,17 @@ def test_memory_that_is_used_up_is_one_sentence(fill, reason, capsys):
     said = capsys.readouterr().err
     assert ended.value.code == 2 and said.startswith("error: there is not enough memory") and said.count("\n") == 1
     assert reason in said and "lower the batch size" in said and "non-PyTorch" not in said
+
+
+@pytest.mark.parametrize("place", [None, "runs/x.pt"])
+def test_a_full_disk_is_one_sentence_wherever_it_is_met(place, capsys):
+    def fail():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *([place] if place else []))
+
+    with pytest.raises(SystemExit):
+        exit_on_user_error(fail)()
+    said = f"error: {place or 'a file'} cannot be written: No space left on device; make room there and start the same"
+    assert capsys.readouterr().err == f"{said} command again\n"
 
 
 def test_an_error_that_is_no_users_keeps_its_traceback():

@@ -1,5 +1,7 @@
 """What a classifier's training is resumed by: the identities that the first version wrote, value by value."""
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,3 +138,19 @@ def test_what_the_first_version_did_not_have_is_in_the_identity(images, tmp_path
     other = {"crop_interpolation": "bilinear", "interpolation": "bicubic"}
     identity = kept_in(tmp_path)
     assert identity.pop(CONTENT) and identity == LINEAR | TRAINED | other
+
+
+def test_a_disk_full_at_the_end_of_a_fine_tuning_is_a_sentence_and_it_ends_later(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    training = SupervisedTraining(images / "train", images / "val", READING, seed=3)
+    protocol = FineTuneProtocol(epochs=1, batch_size=20)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as torch.save raises it, without a name
+
+    with monkeypatch.context() as there:
+        there.setattr("fastintl.evaluate.finetune.write_atomically", full)
+        with pytest.raises(UserError, match="finetuned.pt cannot be written: No space left on device"):
+            finetune(evaluated(), protocol, training, 50, None, ALONE)
+    finetune(evaluated(), protocol, training, 50, None, ALONE)
+    assert next((tmp_path / "runs").glob("finetune-*/finetuned.pt")).stat().st_size
