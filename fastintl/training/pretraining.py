@@ -203,7 +203,7 @@ class Pretraining(Run):
             return
         self.note("compiling   also for views of " + ", ".join(f"{stage} px" for stage in stages))
         with self.clock:
-            self.train_step.compile_ahead(stages)
+            self.train_step.compile_ahead([stage.sides for stage in stages])
 
     # The parts of the loop
 

@@ -25,7 +25,6 @@ from fastintl.training import optim
 from fastintl.training.build import build_loss, build_model
 from fastintl.training.determinism import set_deterministic
 from loaders.errors import UserError
-from loaders.growth import Stage
 
 
 class TrainingStep:
@@ -129,20 +128,21 @@ class TrainingStep:
         with running_statistics_kept(self.model) if self.model.regions.recompute else nullcontext():
             self.scaler.scale(loss).backward()
 
-    def compile_ahead(self, stages: Sequence[Stage]) -> None:
+    def compile_ahead(self, stages: Sequence[Sequence[int]]) -> None:
         """Compiles the step for views of other sides than those it begins with, by a forward and backward pass on
         noise for each stage, the largest first: no compiler stops the training later, and a GPU that the largest
-        crops do not fit says so now. Nothing that the training goes on with changes. Every rank must call it; where
-        nothing is compiled it does nothing."""
-        if not self.compiled:
-            return
+        crops do not fit says so now. Nothing that the training goes on with changes. Every rank must call it.
+
+        Args:
+            stages: the sides of the V views in pixels, stage by stage, each larger than the one before.
+        """
         noise = torch.Generator(self.world.device).manual_seed(self.config.seed)
         self.loss.position = Position(self.config.seed, 0, 0, self.world.rank)
+        samples = self.config.train.batch_size // self.world.world_size
+        where = {"generator": noise, "device": self.world.device, "dtype": self.dtype}
         with running_statistics_kept(self.model):
-            for stage in reversed(stages):
-                samples = self.config.train.batch_size // self.world.world_size
-                shapes = [(samples, 3, side, side) for side in stage.sides]
-                where = {"generator": noise, "device": self.world.device, "dtype": self.dtype}
+            for sides in reversed(stages):
+                shapes = [(samples, 3, side, side) for side in sides]
                 views = [torch.randn(s, **where).contiguous(memory_format=torch.channels_last) for s in shapes]
                 self.backward(self.forward(views))
                 self.optimizer.zero_grad(set_to_none=True)

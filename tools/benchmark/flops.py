@@ -76,33 +76,25 @@ def step_flops(config: Config) -> int:
 def _view_flops(model: Model, size: int) -> tuple[int, int]:
     """Operations of one view of one image, forward and backward."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from fastintl.training.build import build_model
+
+    from .recorded_step import pass_flops
 
     images = 2  # BatchNorm refuses one, where its map is 1 x 1
     with torch.device("meta"):
         encoder, views = build_model(model), [torch.empty(images, 3, size, size)]
-        with FlopCounterMode(display=False) as forward:
-            total = encoder(views)[0].sum()
-        with FlopCounterMode(display=False) as backward:
-            total.backward()
-    return forward.get_total_flops() // images, backward.get_total_flops() // images
+        forward, backward = pass_flops(lambda: encoder(views)[0].sum())
+    return forward // images, backward // images
 
 
 def loss_flops(config: Config) -> tuple[int, int]:
     """Operations of the loss over the global batch, forward and backward."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     from fastintl.training.build import build_loss
 
-    from . import recorded_step  # noqa: F401  (tells torch's counter of the losses' own product)
+    from .recorded_step import pass_flops  # which also tells torch's counter of the losses' own product
 
-    with FlopCounterMode(display=False) as forward:
-        value = build_loss(config.loss)(*embeddings(config, "meta"))
-    with FlopCounterMode(display=False) as backward:
-        value.backward()
-    return forward.get_total_flops(), backward.get_total_flops()
+    return pass_flops(lambda: build_loss(config.loss)(*embeddings(config, "meta")))
 
 
 def embeddings(config: Config, device: str, dtype: torch.dtype | None = None) -> list[Tensor]:

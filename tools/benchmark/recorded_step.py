@@ -100,10 +100,15 @@ def record(config: Config, ranks: int) -> tuple[JointEmbedding, list[Call]]:
 
 def _flops(function: Callable, modules: Sequence[nn.Module], xs: Sequence[Tensor], rest: tuple) -> tuple[int, int]:
     xs = [torch.empty_like(x).requires_grad_(x.requires_grad) for x in xs]
+    return pass_flops(lambda: sum(x.sum() for x in function(modules, xs, *rest) if x.requires_grad))
+
+
+def pass_flops(compute: Callable[[], Tensor]) -> tuple[int, int]:
+    """Operations of computing a scalar, and of its backward pass."""
     with FlopCounterMode(display=False) as forward:
-        outputs = function(modules, xs, *rest)
+        value = compute()
     with FlopCounterMode(display=False) as backward:
-        sum(x.sum() for x in outputs if x.requires_grad).backward()
+        value.backward()
     return forward.get_total_flops(), backward.get_total_flops()
 
 
