@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numba import njit
+from numba.core.dispatcher import Dispatcher
 
 
 def kept(**options: Any) -> Callable[[Callable], Callable]:
@@ -18,11 +22,34 @@ def kept(**options: Any) -> Callable[[Callable], Callable]:
 
     def decorate(function: Callable) -> Callable:
         try:
-            return njit(cache=True, **options)(function)
+            dispatcher = njit(cache=True, **options)(function)
         except RuntimeError:  # "cannot cache function: no locator available"
             return njit(**options)(function)
+        _stamp_with_imports(dispatcher)
+        return dispatcher
 
     return decorate
+
+
+def _stamp_with_imports(dispatcher: Dispatcher) -> None:
+    """Has code that is kept forgotten when what its module imports has changed, too.
+
+    numba looks at the date of the function's own file alone, but the code holds the loops and the numbers that other
+    modules gave it: after an update of those it would go on computing what it did before.
+    """
+    given = hashlib.sha256()
+    for name, value in dispatcher.py_func.__globals__.items():
+        if isinstance(value, Dispatcher) and value.__module__ != dispatcher.__module__:
+            value = _stamp(value)
+        elif not isinstance(value, int | float | tuple | np.generic | np.ndarray):
+            continue
+        given.update(pickle.dumps((name, value)))
+    dispatcher._cache._cache_file._source_stamp = _stamp(dispatcher), given.hexdigest()
+
+
+def _stamp(dispatcher: Dispatcher) -> Any:
+    """What numba compares with that of kept code; None of what keeps none, and has no way to name it."""
+    return getattr(getattr(dispatcher._cache, "_cache_file", None), "_source_stamp", None)
 
 
 compiled = kept(fastmath=True)

@@ -34,7 +34,8 @@ def blur(planes, size, band_rows, sigma, padded):
         for top in range(0, size, band_rows):
             rows = min(band_rows, size - top)
             _weigh(padded, (top + radius) * stride, stride, kernel, down[: rows * stride])
-            _weigh(down, radius, 1, kernel, across[: rows * stride - 2 * radius])
+            # int64: a literal 1 would have a loop of its own, or not, by what is kept of it, and other roundings.
+            _weigh(down, radius, np.int64(1), kernel, across[: rows * stride - 2 * radius])
             start = 3 * top * size + c * rows * size
             for y in range(rows):
                 _copy(across[y * stride : y * stride + size], planes[start + y * size : start + (y + 1) * size])
@@ -53,7 +54,12 @@ def _half_kernel(sigma):
     kernel = np.empty(radius + 1, dtype=np.float32)
     for i in range(radius + 1):
         kernel[i] = math.exp(-0.5 * (i / sigma) ** 2)
-    kernel /= 2 * kernel.sum() - kernel[0]
+    half = np.float32(0)
+    for weight in kernel:  # loops: NumPy's sum and division take numba a second to compile
+        half += weight
+    whole = 2 * half - kernel[0]
+    for i in range(radius + 1):
+        kernel[i] /= whole
     return kernel
 
 
@@ -70,10 +76,10 @@ def _pad(planes, c, size, band_rows, radius, padded):
         for x in range(radius):
             row[x] = row[radius + _mirror(x - radius, size)]
             row[radius + size + x] = row[radius + _mirror(size + x, size)]
-    for y in range(radius):
-        for to, source in ((y, _mirror(y - radius, size)), (radius + size + y, _mirror(size + y, size))):
-            source = (source + radius) * stride
-            _copy(padded[source : source + stride], padded[to * stride : (to + 1) * stride])
+    for y in range(2 * radius):
+        to = y if y < radius else size + y
+        source = (radius + _mirror(to - radius, size)) * stride
+        _copy(padded[source : source + stride], padded[to * stride : (to + 1) * stride])
 
 
 @compiled

@@ -10,7 +10,7 @@ from torchvision.transforms import CenterCrop as VisionCenterCrop
 from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
 from torchvision.transforms.functional import hflip, resized_crop
 
-from loaders.multicrop import reference
+from loaders.multicrop import blur, colour, reference
 from loaders.multicrop.cpu import CpuCenterCrop, CpuMultiCrop
 from loaders.multicrop.draws import FLIP, draw
 from loaders.recipe import CenterCrop, CropSpec, MultiCrop, random_crop_and_flip
@@ -104,3 +104,10 @@ def test_centre_crop_is_torchvisions(resize, size, interpolation):
         error = difference * 255 * torch.tensor(CenterCrop().std)[:, None, None]
         # torch's weights have 16 bits, of which the cubic's negative ones leave fewer.
         assert error.max() < (1.01 if interpolation == "bilinear" else 2.01) and error.mean() < 0.5
+
+
+def test_each_loop_has_one_machine_code():
+    """Of several, which one runs would depend on what earlier processes kept, and they may round differently."""
+    CpuMultiCrop(RECIPE, threads=1)(decoded(7), seed=0, epoch=0)
+    loops = [loop for module in (blur, colour) for loop in vars(module).values() if hasattr(loop, "signatures")]
+    assert len(loops) > 20 and max(len(loop.signatures) for loop in loops) == 1
