@@ -102,6 +102,17 @@ def test_every_search_is_measured_and_finds_the_same(tmp_path):
     assert bench("knn", "--k", 0).returncode == 2
 
 
+def test_a_search_in_a_mapped_file_is_measured_without_a_copy_of_it(tmp_path):
+    size = ("--features", 30000, "--queries", 40, "--channels", 64, "--rounds", 1)
+    run = bench("knn", *size, "--mapped", "--place", tmp_path, "--json", tmp_path / "knn.json")
+    assert run.returncode == 0, run.stderr
+    result = json.loads((tmp_path / "knn.json").read_text())
+    assert [c["name"] for c in result["contenders"] if not c["seconds"]] == [] and len(result["contenders"]) == 3
+    assert 0 < result["contenders"][0]["memory_bytes"] < 30000 * 64 * 4
+    assert "50,000 queries at this rate" in run.stdout
+    assert not list(tmp_path.glob("*/features.npy"))
+
+
 def test_the_cure_for_who_is_left_out_is_printed_whole(capsys):
     print_results([], [Contender("faiss-cpu", None, error="pip install -e '.[bench]'")])
     assert capsys.readouterr().out == "left out: faiss-cpu: pip install -e '.[bench]'\n"

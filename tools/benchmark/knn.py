@@ -2,15 +2,25 @@
 product that each of them contains, on random features.
 
     python tools/bench.py knn --json knn.json
+    python tools/bench.py knn --features 1281167 --channels 2048 --queries 2000 --mapped --rounds 1
+
+The second is ImageNet's size: 10.5 GB of features, which lie in a file, as ``features.py`` leaves them, and are read
+from it. There the others' indices are left out, for they would copy all of it. ``memory`` is what a search takes beside
+the features, the most at a time.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loaders.errors import UserError
@@ -28,6 +38,7 @@ OURS, SCIKIT, FAISS = "fastintl", "scikit-learn, brute force", "faiss-cpu, flat 
 PRODUCT, TILES = "matrix product alone", "matrix product alone, in tiles"
 _PROMISED = {SCIKIT: None, FAISS: 1.0, PRODUCT: 0.85, TILES: 0.85}
 _PRODUCT_BLOCK, _TILE = 4096, 512
+_VALIDATION = 50_000  # ImageNet's images to test on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queries", type=int, default=2048, help="features to search for (default: 2048)")
     parser.add_argument("--channels", type=int, default=512, help="of a feature (default: 512)")
     parser.add_argument("--k", type=int, default=5, help="neighbours (default: 5)")
+    parser.add_argument("--mapped", action="store_true", help="features in a file; no index that would copy them")
+    parser.add_argument("--place", type=Path, help="folder of that file (default: the system's)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -46,47 +59,86 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.k > arguments.features:
         raise UserError("--k must be at most --features")
     rng = np.random.default_rng(0)
-    features, queries = (
-        rng.standard_normal((count, arguments.channels), np.float32)
-        for count in (arguments.features, arguments.queries)
-    )
+    queries = rng.standard_normal((arguments.queries, arguments.channels), np.float32)
     answers: dict[str, np.ndarray] = {}
-    group = contenders(features, queries, arguments.k, answers)
-    time_in_turn(group, arguments.rounds)
+    memory: dict[str, int] = {}
+    with _features(rng, (arguments.features, arguments.channels), arguments.mapped, arguments.place) as features:
+        group = contenders(features, queries, arguments.k, answers, memory, copies=not arguments.mapped)
+        time_in_turn(group, arguments.rounds)
     # The share of the neighbours that are ours, in any order.
     agreement = {name: _overlap(found, answers[OURS]) for name, found in answers.items() if OURS in answers}
     by_name = {contender.name: contender for contender in group}
     targets = [
         Target(f"{OURS} : {name}", least, ratio(by_name[name], by_name[OURS], "seconds"))
         for name, least in _PROMISED.items()
+        if name in by_name
     ]
     table = Table(title=f"{arguments.k} nearest of {arguments.features:,} features of {arguments.channels} channels")
-    for column in ("search", "queries/s", "same neighbours"):
+    for column in ("search", "queries/s", "memory", "same neighbours"):
         table.add_column(column, justify="left" if column == "search" else "right")
     for contender in group:
         if seconds := contender.median("seconds"):
             agrees = f"{agreement[contender.name]:.2%}" if contender.name in agreement else ""
-            table.add_row(contender.name, f"{arguments.queries / seconds:,.0f}", agrees)
-    rows = [c.as_json("seconds", failure="missing") | {"agrees": agreement.get(c.name)} for c in group]
+            taken = f"{memory[contender.name] / 1e6:,.0f} MB" if contender.name in memory else ""
+            table.add_row(contender.name, f"{arguments.queries / seconds:,.0f}", taken, agrees)
+    rows = [
+        c.as_json("seconds", failure="missing") | {"agrees": agreement.get(c.name), "memory_bytes": memory.get(c.name)}
+        for c in group
+    ]
     write_result(arguments, "knn", **shape, contenders=rows, targets=[target.as_json() for target in targets])
     print_results([table], group, targets)
+    if seconds := by_name[OURS].median("seconds"):
+        whole = seconds / arguments.queries * _VALIDATION
+        print(f"{_VALIDATION:,} queries at this rate: {whole / 60:.1f} min")
 
 
-def contenders(features: np.ndarray, queries: np.ndarray, k: int, answers: dict[str, np.ndarray]) -> list[Contender]:
-    """Who is timed. What the searches find at first, untimed, goes to ``answers``: indices (Q, k) by name."""
+@contextmanager
+def _features(
+    rng: np.random.Generator, shape: tuple[int, int], mapped: bool, place: Path | None
+) -> Iterator[np.ndarray]:
+    """Random features (F, d), in memory or mapped from a file in ``place``, which is there until the end."""
+    import numpy as np
+
+    if not mapped:
+        yield rng.standard_normal(shape, np.float32)
+        return
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        file = Path(folder) / "features.npy"
+        written = np.lib.format.open_memmap(file, "w+", np.float32, shape)
+        for start in range(0, len(written), _PRODUCT_BLOCK):
+            rng.standard_normal(out=written[start : start + _PRODUCT_BLOCK], dtype=np.float32)
+        written.flush()
+        yield np.load(file, mmap_mode="r")
+
+
+def contenders(
+    features: np.ndarray,
+    queries: np.ndarray,
+    k: int,
+    answers: dict[str, np.ndarray],
+    memory: dict[str, int],
+    copies: bool = True,
+) -> list[Contender]:
+    """Who is timed. What the searches find at first, untimed, goes to ``answers``: indices (Q, k) by name; and what
+    they take for it, to ``memory``, in bytes.
+
+    Args:
+        copies: whether those may take part that copy the features.
+    """
 
     def search(name: str, build: Callable) -> Contender:
         def prepare() -> Callable:
+            build(features[: max(k, _TILE)], queries[:1], k)()  # imports and compiles
             run = build(features, queries, k)
-            answers[name] = run()
+            answers[name], memory[name] = _with_memory(run)
             return run
 
         return Contender(name, partial(timed, prepare))
 
+    copying = [search(SCIKIT, _scikit), search(FAISS, _faiss)]
     return [
         search(OURS, _ours),
-        search(SCIKIT, _scikit),
-        search(FAISS, _faiss),
+        *(copying if copies else []),
         Contender(PRODUCT, partial(timed, partial(_product, features, queries))),
         Contender(TILES, partial(timed, partial(_tiles, features, queries))),
     ]
@@ -125,10 +177,32 @@ def _faiss(features: np.ndarray, queries: np.ndarray, k: int) -> Callable:
     return lambda: index.search(queries, k)[1]
 
 
+def _with_memory(run: Callable[[], np.ndarray]) -> tuple[np.ndarray, int]:
+    """What ``run`` returns, and the most bytes that it takes; pages of files, which the system can drop, left out."""
+
+    def taken() -> int:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) << 10 for line in file if line.startswith("RssAnon"))
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            seen.append(taken())
+
+    seen, done = [taken()], threading.Event()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        found = run()
+    finally:
+        done.set()
+        watcher.join()
+    return found, max(seen) - seen[0]
+
+
 def _product(features: np.ndarray, queries: np.ndarray) -> Callable:
     import torch
 
-    feature_Fd, query_Qd = torch.from_numpy(features), torch.from_numpy(queries)
+    feature_Fd, query_Qd = _tensor(features), torch.from_numpy(queries)
     block_QF = torch.empty(len(queries), min(_PRODUCT_BLOCK, len(features)))
 
     def multiply() -> None:
@@ -138,10 +212,18 @@ def _product(features: np.ndarray, queries: np.ndarray) -> Callable:
     return multiply
 
 
+def _tensor(features: np.ndarray) -> torch.Tensor:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a mapped file: nothing writes to it
+        return torch.from_numpy(features)
+
+
 def _tiles(features: np.ndarray, queries: np.ndarray) -> Callable:
     import torch
 
-    feature_Fd, threads = torch.from_numpy(features), torch.get_num_threads()
+    feature_Fd, threads = _tensor(features), torch.get_num_threads()
     rows = min(_TILE, -(-len(queries) // threads))
 
     def multiply(query_Qd: torch.Tensor) -> None:
