@@ -100,13 +100,12 @@ def train_on_features(
         raise UserError("the training features hold NaN or infinite values; the network has diverged")
     features, labels = train.features.to(device).float(), train.labels.to(device)
     device = features.device
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
-    parts = _parts(len(protocol.grid), threads)
+    parts = _parts(len(protocol.grid), torch.get_num_threads() if device.type == "cpu" else 1)
     trainings = [HeadTraining(protocol, classes, features.shape[1], seed, device, part=part) for part in parts]
-    with team(len(parts)) as each:
+    with team(len(parts)) as threads:
         for epoch in range(protocol.epochs):
             order = torch.from_numpy(permutation(len(labels), seed, epoch)).to(device)
-            each(partial(_train_epoch, features, labels, order, epoch), trainings)
+            list(threads.map(partial(_train_epoch, features, labels, order, epoch), trainings))
             on_epoch()
     weight, bias = zip(*(training.heads.parameters for training in trainings), strict=True)
     return LinearHeads(torch.cat(weight), torch.cat(bias))

@@ -56,19 +56,21 @@ def screen(product, length, reach, gamma, unit, first, score, index):
         height[j] = min(lower, 1e38)
     whole = count // _CHUNK * _CHUNK
     for i in range(len(score)):
+        # Indexed, not cut into parts first: numba counts the references to each part, which takes as long as to
+        # compare it.
+        row, best, where = product[i], score[i], index[i]
         for start in range(0, whole, _CHUNK):
-            part, rest = height[start : start + _CHUNK], product[i, start : start + _CHUNK]
-            worst, found = score[i, 0], np.int32(0)
+            worst, found = best[0], np.int32(0)
             for j in range(_CHUNK):  # vectorised, which a minimum or an early end would not be
-                found |= np.int32(part[j] - rest[j] < worst)
+                found |= np.int32(height[start + j] - row[start + j] < worst)
             if found:
-                _take_better(part, rest, first + start, score[i], index[i])
-        _take_better(height[whole:], product[i, whole:count], first + whole, score[i], index[i])
+                _take_better(height, row, start, start + _CHUNK, first, best, where)
+        _take_better(height, row, whole, count, first, best, where)
 
 
 @_compiled_finite
-def _take_better(height, product, first, score, index):
-    for j in range(len(height)):
+def _take_better(height, product, start, end, first, score, index):
+    for j in range(start, end):
         value = height[j] - product[j]
         if value < score[0]:
             _replace_worst(score, index, value, first + j)
