@@ -93,7 +93,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(grey.astype(np.uint8))
     if image.mode in _PREMULTIPLIED:  # of which Pillow knows no way to RGB
         image = image.convert(_PREMULTIPLIED[image.mode])
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @contextmanager

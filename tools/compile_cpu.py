@@ -44,13 +44,13 @@ def compile_loader(file: Path) -> None:
 
 
 def compile_neighbours() -> None:
-    """Searches among so many features that a last block is smaller than the others, which is compiled apart."""
+    """Searches among a few features."""
     import torch
 
     from fastintl.evaluate.nearest import knn
 
-    features = torch.rand(600, 8)
-    knn.predict(features, torch.zeros(600, dtype=torch.int64), features[:4])
+    features = torch.rand(60, 8)
+    knn.predict(features, torch.zeros(60, dtype=torch.int64), features[:4])
 
 
 def compile_heads() -> None:

@@ -59,12 +59,16 @@ def encode_image(data: bytes | np.ndarray, storage: Storage) -> StoredImage:
     with decoding(), open_image(data) as image:
         size = _final_size(image, storage)
         keep = size == image.size and not storage.raw and image.format == "JPEG" and image.mode in ("RGB", "L")
+        if keep:
+            # At an eighth of its size, where libjpeg can: every bit is decoded, which is what may fail, but few pixels
+            # are made of them.
+            image.draft(None, (1, 1))
+            image.load()
+            return StoredImage(data, size[1], size[0], JPEG)
         # libjpeg may decode at a half, quarter or eighth while that still is twice the final size; the box is the
         # part of the result that the whole image takes.
         draft = None if size == image.size else image.draft(None, (2 * size[0], 2 * size[1]))
         image.load()
-        if keep:
-            return StoredImage(data, image.height, image.width, JPEG)
         if draft is None:
             size = _final_size(image, storage)  # which loading may turn: a TIFF, by some versions of Pillow
         return _store(_shrink(to_rgb(image), size, draft and draft[1]), storage)

@@ -17,7 +17,7 @@ from .results import read_result
 from .tradeoff_figure import draw as draw_tradeoff
 
 Result = Mapping[str, Any]
-_CEILINGS = ("libjpeg-turbo", "decode and resize", "decode alone", "matrix product", "the products")
+_CEILINGS = ("libjpeg-turbo", "decode and resize", "decode alone", "our decoder", "matrix product", "the products")
 _OURS = {
     "loader": ("ffcv", "dali", "memory", "folder", "crops on the GPU"),
     "convert": ("ours",),

@@ -81,17 +81,17 @@ class LinearHeads:
             The gradients, shaped like ``parameters`` and valid until the next call.
         """
         x_Bd = x_Bd.float()
+        errors = _errors_on_cpu if x_Bd.device.type == "cpu" else _errors
         for block in self._blocks(x_Bd):
             scores_HCB = _scores(self.weight[block], self.bias[block], x_Bd)
-            at_label = label_B.expand(len(scores_HCB), 1, -1)
             if loss_H is not None:
+                at_label = label_B.expand(len(scores_HCB), 1, -1)
                 loss_HB = scores_HCB.logsumexp(1) - scores_HCB.gather(1, at_label)[:, 0]
                 loss_H[block] += loss_HB.sum(1) / batch_size
-            error_HCB = scores_HCB.softmax(1)
-            error_HCB.scatter_add_(1, at_label, error_HCB.new_full((), -1).expand(at_label.shape))
-            weight = self._gradients[0][block].flatten(0, 1)
+            weight, bias_HC = self._gradients[0][block].flatten(0, 1), self._gradients[1][block]
+            error_HCB = errors(scores_HCB, label_B, bias_HC)
             torch.addmm(weight, error_HCB.flatten(0, 1), x_Bd, beta=0, alpha=1 / batch_size, out=weight)
-            torch.sum(error_HCB, 2, out=self._gradients[1][block]).div_(batch_size)
+            bias_HC.div_(batch_size)
         return self._gradients
 
     def _blocks(self, x_Bd: Tensor) -> list[slice]:
@@ -104,6 +104,21 @@ class LinearHeads:
 def _scores(weight_HCd: Tensor, bias_HC: Tensor, x_Bd: Tensor) -> Tensor:
     scores = torch.addmm(bias_HC.reshape(-1, 1), weight_HCd.flatten(0, 1), x_Bd.T)
     return scores.view(*bias_HC.shape, -1)
+
+
+def _errors(scores_HCB: Tensor, label_B: Tensor, sum_HC: Tensor) -> Tensor:
+    """The gradient of the summed cross-entropy by the scores, and in ``sum_HC`` its sums over the samples."""
+    error_HCB = scores_HCB.softmax(1)
+    at_label = label_B.expand(len(error_HCB), 1, -1)
+    error_HCB.scatter_add_(1, at_label, error_HCB.new_full((), -1).expand(at_label.shape))
+    torch.sum(error_HCB, 2, out=sum_HC)
+    return error_HCB
+
+
+def _errors_on_cpu(scores_HCB: Tensor, label_B: Tensor, sum_HC: Tensor) -> Tensor:
+    """The same while the scores are in the cache, and in their place."""
+    cpu_loops.errors(scores_HCB.numpy(), label_B.numpy(), sum_HC.numpy())
+    return scores_HCB
 
 
 def take_up(mine: Tensor, saved: Tensor) -> None:

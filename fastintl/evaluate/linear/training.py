@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from fastintl.evaluate.features import Features
 from fastintl.evaluate.labels import check_labels
 from fastintl.evaluate.linear.heads import LinearHeads, build_head_optimizer, take_up
 from fastintl.evaluate.linear.protocols import HeadProtocol
+from fastintl.evaluate.threads import team
 from loaders.errors import UserError
 from loaders.order import permutation
 
@@ -26,6 +28,7 @@ class HeadTraining:
         classes, dim: C and d of the heads.
         seed: what the start, which all heads share, is drawn from.
         across_ranks: whether the ranks train the same heads on shares of each batch; otherwise each trains alone.
+        part: which heads of the grid.
     """
 
     def __init__(
@@ -36,10 +39,11 @@ class HeadTraining:
         seed: int = 0,
         device: torch.device | str = "cpu",
         across_ranks: bool = False,
+        part: slice = slice(None),
     ) -> None:
         self.protocol, self.across_ranks = protocol, across_ranks
-        self.heads = LinearHeads.start(len(protocol.grid), classes, dim, protocol.init, seed, device)
-        lr, weight_decay = torch.tensor(protocol.grid).unbind(1)
+        lr, weight_decay = torch.tensor(protocol.grid[part]).unbind(1)
+        self.heads = LinearHeads.start(len(lr), classes, dim, protocol.init, seed, device)
         self.optimizer = build_head_optimizer(protocol.optimizer, self.heads, lr * protocol.lr_scale, weight_decay)
 
     @torch.no_grad()
@@ -95,14 +99,33 @@ def train_on_features(
     if not train.features.sum().isfinite():
         raise UserError("the training features hold NaN or infinite values; the network has diverged")
     features, labels = train.features.to(device).float(), train.labels.to(device)
-    training = HeadTraining(protocol, classes, features.shape[1], seed, device)
-    for epoch in range(protocol.epochs):
-        order = torch.from_numpy(permutation(len(labels), seed, epoch)).to(device)
-        for batch in order.split(protocol.batch_size):
-            # Not features[batch], which is several times slower on a CPU.
-            training.step(features.index_select(0, batch), labels.index_select(0, batch), epoch, len(batch))
-        on_epoch()
-    return training.heads
+    device = features.device
+    parts = _parts(len(protocol.grid), torch.get_num_threads() if device.type == "cpu" else 1)
+    trainings = [HeadTraining(protocol, classes, features.shape[1], seed, device, part=part) for part in parts]
+    with team(len(parts)) as threads:
+        for epoch in range(protocol.epochs):
+            order = torch.from_numpy(permutation(len(labels), seed, epoch)).to(device)
+            list(threads.map(partial(_train_epoch, features, labels, order, epoch), trainings))
+            on_epoch()
+    weight, bias = zip(*(training.heads.parameters for training in trainings), strict=True)
+    return LinearHeads(torch.cat(weight), torch.cat(bias))
+
+
+def _train_epoch(features: Tensor, labels: Tensor, order: Tensor, epoch: int, training: HeadTraining) -> None:
+    for batch in order.split(training.protocol.batch_size):
+        # Not features[batch], which is several times slower on a CPU.
+        training.step(features.index_select(0, batch), labels.index_select(0, batch), epoch, len(batch))
+
+
+def _parts(heads: int, threads: int) -> list[slice]:
+    """The heads in as many parts as leave the fewest to a thread; a part's threads share its products.
+
+    Heads know nothing of each other, so the parts are trained from end to end without waiting for each other, which
+    threads that share every operation do after each.
+    """
+    count = min(range(1, min(heads, threads) + 1), key=lambda parts: (-(-heads // parts) / (threads // parts), -parts))
+    edges = [heads * i // count for i in range(count + 1)]
+    return [slice(*edge) for edge in zip(edges, edges[1:], strict=False)]
 
 
 def accuracy_on_features(heads: LinearHeads, held_out: Features) -> dict[str, list[float]]:

@@ -37,38 +37,41 @@ def prepare(x, origin, scale, cosine, out, length):
 
 
 @_compiled_finite
-def screen(product, length, reach, gamma, unit, first, score, index):
+def screen(product, length, offset, reach, gamma, unit, first, score, index):
     """Keeps in each row's max-heap the features with the smallest lower bounds.
 
     Args:
-        product: (q, at least F) float32, the products of a tile of queries and F features.
-        length: (F,), the lengths of the features.
+        product: (q, f) float32, the products of a tile of queries and f features of a block.
+        length: (F,), the lengths of the block's features.
+        offset: which of the block is the first of the f.
         reach: the largest length of the queries.
         gamma, unit: constants of the bound, see ``cpu.py``.
-        first: index of the first feature.
+        first: index of the block's first feature.
         score, index: (q, m) heaps, the largest score first.
     """
-    count = len(length)
+    first, count = first + offset, product.shape[1]
     height = np.empty(count, np.float32)
     for j in range(count):
-        both = length[j] * length[j] + reach * reach
-        lower = 0.5 * length[j] * length[j] - (gamma + unit) * length[j] * reach - unit * both
+        b = length[offset + j]
+        lower = 0.5 * b * b - (gamma + unit) * b * reach - unit * (b * b + reach * reach)
         height[j] = min(lower, 1e38)
     whole = count // _CHUNK * _CHUNK
     for i in range(len(score)):
+        # Indexed, not cut into parts first: numba counts the references to each part, which takes as long as to
+        # compare it.
+        row, best, where = product[i], score[i], index[i]
         for start in range(0, whole, _CHUNK):
-            part, rest = height[start : start + _CHUNK], product[i, start : start + _CHUNK]
-            worst, found = score[i, 0], np.int32(0)
+            worst, found = best[0], np.int32(0)
             for j in range(_CHUNK):  # vectorised, which a minimum or an early end would not be
-                found |= np.int32(part[j] - rest[j] < worst)
+                found |= np.int32(height[start + j] - row[start + j] < worst)
             if found:
-                _take_better(part, rest, first + start, score[i], index[i])
-        _take_better(height[whole:], product[i, whole:count], first + whole, score[i], index[i])
+                _take_better(height, row, start, start + _CHUNK, first, best, where)
+        _take_better(height, row, whole, count, first, best, where)
 
 
 @_compiled_finite
-def _take_better(height, product, first, score, index):
-    for j in range(len(height)):
+def _take_better(height, product, start, end, first, score, index):
+    for j in range(start, end):
         value = height[j] - product[j]
         if value < score[0]:
             _replace_worst(score, index, value, first + j)

@@ -226,6 +226,28 @@ def test_damaged_images_are_refused_or_decoded_but_never_crash():
             assert Image.open(io.BytesIO(stored.data)).size == (stored.width, stored.height)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 2}], ids=str)
+def test_a_jpeg_is_kept_just_where_pillow_decodes_all_its_pixels(options):
+    rng = np.random.default_rng(0)
+    data, refused = encoded(photo(), "JPEG", **options), 0
+    for number in range(200):
+        damaged = bytearray(data[: rng.integers(2, len(data))] if number % 2 else data)
+        for place in rng.integers(0, len(damaged), number % 4):
+            damaged[place] = rng.integers(256)
+        try:
+            image = Image.open(io.BytesIO(bytes(damaged)))
+            image.load()
+        except Exception:
+            refused += 1
+            with pytest.raises(BadImage):
+                encode_image(bytes(damaged), Storage())
+        else:
+            if image.format == "JPEG" and image.mode in ("RGB", "L") and max(image.size) <= 500:
+                assert encode_image(bytes(damaged), Storage()).data == bytes(damaged)
+    assert 50 < refused < 200
+
+
 @pytest.mark.parametrize("options", [{"longest_side": -1}, {"longest_side": 70000}, {"quality": 0}, {"quality": 101}])
 def test_impossible_options(options):
     with pytest.raises(UserError, match="is not between"):

@@ -11,9 +11,10 @@ from torch import nn
 
 from fastintl.evaluate.accuracy import Accuracy
 from fastintl.evaluate.features import Features
+from fastintl.evaluate.linear import cpu_loops
 from fastintl.evaluate.linear.heads import HeadAdam, LinearHeads
 from fastintl.evaluate.linear.protocols import CW_RGP, IMAGENET, SMALL, sweep
-from fastintl.evaluate.linear.training import accuracy_on_features, train_on_features
+from fastintl.evaluate.linear.training import _parts, accuracy_on_features, train_on_features
 from loaders import UserError
 from loaders.order import permutation
 
@@ -52,6 +53,57 @@ def test_every_head_of_a_sweep_is_the_head_trained_alone(features, name):
         torch.testing.assert_close(together.weight[i], head.weight[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(together.bias[i], head.bias[0], rtol=1e-4, atol=1e-5)
     assert (together.weight[0] - together.weight[-1]).abs().max() > 1e-3  # the grid's corners do differ
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_threads_that_share_the_heads_train_the_same(features, threads):
+    protocol, before = GRIDS["adam"], torch.get_num_threads()
+    alone = [replace(protocol, lr=(lr,), weight_decay=(decay,)) for lr, decay in protocol.grid]
+    expected = [train_on_features(features, CLASSES, one, seed=3) for one in alone]
+    epochs = []
+    torch.set_num_threads(threads)
+    try:
+        heads = train_on_features(features, CLASSES, protocol, seed=3, on_epoch=lambda: epochs.append(None))
+        assert torch.get_num_threads() == threads and len(epochs) == protocol.epochs
+    finally:
+        torch.set_num_threads(before)
+    for i, head in enumerate(expected):
+        torch.testing.assert_close(heads.weight[i], head.weight[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(heads.bias[i], head.bias[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 7, 40])
+@pytest.mark.parametrize("threads", [1, 2, 3, 32, 64])
+def test_each_head_is_in_one_part_and_no_other_number_of_parts_is_done_sooner(heads, threads):
+    parts = _parts(heads, threads)
+    assert [i for part in parts for i in range(heads)[part]] == list(range(heads))
+
+    def heads_a_thread(parts: int) -> float:
+        return max(len(x) for x in np.array_split(range(heads), parts)) / (threads // parts)
+
+    largest = max(len(range(heads)[part]) for part in parts) / (threads // len(parts))
+    assert largest == min(heads_a_thread(count) for count in range(1, min(heads, threads) + 1))
+
+
+@pytest.mark.parametrize("samples", [1, 255, 256, 600])
+def test_the_errors_of_a_cpu_are_the_gradients_that_torch_finds(samples):
+    generator = torch.Generator().manual_seed(samples)
+    spread = torch.tensor([0.1, 5.0, 300.0]).view(3, 1, 1)  # of the last, most are zero in float32
+    scores = (spread * torch.randn(3, CLASSES, samples, generator=generator)).double().requires_grad_()
+    labels = torch.randint(CLASSES, (samples,), generator=generator)
+    F.cross_entropy(scores.transpose(1, 2).flatten(0, 1), labels.repeat(3), reduction="sum").backward()
+    found, sums = scores.detach().float(), torch.full((3, CLASSES), torch.nan)
+    cpu_loops.errors(found.numpy(), labels.numpy(), sums.numpy())
+    torch.testing.assert_close(found.double(), scores.grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(sums.double(), scores.grad.sum(2), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_score_that_is_no_number_makes_its_samples_errors_none(bad):
+    scores, sums = torch.zeros(1, CLASSES, 5), torch.empty(1, CLASSES)
+    scores[0, 2, 3] = bad
+    cpu_loops.errors(scores.numpy(), np.zeros(5, np.int64), sums.numpy())
+    assert scores[:, :, 3].isnan().all() and scores[:, :, :3].isfinite().all() and sums.isnan().all()
 
 
 def test_losses_are_those_of_torch_also_where_a_softmax_is_zero(features):
