@@ -66,10 +66,10 @@ def command(out: Path, data: Path | None, ranks: int = 1, launcher: tuple[str, .
     return [sys.executable, *torchrun, "-m", "fastintl.train", *(f"{key}={value}" for key, value in keys.items())]
 
 
-def start(arguments: list[str], output: Path, **variables: str) -> subprocess.Popen:
+def start(arguments: list[str], output: Path, **variables: str) -> warm_python.Process | subprocess.Popen:
     """Starts a ``command`` whose output goes to a file; ``variables`` are added to its environment."""
     with open(output, "w") as file:
-        return subprocess.Popen(arguments, env={**environment(), **variables}, cwd=ROOT, stdout=file, stderr=file)
+        return warm_python.start(arguments, file, file, env={**environment(), **variables}, cwd=ROOT)
 
 
 def environment() -> dict[str, str]:
@@ -82,8 +82,8 @@ def train(out: Path, data: Path | None, ranks: int = 1, **changes) -> subprocess
     return warm_python.run(command(out, data, ranks, **changes), env=environment(), cwd=ROOT)
 
 
-def train_on_ranks(out: Path, data: Path, ranks: int, **changes) -> subprocess.CompletedProcess:
-    """The same on ranks that torchrun does not watch over: for runs that come to their end."""
+def train_on_ranks(out: Path, data: Path | None, ranks: int, **changes) -> subprocess.CompletedProcess:
+    """The same on ranks that torchrun does not watch over: for runs whose ranks all come to their end."""
     return warm_python.run_on_ranks(command(out, data, **changes), ranks, env=environment(), cwd=ROOT)
 
 

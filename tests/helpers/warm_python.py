@@ -2,8 +2,8 @@
 
 A small training is a second of work behind five or more seconds of imports. Each is still a process of its own, with
 its own arguments, environment, folder and output, and ends as Python ends; only what it imports is there before it
-begins. What must be a process from the very first instruction (imports that are looked at, a kill at a random moment)
-is started with ``subprocess``.
+begins. What must be a process from the very first instruction (imports that are looked at, a kill among them) is
+started with ``subprocess``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from tests.helpers.ddp import free_port
 
@@ -26,37 +30,83 @@ ROOT = Path(__file__).resolve().parents[2]
 # Read when Python starts or a library is first imported: the forks have what the server has.
 _READ_AT_IMPORT = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "KMP_", "NUMBA_", "TRITON_", "TORCH", "CUDA_", "MPL")
 _FOR_ALL = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-_OF_NO_CONCERN = ("PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR")
+_OF_NO_CONCERN = ("PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE")
+_ONE_REQUEST = threading.Lock()  # at a time is written to the server
+
+
+@dataclass
+class Process:
+    """A command that runs in a fork, as far as a ``subprocess.Popen`` is needed of it: its parent is not this process
+    but one that tells the status through a pipe when it has ended."""
+
+    args: list[str]
+    pid: int
+    _news: TextIO
+    returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The status that it ended with, a signal's negative; None while it runs."""
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The status, once it has ended; raises ``subprocess.TimeoutExpired`` if it has not by then."""
+        if self.returncode is None:
+            if not select.select([self._news], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            with self._news:
+                self.returncode = int(self._news.readline())
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Sends it a signal, unless it has ended."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 def run(
-    command: list, *, env: dict[str, str] | None = None, cwd: Path | None = None, timeout: float = 300, server: int = 0
+    command: list, *, env: dict[str, str] | None = None, cwd: Path | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess:
     """As ``subprocess.run(command, capture_output=True, text=True, ...)`` for a command that starts with
-    ``sys.executable``, and a file or ``-m`` and a module; with one thread, where ``env`` does not say how many.
+    ``sys.executable``, and a file or ``-m`` and a module; with one thread, where ``env`` does not say how many."""
+    words = [str(word) for word in command]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = start(words, out, err, env=env, cwd=cwd)
+        try:
+            status = process.wait(timeout)
+        except subprocess.TimeoutExpired as late:
+            process.kill()
+            process.wait()
+            late.output, late.stderr = _text(out), _text(err)
+            raise
+        return subprocess.CompletedProcess(words, status, _text(out), _text(err))
 
-    Args:
-        server: which of this process's servers forks it; each runs one command at a time.
-    """
+
+def start(
+    command: list, stdout: TextIO, stderr: TextIO, *, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> Process | subprocess.Popen:
+    """Starts such a command, whose output goes to the ends of two open files."""
     words = [str(word) for word in command]
     env = {**_FOR_ALL, **(os.environ if env is None else env)}
     if words[0] != sys.executable or words[1] == "-c" or _at_import(env) != _at_import(os.environ | _FOR_ALL):
-        return subprocess.run(words, env=env, cwd=cwd, timeout=timeout, capture_output=True, text=True)
-    server = _server(server)
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        files = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (out, err)]
-        request = {"words": words[1:], "env": env, "cwd": str(cwd or Path.cwd()), "files": files}
+        return subprocess.Popen(words, env=env, cwd=cwd, stdout=stdout, stderr=stderr)
+    read, write = os.pipe()
+    place = f"/proc/{os.getpid()}/fd"
+    files = [f"{place}/{number}" for number in (stdout.fileno(), stderr.fileno(), write)]
+    request = {"words": words[1:], "env": env, "cwd": str(cwd or Path.cwd()), "files": files}
+    with _ONE_REQUEST:
+        server = _server()
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
-        pid = json.loads(server.stdout.readline())
-        ended, _, _ = select.select([server.stdout], [], [], timeout)
-        if not ended:
-            os.kill(pid, signal.SIGKILL)
-        status = json.loads(server.stdout.readline())
-        texts = [(file.seek(0), file.read())[1] for file in (out, err)]
-    if not ended:
-        raise subprocess.TimeoutExpired(words, timeout, *texts)
-    return subprocess.CompletedProcess(words, status, *texts)
+    news = os.fdopen(read)
+    pid = int(news.readline())  # which it writes after it has opened the files
+    os.close(write)
+    return Process(words, pid, news)
 
 
 def run_on_ranks(
@@ -69,7 +119,7 @@ def run_on_ranks(
 
     def one(rank: int) -> subprocess.CompletedProcess:
         place = {**env, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        return run(command, env=place, cwd=cwd, timeout=timeout, server=rank)
+        return run(command, env=place, cwd=cwd, timeout=timeout)
 
     with ThreadPoolExecutor(ranks) as pool:
         done = list(pool.map(one, range(ranks)))
@@ -81,12 +131,16 @@ def _at_import(env: dict[str, str]) -> dict[str, str]:
     return {key: env[key] for key in env if key.startswith(_READ_AT_IMPORT) and key not in _OF_NO_CONCERN}
 
 
+def _text(file: TextIO) -> str:
+    file.seek(0)
+    return file.read()
+
+
 @functools.cache
-def _server(number: int) -> subprocess.Popen:
-    """One for each process of the tests and each rank; it ends with them, when nothing more comes through its pipe."""
+def _server() -> subprocess.Popen:
+    """One for each process of the tests; it ends with that, when nothing more comes through its pipe."""
     command = [sys.executable, "-m", "tests.helpers.warm_python"]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | _FOR_ALL, stdin=pipe, stdout=pipe, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | _FOR_ALL, stdin=subprocess.PIPE, text=True)
 
 
 def _import_all() -> None:
@@ -101,24 +155,37 @@ def _import_all() -> None:
 
 
 def _serve() -> dict:
-    """Forks for each request and tells its process and, when it has ended, its status. Returns in the fork alone."""
-    requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    """Forks for each request a process that forks the command and tells its number and status. Returns in the command
+    alone."""
+    requests = os.fdopen(os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for line in requests:
-        pid = os.fork()
-        if pid == 0:
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:  # those that have told
+                pass
+        if os.fork() == 0:
             requests.close()
-            answers.close()
-            return json.loads(line)
-        print(pid, file=answers, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers, flush=True)
+            return _forked(json.loads(line))
+    os._exit(0)
+
+
+def _forked(request: dict) -> dict:
+    """Opens the request's files and forks the command, in which alone it returns."""
+    *outputs, news = request["files"]
+    for number, path in enumerate(outputs, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    news = os.open(news, os.O_WRONLY)
+    pid = os.fork()
+    if pid == 0:
+        os.close(news)
+        return request
+    os.write(news, f"{pid}\n".encode())
+    os.write(news, f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n".encode())
     os._exit(0)
 
 
 def _become(request: dict) -> None:
-    """Takes the folder, environment and output of a request, and runs it as ``python`` runs its words."""
-    for number, path in enumerate(request["files"], 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    """Takes the folder and environment of a request, and runs it as ``python`` runs its words."""
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])

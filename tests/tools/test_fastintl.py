@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.helpers import warm_python
 from tests.helpers.documents import ROOT
 from tools.__main__ import COMMANDS, as_command
 
@@ -49,7 +50,7 @@ def test_examples_of_a_help_are_shown_as_commands(text, shown):
 
 
 def test_an_error_names_commands_too(tmp_path):
-    ended = fastintl("knn", "--train", str(tmp_path), "--val", str(tmp_path))
+    ended = warm_python.run([sys.executable, "-m", "tools", "knn", "--train", tmp_path, "--val", tmp_path], cwd=ROOT)
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
     assert ended.stderr.endswith("it is no folder of features, which fastintl features writes\n")
 
@@ -85,7 +86,8 @@ def test_the_doctor_names_commands_as_they_are_typed(tmp_path):
     for i in range(8):
         write_image(tmp_path / "class" / f"{i}.jpg", 40, 48, seed=i)
     here = "FFCV decodes .beton files: fastintl write-ffcv folder"
-    by_command = " ".join(fastintl("doctor", "--data", str(tmp_path), "--batch-size", "4").stdout.split())
+    command = [sys.executable, "-m", "tools", "doctor", "--data", str(tmp_path), "--batch-size", "4"]
+    by_command = " ".join(warm_python.run(command, cwd=ROOT).stdout.split())
     tool = [sys.executable, "tools/doctor.py", "--data", str(tmp_path), "--batch-size", "4"]
-    by_script = subprocess.run(tool, cwd=ROOT, capture_output=True, text=True).stdout
+    by_script = warm_python.run(tool, cwd=ROOT).stdout
     assert here in by_command and "python tools/write_ffcv.py folder" in " ".join(by_script.split())

@@ -22,7 +22,7 @@ from fastintl.distributed.preemption import REQUEUE_STATUS
 from fastintl.network.model import build_backbone
 from tests.detection_sets import CLASSES, write_coco, write_voc
 from tests.helpers.detecting import SIDE, words
-from tests.helpers.training import ROOT, environment
+from tests.helpers.training import ROOT, start
 from tools import detect as tool
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,7 +90,7 @@ def test_killed_or_stopped_it_ends_with_identical_weights(few_shapes, backbone, 
 
     tool.main(arguments("whole"))
     command = [sys.executable, "tools/detect.py", *arguments("killed")]
-    process = subprocess.Popen(command, env=environment(), cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = start(command, tmp_path / "output.txt")
     checkpoints = tmp_path / "killed" / "checkpoints"
     deadline = time.monotonic() + 200
     while not any(checkpoints.glob("step_*.pt")) and time.monotonic() < deadline:

@@ -10,15 +10,16 @@ import torch
 
 from fastintl.weights.backbone import load_backbone
 from loaders.errors import UserError
-from tests.helpers.training import command, environment
+from tests.helpers import warm_python
+from tests.helpers.training import ROOT, command, environment
 
 
 def train(out, images, path=None, **changes):
-    variables = environment()
-    if path is not None:
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(path), variables.get("PYTHONPATH")]))
-    done = subprocess.run(command(out, images, **changes), env=variables, capture_output=True, text=True)
-    return done, out / "run"
+    words, variables = command(out, images, **changes), environment()
+    if path is None:
+        return warm_python.run(words, env=variables, cwd=ROOT), out / "run"
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(path), variables.get("PYTHONPATH")]))
+    return subprocess.run(words, env=variables, capture_output=True, text=True), out / "run"
 
 
 def accuracies(run):

@@ -197,7 +197,7 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(finished, images, tmp_
     assert train(tmp_path, images, train__max_steps=7).returncode == 0
     renamed = shutil.copytree(images / "train", tmp_path / "renamed")
     (renamed / "class0" / "00.jpg").rename(renamed / "class0" / "other.jpg")
-    result = train(tmp_path, None, 2, data__train=renamed, **held_out)  # the ranks end together
+    result = train_on_ranks(tmp_path, None, 2, data__train=renamed, **held_out)  # which end together
     assert result.returncode != 0 and result.stderr.count("error: ") == 1
     assert "holds a run on images of other names: they are not the same dataset" in result.stderr
     convert(class_tree(images / "train"), tmp_path / "moved.beton")
@@ -245,7 +245,7 @@ def test_a_truncated_beton_is_named(images, tmp_path):
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_named(images, tmp_path):
-    result = train(tmp_path, images, 2, train__batch_size=9)
+    result = train_on_ranks(tmp_path, images, 2, train__batch_size=9)
     assert result.returncode != 0
     assert "error: a batch of 9 images cannot be shared evenly by 2 ranks" in result.stderr
 

@@ -13,7 +13,7 @@ from fastintl.evaluate.supervised import identity_of, run_folder
 from loaders import UserError, make_loader, random_crop_and_flip
 from tests.helpers import warm_python
 from tests.helpers.probing import ALONE, probe, random_crops, tool
-from tests.helpers.training import ROOT, environment
+from tests.helpers.training import ROOT, environment, start
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess:
@@ -32,9 +32,7 @@ def test_killed_it_ends_with_identical_weights(images, probe_weights, tmp_path, 
     heads = found["details"].get("heads", ())
     assert len(heads) == (2 if name == "linear" else 0)
     assert not heads or found["metrics"]["top1"] == max(head["top1"] for head in heads)
-    process = subprocess.Popen(
-        tool(name, probe_weights, images, *words, killed), env=environment(), cwd=ROOT, stderr=subprocess.DEVNULL
-    )
+    process = start(tool(name, probe_weights, images, *words, killed), tmp_path / "output.txt")
     deadline = time.monotonic() + 120
     while not any(killed.glob("step_*.pt")) and time.monotonic() < deadline:
         time.sleep(0.002)
