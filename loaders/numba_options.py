@@ -25,7 +25,8 @@ def kept(**options: Any) -> Callable[[Callable], Callable]:
             dispatcher = njit(cache=True, **options)(function)
         except RuntimeError:  # "cannot cache function: no locator available"
             return njit(**options)(function)
-        _stamp_with_imports(dispatcher)
+        if isinstance(dispatcher, Dispatcher):  # the function itself with NUMBA_DISABLE_JIT
+            _stamp_with_imports(dispatcher)
         return dispatcher
 
     return decorate
