@@ -34,7 +34,7 @@ def blur(planes, size, band_rows, sigma, padded):
         for top in range(0, size, band_rows):
             rows = min(band_rows, size - top)
             _weigh(padded, (top + radius) * stride, stride, kernel, down[: rows * stride])
-            # int64: a literal 1 would have a loop of its own, or not, by what is kept of it, and other roundings.
+            # int64: of a literal 1 numba would compile a loop of its own.
             _weigh(down, radius, np.int64(1), kernel, across[: rows * stride - 2 * radius])
             start = 3 * top * size + c * rows * size
             for y in range(rows):

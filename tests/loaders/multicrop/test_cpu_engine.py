@@ -107,7 +107,7 @@ def test_centre_crop_is_torchvisions(resize, size, interpolation):
 
 
 def test_each_loop_has_one_machine_code():
-    """Of several, which one runs would depend on what earlier processes kept, and they may round differently."""
+    """A second takes a second more to compile, and may round differently."""
     CpuMultiCrop(RECIPE, threads=1)(decoded(7), seed=0, epoch=0)
     loops = [loop for module in (blur, colour) for loop in vars(module).values() if hasattr(loop, "signatures")]
     assert len(loops) > 20 and max(len(loop.signatures) for loop in loops) == 1
