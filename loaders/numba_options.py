@@ -54,3 +54,5 @@ def _stamp(dispatcher: Dispatcher) -> Any:
 
 
 compiled = kept(fastmath=True)
+# Sums may be vectorised; NaN and infinities keep their meaning.
+compiled_with_nan = kept(fastmath={"reassoc", "contract", "nsz"})

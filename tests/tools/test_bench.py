@@ -104,7 +104,7 @@ def test_every_search_is_measured_and_finds_the_same(tmp_path):
 
 def test_a_search_in_a_mapped_file_is_measured_without_a_copy_of_it(tmp_path):
     size = ("--features", 30000, "--queries", 40, "--channels", 64, "--rounds", 1)
-    run = bench("knn", *size, "--mapped", "--place", tmp_path, "--json", tmp_path / "knn.json")
+    run = bench("knn", *size, "--mapped", tmp_path, "--json", tmp_path / "knn.json")
     assert run.returncode == 0, run.stderr
     result = json.loads((tmp_path / "knn.json").read_text())
     assert [c["name"] for c in result["contenders"] if not c["seconds"]] == [] and len(result["contenders"]) == 3

@@ -2,11 +2,11 @@
 product that each of them contains, on random features.
 
     python tools/bench.py knn --json knn.json
-    python tools/bench.py knn --features 1281167 --channels 2048 --queries 2000 --mapped --rounds 1
+    python tools/bench.py knn --features 1281167 --channels 2048 --queries 2000 --rounds 1 --mapped /tmp
 
 The second is ImageNet's size: 10.5 GB of features, which lie in a file, as ``features.py`` leaves them, and are read
 from it. There the others' indices are left out, for they would copy all of it. ``memory`` is what a search takes beside
-the features, the most at a time.
+the features, its index included, the most at a time.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loaders.errors import UserError
 
@@ -47,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queries", type=int, default=2048, help="features to search for (default: 2048)")
     parser.add_argument("--channels", type=int, default=512, help="of a feature (default: 512)")
     parser.add_argument("--k", type=int, default=5, help="neighbours (default: 5)")
-    parser.add_argument("--mapped", action="store_true", help="features in a file; no index that would copy them")
-    parser.add_argument("--place", type=Path, help="folder of that file (default: the system's)")
+    text = "features in a file in this folder, there until the end; no index that would copy them"
+    parser.add_argument("--mapped", type=Path, metavar="FOLDER", help=text)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -62,8 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
     queries = rng.standard_normal((arguments.queries, arguments.channels), np.float32)
     answers: dict[str, np.ndarray] = {}
     memory: dict[str, int] = {}
-    with _features(rng, (arguments.features, arguments.channels), arguments.mapped, arguments.place) as features:
-        group = contenders(features, queries, arguments.k, answers, memory, copies=not arguments.mapped)
+    with _features(rng, (arguments.features, arguments.channels), arguments.mapped) as features:
+        group = contenders(features, queries, arguments.k, answers, memory, copies=arguments.mapped is None)
         time_in_turn(group, arguments.rounds)
     # The share of the neighbours that are ours, in any order.
     agreement = {name: _overlap(found, answers[OURS]) for name, found in answers.items() if OURS in answers}
@@ -93,13 +92,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _features(
-    rng: np.random.Generator, shape: tuple[int, int], mapped: bool, place: Path | None
-) -> Iterator[np.ndarray]:
-    """Random features (F, d), in memory or mapped from a file in ``place``, which is there until the end."""
+def _features(rng: np.random.Generator, shape: tuple[int, int], place: Path | None) -> Iterator[np.ndarray]:
+    """Random features (F, d), in memory, or mapped from a file in ``place`` that is there until the end."""
     import numpy as np
 
-    if not mapped:
+    if place is None:
         yield rng.standard_normal(shape, np.float32)
         return
     with tempfile.TemporaryDirectory(dir=place) as folder:
@@ -129,8 +126,7 @@ def contenders(
     def search(name: str, build: Callable) -> Contender:
         def prepare() -> Callable:
             build(features[: max(k, _TILE)], queries[:1], k)()  # imports and compiles
-            run = build(features, queries, k)
-            answers[name], memory[name] = _with_memory(run)
+            (run, answers[name]), memory[name] = _with_memory(build, features, queries, k)
             return run
 
         return Contender(name, partial(timed, prepare))
@@ -177,8 +173,9 @@ def _faiss(features: np.ndarray, queries: np.ndarray, k: int) -> Callable:
     return lambda: index.search(queries, k)[1]
 
 
-def _with_memory(run: Callable[[], np.ndarray]) -> tuple[np.ndarray, int]:
-    """What ``run`` returns, and the most bytes that it takes; pages of files, which the system can drop, left out."""
+def _with_memory(build: Callable, *arguments: Any) -> tuple[tuple[Callable, np.ndarray], int]:
+    """What ``build`` returns of its arguments and what that finds, and the most bytes that both take; pages of files,
+    which the system can drop, are left out."""
 
     def taken() -> int:
         with open("/proc/self/status") as file:
@@ -192,11 +189,12 @@ def _with_memory(run: Callable[[], np.ndarray]) -> tuple[np.ndarray, int]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
+        run = build(*arguments)
         found = run()
     finally:
         done.set()
         watcher.join()
-    return found, max(seen) - seen[0]
+    return (run, found), max(seen) - seen[0]
 
 
 def _product(features: np.ndarray, queries: np.ndarray) -> Callable:
@@ -223,6 +221,8 @@ def _tensor(features: np.ndarray) -> torch.Tensor:
 def _tiles(features: np.ndarray, queries: np.ndarray) -> Callable:
     import torch
 
+    from fastintl.evaluate.threads import team
+
     feature_Fd, threads = _tensor(features), torch.get_num_threads()
     rows = min(_TILE, -(-len(queries) // threads))
 
@@ -232,8 +232,7 @@ def _tiles(features: np.ndarray, queries: np.ndarray) -> Callable:
             torch.mm(query_Qd, block_Fd.T, out=out[:, : len(block_Fd)])
 
     def multiply_all() -> None:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with team(threads) as pool:
             list(pool.map(multiply, torch.from_numpy(queries).split(rows)))
-        torch.set_num_threads(threads)
 
     return multiply_all

@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from loaders.numba_options import kept
+from loaders.numba_options import compiled_with_nan, kept
 
-# Sums may be vectorised; NaN and infinities keep their meaning.
-_compiled = kept(fastmath={"reassoc", "contract", "nsz"})
 _CHUNK = 256  # samples whose scores stay in the first-level cache from one pass to the next
 _LOWEST = np.float32(-87)  # e to this power is next to the smallest float32
 
 
-@_compiled
+@compiled_with_nan
 def errors(score, label, bias_gradient):
     """Turns scores into the gradient of the summed cross-entropy by them: the softmax, less one at the label.
 
@@ -34,14 +32,14 @@ def errors(score, label, bias_gradient):
                 bias_gradient[h, at[j]] -= np.float32(1)
 
 
-@_compiled
+@compiled_with_nan
 def _softmax(score, start, top, total, added):
     """The softmax over the first dimension of (C, B), in place, of as many samples as ``top`` and ``total`` have room
     for; ``added`` (C,) grows by its sums over them."""
     end = start + len(top)
     top[:], total[:] = score[0, start:end], 0
     for c in range(1, len(score)):
-        _raise(top, score[c, start:end])
+        _take_larger(top, score[c, start:end])
     for c in range(len(score)):
         _exponentiate(score[c, start:end], top, total)
     for j in range(len(total)):
@@ -53,20 +51,20 @@ def _softmax(score, start, top, total, added):
 # Each of these is vectorised: what lies side by side are samples.
 
 
-@_compiled
-def _raise(top, row):
+@compiled_with_nan
+def _take_larger(top, row):
     for j in range(len(row)):
         top[j] = row[j] if row[j] > top[j] else top[j]
 
 
-@_compiled
+@compiled_with_nan
 def _exponentiate(row, top, total):
     for j in range(len(row)):
         row[j] = _exp(row[j] - top[j])
         total[j] += row[j]
 
 
-@_compiled
+@compiled_with_nan
 def _scale(row, factor):
     total = np.float32(0)
     for j in range(len(row)):
@@ -75,7 +73,7 @@ def _scale(row, factor):
     return total
 
 
-@_compiled
+@compiled_with_nan
 def _exp(x):
     """e to the power of ``x <= 0``, to two units in the last place, in operations that are vectorised, which a call of
     ``np.exp`` is not. As Cephes' expf: ``x = n log 2 + r``, a polynomial of r, and n into the exponent."""

@@ -5,17 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from fastintl.evaluate.nearest.float64 import NO_DISTANCE
-from loaders.numba_options import compiled, kept
-
-# Sums may be vectorised; NaN and infinities keep their meaning.
-_compiled = kept(fastmath={"reassoc", "contract", "nsz"})
-# What is screened is finite.
-_compiled_finite = compiled
+from loaders.numba_options import compiled, compiled_with_nan
 
 _CHUNK = 64
 
 
-@_compiled
+@compiled_with_nan
 def _inverse_length(row):
     square = 0.0
     for value in row:
@@ -23,7 +18,7 @@ def _inverse_length(row):
     return 1 / np.sqrt(square) if square > 0 else 0.0
 
 
-@_compiled
+@compiled_with_nan
 def prepare(x, origin, scale, cosine, out, length):
     """Moves rows into the frame: float32 rows in ``out``, their lengths in float64."""
     for i in range(len(x)):
@@ -36,9 +31,9 @@ def prepare(x, origin, scale, cosine, out, length):
         length[i] = np.sqrt(square)
 
 
-@_compiled_finite
+@compiled
 def screen(product, length, offset, reach, gamma, unit, first, score, index):
-    """Keeps in each row's max-heap the features with the smallest lower bounds.
+    """Keeps in each row's max-heap the features with the smallest lower bounds. What is screened is finite.
 
     Args:
         product: (q, f) float32, the products of a tile of queries and f features of a block.
@@ -69,7 +64,7 @@ def screen(product, length, offset, reach, gamma, unit, first, score, index):
         _take_better(height, row, whole, count, first, best, where)
 
 
-@_compiled_finite
+@compiled
 def _take_better(height, product, start, end, first, score, index):
     for j in range(start, end):
         value = height[j] - product[j]
@@ -77,7 +72,7 @@ def _take_better(height, product, start, end, first, score, index):
             _replace_worst(score, index, value, first + j)
 
 
-@_compiled_finite
+@compiled
 def _replace_worst(score, index, value, where):
     hole, count = 0, len(score)
     while True:
@@ -93,7 +88,7 @@ def _replace_worst(score, index, value, where):
     score[hole], index[hole] = value, where
 
 
-@_compiled
+@compiled_with_nan
 def measure(
     features, queries, scale, cosine, feature_length, query_length, score, index, nearest_square, nearest_index, proven
 ):
@@ -121,7 +116,7 @@ def measure(
         )
 
 
-@_compiled
+@compiled_with_nan
 def _square_distance(query, query_factor, feature, feature_factor):
     square = 0.0
     for j in range(len(query)):
