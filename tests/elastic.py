@@ -32,7 +32,7 @@ def start_agent(number: int, out: Path, data: Path, port: int, log: Path, nodes=
     """One of the agents that meet at ``port``, with one worker. Agent 0 is where they meet: it must live on."""
     launcher = ("--nnodes", nodes, "--nproc-per-node", "1", "--max-restarts", "3", "--rdzv-backend", "c10d")
     launcher += ("--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "test")
-    launcher += ("--rdzv-conf", f"last_call_timeout=1,keep_alive_interval=1,is_host={number == 0}")
+    launcher += ("--rdzv-conf", f"last_call_timeout=1,is_host={number == 0}")
     return start(command(out, data, launcher=launcher, **changes), log, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
 
 
