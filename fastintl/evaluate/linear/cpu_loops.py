@@ -37,7 +37,8 @@ def _softmax(score, start, top, total, added):
     """The softmax over the first dimension of (C, B), in place, of as many samples as ``top`` and ``total`` have room
     for; ``added`` (C,) grows by its sums over them."""
     end = start + len(top)
-    top[:], total[:] = score[0, start:end], 0
+    for j in range(len(top)):  # an assignment of slices would have numba compile its error, with strings, for seconds
+        top[j], total[j] = score[0, start + j], 0
     for c in range(1, len(score)):
         _take_larger(top, score[c, start:end])
     for c in range(len(score)):

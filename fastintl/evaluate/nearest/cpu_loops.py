@@ -106,7 +106,7 @@ def measure(
             if square * scale * scale < NO_DISTANCE * (a * a + b * b):
                 square = 0.0
             key[j] = (np.int64(np.float32(square).view(np.int32)) << 32) | f
-        key.sort()
+        _sort(key)
         for j in range(k):
             nearest_square[i, j] = np.int32(key[j] >> 32).view(np.float32)
             nearest_index[i, j] = key[j] & 0xFFFFFFFF
@@ -123,3 +123,29 @@ def _square_distance(query, query_factor, feature, feature_factor):
         difference = np.float64(query[j]) * query_factor - np.float64(feature[j]) * feature_factor
         square += difference * difference
     return square
+
+
+@compiled
+def _sort(key):
+    """Into ascending order, by a heap. ``key.sort()`` would do as well, but numba takes two seconds to compile it."""
+    for root in range(len(key) // 2 - 1, -1, -1):
+        _sink(key, root, len(key))
+    for last in range(len(key) - 1, 0, -1):
+        key[0], key[last] = key[last], key[0]
+        _sink(key, np.int64(0), last)  # a literal would be compiled once more
+
+
+@compiled
+def _sink(key, hole, count):
+    value = key[hole]
+    while True:
+        child = 2 * hole + 1
+        if child >= count:
+            break
+        if child + 1 < count and key[child + 1] > key[child]:
+            child += 1
+        if key[child] <= value:
+            break
+        key[hole] = key[child]
+        hole = child
+    key[hole] = value
