@@ -191,7 +191,7 @@ class _Iterator(EpochIterator):
         super().__init__(loader, loader.order)
 
     def run_pipeline(self, batch: int, samples: np.ndarray, slot: int, cuda_event: torch.cuda.Event | None) -> tuple:
-        sizes = self.loader.image_bytes[samples]
+        sizes = _pixel_bytes(self.loader.images, samples)
         ends = np.cumsum(sizes)
         ((pixels, offsets, _),) = self.memory_allocations["operation"].values()
         pixels[slot] = self._buffers[slot].take(int(ends[-1])).numpy()[None]
@@ -214,17 +214,22 @@ class _Iterator(EpochIterator):
             raise
 
 
+def _pixel_bytes(images: BetonImages, samples: np.ndarray) -> np.ndarray:
+    """Of images as RGB."""
+    return images.heights[samples].astype(np.int64) * images.widths[samples] * 3
+
+
 class _OrderedLoader(Loader):
     """FFCV's loader, visiting the sample ids in ``order``; set it and ``batch_size`` before each pass.
 
     Attributes:
         order: uint64 ids.
-        image_bytes: of every image of the file, as RGB pixels.
+        images: the file.
         pinned: see ``loaders.sources.pixel_buffer.pixel_memory``.
     """
 
     order: np.ndarray
-    image_bytes: np.ndarray
+    images: BetonImages
     pinned: bool
 
     def __iter__(self) -> _Iterator:
@@ -255,8 +260,9 @@ class BetonSource:
             os_cache=True,  # memory-mapped, so ranks share one page cache
             drop_last=False,
             batches_ahead=_BATCHES_AHEAD,
+            indices=(),  # for orders of FFCV's own: ``order`` is set in their place
         )
-        self._loader.image_bytes = images.heights.astype(np.int64) * images.widths * 3
+        self._loader.images = images
         self._loader.pinned = pinned
         _compiled_loaders.append(self._loader)
 
@@ -289,7 +295,7 @@ class BetonSource:
         ids, offsets, pixels = ids.copy(), offsets.copy(), torch.from_numpy(pixels[0])
         # libjpeg-turbo reports mere warnings as failures too: the careful decoder has the last word.
         for i in np.flatnonzero(failed):
-            room = self._loader.image_bytes[ids[i]]
+            room = _pixel_bytes(self._images, ids[i])
             ids[i], image = decode_or_substitute(self._images, int(ids[i]), self._quarantine)
             if image.numel() > room:  # a larger one stands in
                 offsets[i] = len(pixels)
