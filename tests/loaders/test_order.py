@@ -3,6 +3,7 @@ import pytest
 
 from loaders.errors import UserError
 from loaders.order import Order, neighbour, permutation
+from loaders.philox import Domain, philox
 
 
 def test_a_permutation_visits_every_sample_once_and_differs_by_epoch_and_seed():
@@ -11,6 +12,12 @@ def test_a_permutation_visits_every_sample_once_and_differs_by_epoch_and_seed():
     assert not np.array_equal(first, permutation(1000, seed=0, epoch=1))
     assert not np.array_equal(first, permutation(1000, seed=1, epoch=0))
     assert np.array_equal(first, permutation(1000, seed=0, epoch=0))
+
+
+def test_it_sorts_two_words_of_the_counters_of_its_samples():
+    count = (1 << 17) + 1
+    words = philox(7, np.arange(count), 3, 0, Domain.ORDER)
+    assert np.array_equal(permutation(count, seed=7, epoch=3), np.lexsort((words[:, 1], words[:, 0])))
 
 
 def test_positions_are_uniform():
