@@ -108,7 +108,8 @@ def test_a_search_in_a_mapped_file_is_measured_without_a_copy_of_it(tmp_path):
     assert run.returncode == 0, run.stderr
     result = json.loads((tmp_path / "knn.json").read_text())
     assert [c["name"] for c in result["contenders"] if not c["seconds"]] == [] and len(result["contenders"]) == 3
-    assert 0 < result["contenders"][0]["memory_bytes"] < 30000 * 64 * 4
+    # None at all where the process has been as large before, as one forked with everything imported may have been.
+    assert 0 <= result["contenders"][0]["memory_bytes"] < 30000 * 64 * 4
     assert "50,000 queries at this rate" in run.stdout
     assert not list(tmp_path.glob("*/features.npy"))
 
