@@ -244,9 +244,10 @@ def _open_and_draw(path: Path, source: str) -> None:
 
 
 def _private_bytes() -> int:
-    """What this process has written to memory that no other process and no file shares."""
+    """The memory of this process that is of no file. "Private_Dirty" would hold the pages of a file just written, too,
+    until they are on the disk."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Private_Dirty:"))
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Anonymous:"))
 
 
 @exit_on_user_error
