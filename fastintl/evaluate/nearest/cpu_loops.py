@@ -8,6 +8,7 @@ from fastintl.evaluate.nearest.float64 import NO_DISTANCE
 from loaders.numba_options import compiled, compiled_with_nan
 
 _CHUNK = 64
+_FIRST, _LAST = np.int64(-(2**63)), np.int64(2**63 - 1)  # before and behind every key
 
 
 @compiled_with_nan
@@ -74,6 +75,7 @@ def _take_better(height, product, start, end, first, score, index):
 
 @compiled
 def _replace_worst(score, index, value, where):
+    """Puts a value and its index in the place of the largest of a heap."""
     hole, count = 0, len(score)
     while True:
         child = 2 * hole + 1
@@ -94,22 +96,24 @@ def measure(
 ):
     """Orders the candidates by exact distance, then index; ``proven`` says whether no other feature is as near."""
     k, count = nearest_square.shape[1], score.shape[1]
-    key = np.empty(count, np.int64)
+    best, where = np.empty(k, np.int64), np.empty(k, np.int64)
     for i in range(len(queries)):
+        best[:] = _LAST
         a = query_length[i]
         query_factor = _inverse_length(queries[i]) if cosine else 1.0
         for j in range(count):
-            f = index[i, j]
+            f = np.int64(index[i, j])
             factor = _inverse_length(features[f]) if cosine else 1.0
             square = _square_distance(queries[i], query_factor, features[f], factor)
             b = feature_length[f]
             if square * scale * scale < NO_DISTANCE * (a * a + b * b):
                 square = 0.0
-            key[j] = (np.int64(np.float32(square).view(np.int32)) << 32) | f
-        _sort(key)
-        for j in range(k):
-            nearest_square[i, j] = np.int32(key[j] >> 32).view(np.float32)
-            nearest_index[i, j] = key[j] & 0xFFFFFFFF
+            key = (np.int64(np.float32(square).view(np.int32)) << 32) | f
+            if key < best[0]:
+                _replace_worst(best, where, key, f)
+        for j in range(k - 1, -1, -1):  # the worst of those that are left
+            nearest_square[i, j], nearest_index[i, j] = np.int32(best[0] >> 32).view(np.float32), where[0]
+            _replace_worst(best, where, _FIRST, np.int64(0))
         others = (2 * np.float64(score[i, 0]) + a * a) * (1 - 1e-9)  # in the frame; no other feature is nearer
         proven[i] = count == len(features) or (
             others > 4 * NO_DISTANCE * a * a and np.float32(others / (scale * scale)) > nearest_square[i, k - 1]
@@ -123,29 +127,3 @@ def _square_distance(query, query_factor, feature, feature_factor):
         difference = np.float64(query[j]) * query_factor - np.float64(feature[j]) * feature_factor
         square += difference * difference
     return square
-
-
-@compiled
-def _sort(key):
-    """Into ascending order, by a heap. ``key.sort()`` would do as well, but numba takes two seconds to compile it."""
-    for root in range(len(key) // 2 - 1, -1, -1):
-        _sink(key, root, len(key))
-    for last in range(len(key) - 1, 0, -1):
-        key[0], key[last] = key[last], key[0]
-        _sink(key, np.int64(0), last)  # a literal would be compiled once more
-
-
-@compiled
-def _sink(key, hole, count):
-    value = key[hole]
-    while True:
-        child = 2 * hole + 1
-        if child >= count:
-            break
-        if child + 1 < count and key[child + 1] > key[child]:
-            child += 1
-        if key[child] <= value:
-            break
-        key[hole] = key[child]
-        hole = child
-    key[hole] = value
