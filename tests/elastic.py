@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -34,6 +36,16 @@ def start_agent(number: int, out: Path, data: Path, port: int, log: Path, nodes=
     launcher += ("--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "test")
     launcher += ("--rdzv-conf", f"last_call_timeout=1,is_host={number == 0}")
     return start(command(out, data, launcher=launcher, **changes), log, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+
+
+@contextmanager
+def ended(agents: list[subprocess.Popen]) -> Iterator[None]:
+    """Ends the agents that are left at the end, with their workers: those of a failed test would run on."""
+    try:
+        yield
+    finally:
+        for agent in agents:
+            kill(agent)
 
 
 def signal_worker(agent: subprocess.Popen, number: signal.Signals) -> int:
@@ -65,11 +77,12 @@ def lose_workers(folder: Path, data: Path) -> None:
     """The world stays of two ranks, so the weights must be the same to the bit."""
     out, port = folder / "workers", free_port()
     agents = [start_agent(i, out, data, port, folder / f"agent{i}.log", **LONG) for i in range(2)]
-    for steps, victim, number in ((20, 1, signal.SIGKILL), (40, 0, signal.SIGKILL), (40, 1, signal.SIGUSR1)):
-        wait_for_steps(out, steps, agents[0])
-        saved, rank = saved_step(out), signal_worker(agents[victim], number)
-        say(f"{number.name} to the worker of agent {victim}, rank {rank}, after step {saved}")
-    statuses = [agent.wait(300) for agent in agents]
+    with ended(agents):
+        for steps, victim, number in ((20, 1, signal.SIGKILL), (40, 0, signal.SIGKILL), (40, 1, signal.SIGUSR1)):
+            wait_for_steps(out, steps, agents[0])
+            saved, rank = saved_step(out), signal_worker(agents[victim], number)
+            say(f"{number.name} to the worker of agent {victim}, rank {rank}, after step {saved}")
+        statuses = [agent.wait(300) for agent in agents]
     tell_logs(folder)
     assert statuses == [0, 0], statuses
     assert_identical(last_state(folder / "whole"), last_state(out))
@@ -80,13 +93,14 @@ def lose_an_agent(folder: Path, data: Path) -> None:
     """The world shrinks to one rank and grows again."""
     out, port = folder / "agents", free_port()
     agents = [start_agent(i, out, data, port, folder / f"agent{i}.log", "1:2", **LONG) for i in range(2)]
-    wait_for_steps(out, 20, agents[0])
-    say(f"SIGKILL to agent 1 and its worker after step {saved_step(out)}")
-    kill(agents[1])
-    wait_for_steps(out, 40, agents[0])
-    say(f"another agent 1 joins after step {saved_step(out)}")
-    agents[1] = start_agent(1, out, data, port, folder / "again1.log", "1:2", **LONG)
-    statuses = [agent.wait(300) for agent in agents]
+    with ended(agents):
+        wait_for_steps(out, 20, agents[0])
+        say(f"SIGKILL to agent 1 and its worker after step {saved_step(out)}")
+        kill(agents[1])
+        wait_for_steps(out, 40, agents[0])
+        say(f"another agent 1 joins after step {saved_step(out)}")
+        agents[1] = start_agent(1, out, data, port, folder / "again1.log", "1:2", **LONG)
+        statuses = [agent.wait(300) for agent in agents]
     tell_logs(folder)
     assert statuses == [0, 0], statuses
     whole, alone, state = (last_state(folder / name) for name in ("whole", "alone", "agents"))
