@@ -103,13 +103,13 @@ def test_every_search_is_measured_and_finds_the_same(tmp_path):
 
 
 def test_a_search_in_a_mapped_file_is_measured_without_a_copy_of_it(tmp_path):
-    size = ("--features", 30000, "--queries", 40, "--channels", 64, "--rounds", 1)
+    # A search of some tenths of a second: in a shorter one nobody would have looked at the memory.
+    size = ("--features", 300000, "--queries", 400, "--channels", 64, "--rounds", 1)
     run = bench("knn", *size, "--mapped", tmp_path, "--json", tmp_path / "knn.json")
     assert run.returncode == 0, run.stderr
     result = json.loads((tmp_path / "knn.json").read_text())
     assert [c["name"] for c in result["contenders"] if not c["seconds"]] == [] and len(result["contenders"]) == 3
-    # None at all where the process has been as large before, as one forked with everything imported may have been.
-    assert 0 <= result["contenders"][0]["memory_bytes"] < 30000 * 64 * 4
+    assert 0 < result["contenders"][0]["memory_bytes"] < 300000 * 64 * 4
     assert "50,000 queries at this rate" in run.stdout
     assert not list(tmp_path.glob("*/features.npy"))
 
@@ -137,17 +137,14 @@ def test_every_way_of_converting_is_measured(image_folder, tmp_path):
 
 def test_what_was_measured_is_drawn_and_the_same_file_gives_the_same_bytes(tmp_path):
     results = sorted((ROOT / "docs/benchmarks").glob("*.json"))
-    one_of_each = {json.loads(path.read_text()).get("benchmark"): path for path in results}
-    for folder, files in (("once", results), ("again", one_of_each.values())):
-        run = bench("plot", *files, "--out", tmp_path / folder)
+    for folder in ("once", "again"):
+        run = bench("plot", *results, "--out", tmp_path / folder)
         assert run.returncode == 0, run.stderr
     drawn = sorted((tmp_path / "once").glob("*.svg"))
     assert {"loader_cpu", "step_cpu", "train_cpu"} <= {path.stem for path in drawn}
-    assert all("<svg" in path.read_text() and path.stat().st_size < 50_000 for path in drawn)
-    again = sorted((tmp_path / "again").glob("*.svg"))
-    assert len(again) > 5
-    for path in again:
-        assert path.read_bytes() == (tmp_path / "once" / path.name).read_bytes()
+    for path in drawn:
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+        assert "<svg" in path.read_text() and path.stat().st_size < 50_000
     assert "PIL, six pipelines" in (tmp_path / "once/loader_cpu.svg").read_text()
     (tmp_path / "no.json").write_text("{}")
     assert bench("plot", tmp_path / "no.json").returncode == 2

@@ -26,6 +26,7 @@ from loaders.errors import UserError
 
 from .contenders import Contender, ratio, time_in_turn, timed
 from .options import add_timing, require_positive
+from .own_memory import own_bytes
 from .results import Target, print_results, write_result
 
 if TYPE_CHECKING:
@@ -174,18 +175,14 @@ def _faiss(features: np.ndarray, queries: np.ndarray, k: int) -> Callable:
 
 
 def _with_memory(build: Callable, *arguments: Any) -> tuple[tuple[Callable, np.ndarray], int]:
-    """What ``build`` returns of its arguments and what that finds, and the most bytes that both take; pages of files,
-    which the system can drop, are left out."""
-
-    def taken() -> int:
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) << 10 for line in file if line.startswith("RssAnon"))
+    """What ``build`` returns of its arguments and what that finds, and the most bytes that both take, looked at every
+    10 ms; pages of files are left out."""
 
     def watch() -> None:
         while not done.wait(0.01):
-            seen.append(taken())
+            seen.append(own_bytes())
 
-    seen, done = [taken()], threading.Event()
+    seen, done = [own_bytes()], threading.Event()
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:

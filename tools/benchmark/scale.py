@@ -28,6 +28,7 @@ from typing import Any
 
 from loaders.errors import UserError, exit_on_user_error
 
+from .own_memory import own_bytes
 from .results import write_result
 
 # 1,281,167 is ImageNet's training set.
@@ -206,16 +207,16 @@ def _measured(path: Path, kind: str, source: str, count: int) -> dict[str, Any]:
 def measure(path: Path, source: str, small: Path) -> dict[str, float]:
     """Seconds and bytes of a dataset, after those that importing and compiling cost have been spent on a small one."""
     _open_and_draw(small, source)
-    before, start = _private_bytes(), time.perf_counter()
+    before, start = own_bytes(), time.perf_counter()
     loader = _open(path, source)
     opened = time.perf_counter()
     _draw(loader)
     drawn = time.perf_counter()
     loader.set_position(1, len(loader) // 2)
     _draw(loader)
-    resumed, private = time.perf_counter(), _private_bytes() - before
+    resumed, private = time.perf_counter(), own_bytes() - before
     kept = list(loader.images.names)
-    named, names_bytes = time.perf_counter(), _private_bytes() - before - private
+    named, names_bytes = time.perf_counter(), own_bytes() - before - private
     assert len(kept) == len(loader.images)
     loader.close()
     times = (start, opened, drawn, resumed, named)
@@ -241,13 +242,6 @@ def _open_and_draw(path: Path, source: str) -> None:
     _draw(loader)
     list(loader.images.names)
     loader.close()
-
-
-def _private_bytes() -> int:
-    """The memory of this process that is of no file. "Private_Dirty" would hold the pages of a file just written, too,
-    until they are on the disk."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Anonymous:"))
 
 
 @exit_on_user_error

@@ -1,7 +1,6 @@
 """Accuracy against compute, in miniature: what is trained, what is measured, and that nothing is trained twice."""
 
 import json
-import shutil
 import statistics
 import sys
 from dataclasses import asdict
@@ -64,16 +63,15 @@ def test_settings_are_trained_measured_and_drawn_and_none_is_trained_twice(image
     assert warm_python.run(plot, cwd=ROOT).returncode == 0
     assert (tmp_path / "figures" / "t.svg").read_bytes() == (tmp_path / "t.svg").read_bytes()
 
-    for name in SETTINGS[:2]:
-        shutil.rmtree(tmp_path / "runs" / f"{name}_seed0")
-    more = tradeoff(tmp_path, images, "--at-once", 2)
+    more = tradeoff(tmp_path, images, "--seeds", 2, "--at-once", 3, "--figure", tmp_path / "t.svg")
     assert more.returncode == 0, more.stderr
-    assert more.stdout.count("training ") == 2 and SETTINGS[2] + "_seed0" not in more.stdout
-    # What ran beside others has no seconds; what ran alone keeps its own; all else is what it was.
-    found = json.loads((tmp_path / "t.json").read_text())
-    beside = [training | {"seconds": None} for training in result["trainings"][:2]]
-    assert found["trainings"] == [*beside, equal]
-    assert [row["seconds"] for row in found["settings"]] == [None, None, {"mean": equal["seconds"], "std": None}]
+    assert more.stdout.count("training ") == 3 and "_seed0" not in more.stdout
+    trainings = json.loads((tmp_path / "t.json").read_text())["trainings"]
+    # What ran beside others has no seconds; what ran alone keeps its own.
+    alone = [one for one in trainings if one["seed"] == 0]
+    assert alone == result["trainings"] and [one["seconds"] for one in trainings if one["seed"] == 1] == [None] * 3
+    seconds = {row["name"]: row["seconds"] for row in json.loads((tmp_path / "t.json").read_text())["settings"]}
+    assert seconds == {one["setting"]: {"mean": one["seconds"], "std": None} for one in alone}
 
     other = tradeoff(tmp_path, images, "optim.lr=0.1")
     assert other.returncode == 2 and "holds a run with another optim.lr: give another --out" in other.stderr
