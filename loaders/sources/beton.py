@@ -215,7 +215,7 @@ class _Iterator(EpochIterator):
 
 
 def _pixel_bytes(images: BetonImages, samples: np.ndarray) -> np.ndarray:
-    """Of images as RGB."""
+    """Bytes that the pixels of images of a file take."""
     return images.heights[samples].astype(np.int64) * images.widths[samples] * 3
 
 
