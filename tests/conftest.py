@@ -1,8 +1,10 @@
 """A small dataset of photographs-like images, as a folder and as the same JPEG bytes in a ``.beton``."""
 
+import importlib
 import os
 import signal
 from pathlib import Path
+from types import ModuleType
 
 # Threads that wait for work must not spin: two processes of tests share the cores. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -37,6 +39,14 @@ def image_beton(image_folder) -> Path:
     target = image_folder.parent / "images.beton"
     convert(class_tree(image_folder), target)
     return target
+
+
+@pytest.fixture
+def ffcv_loader() -> ModuleType:
+    """FFCV's module ``loader``, mended by ours of what it does to numba's types for the rest of the process."""
+    loader = pytest.importorskip("ffcv.loader")
+    importlib.import_module("loaders.sources.beton")
+    return loader
 
 
 @pytest.hookimpl(wrapper=True)

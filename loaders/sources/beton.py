@@ -44,9 +44,6 @@ finally:
 
 _BATCHES_AHEAD = 2
 
-# Compiled loaders stay until the process ends: when one is collected, numba (0.68) complains on stderr.
-_compiled_loaders: list[Loader] = []
-
 
 def _set_numba_threads(cls: type[Compiler], threads: int) -> None:
     cls.num_threads = threads
@@ -59,6 +56,8 @@ Compiler.set_num_threads = classmethod(_set_numba_threads)
 
 # FFCV compiles its loops, and what reads the file, for every loader and in every process anew, half a second each. Ours
 # below are compiled once and kept in numba's cache; any other operation's reader is compiled when it is called.
+# FFCV's way to compile its reader also makes numba's one type of writable bytes a read-only one, for the whole process:
+# code that was compiled for it is not found again, and numba fails when that is collected.
 _compile = Compiler.compile
 Compiler.compile = lambda code, signature=None: code if is_jitted(code) else _compile(code, signature)
 OSCacheManager.compile_reader = lambda manager: read
@@ -264,7 +263,6 @@ class BetonSource:
         )
         self._loader.images = images
         self._loader.pinned = pinned
-        _compiled_loaders.append(self._loader)
 
     def batches(self, id_batches: list[np.ndarray]) -> Iterator[DecodedBatch]:
         """Yields the batches in the order given; all of one size but the last, which may be smaller."""

@@ -92,14 +92,13 @@ def test_ffcv_reader_agrees(mixed):
 
 
 @pytest.mark.parametrize("os_cache", [True, False])
-def test_ffcv_loader_decodes_our_files(mixed, os_cache):
-    loader = pytest.importorskip("ffcv.loader")
+def test_ffcv_loader_decodes_our_files(mixed, os_cache, ffcv_loader):
     from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
 
     path, pixels, _ = mixed
     pipelines = {"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]}
-    order = loader.OrderOption.SEQUENTIAL
-    batches = loader.Loader(
+    order = ffcv_loader.OrderOption.SEQUENTIAL
+    batches = ffcv_loader.Loader(
         str(path), 4, num_workers=1, order=order, os_cache=os_cache, drop_last=False, pipelines=pipelines
     )
     images, labels = zip(*[(image.copy(), label.copy()) for image, label in batches], strict=True)

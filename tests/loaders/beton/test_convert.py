@@ -120,15 +120,14 @@ def test_a_place_that_cannot_be_written(mixed_folder, tmp_path):
         convert(class_tree(mixed_folder), tmp_path / "file" / "p.beton")
 
 
-def test_ffcv_reads_a_converted_folder(converted):
-    loader = pytest.importorskip("ffcv.loader")
+def test_ffcv_reads_a_converted_folder(converted, ffcv_loader):
     from ffcv.fields.decoders import CenterCropRGBImageDecoder
 
     path = converted / "p.beton"
     file = BetonFile(path)
     pipelines = {"image": [CenterCropRGBImageDecoder((16, 16), 1.0)]}
-    order = loader.OrderOption.SEQUENTIAL
-    batches = loader.Loader(str(path), 50, num_workers=1, order=order, drop_last=False, pipelines=pipelines)
+    order = ffcv_loader.OrderOption.SEQUENTIAL
+    batches = ffcv_loader.Loader(str(path), 50, num_workers=1, order=order, drop_last=False, pipelines=pipelines)
     images, labels = zip(*[(image.copy(), label.clone()) for image, label in batches], strict=True)
     assert np.concatenate(labels).ravel().tolist() == file.labels.tolist()
     for i, got in enumerate(np.concatenate(images)):

@@ -1,6 +1,8 @@
 """Decoders: the same pixels from every source, whatever the images are."""
 
+import gc
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -189,6 +191,20 @@ def test_an_exception_in_ffcvs_thread_reaches_the_caller(image_beton, monkeypatc
     monkeypatch.setattr(beton.EpochIterator, "run_pipeline", fail)
     with pytest.raises(MemoryError, match="next batch"):
         decode_all(image_beton, "ffcv")
+
+
+def test_ffcvs_loader_goes_with_its_source_and_leaves_numbas_types_as_they_are(image_beton):
+    numba = pytest.importorskip("numba")
+    pytest.importorskip("ffcv")
+    images = open_images(image_beton)
+    source, _ = open_source(images, "ffcv", 1, Quarantine(images.path, len(images), 0.1))
+    assert sum(len(batch.ids) for batch in source.batches(IDS)) == sum(map(len, IDS))
+    source.close()
+    loader = weakref.ref(source._loader)
+    del source
+    gc.collect()
+    assert loader() is None
+    assert numba.uint8[::1].mutable and numba.uint64[::1].mutable  # each is one object in the whole process
 
 
 def test_places_without_images_are_named(tmp_path, image_folder):
