@@ -1,10 +1,13 @@
 """A small dataset of photographs-like images, as a folder and as the same JPEG bytes in a ``.beton``."""
 
+import gc
 import importlib
 import os
 import signal
 from pathlib import Path
 from types import ModuleType
+
+gc.disable()  # while the tests are imported, see pytest_collection_finish
 
 # Threads that wait for work must not spin: two processes of tests share the cores. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -47,6 +50,12 @@ def ffcv_loader() -> ModuleType:
     loader = pytest.importorskip("ffcv.loader")
     importlib.import_module("loaders.sources.beton")
     return loader
+
+
+def pytest_collection_finish():
+    """What was imported stays, and garbage is looked for among newer objects alone: see ``tests.helpers.frozen``."""
+    importlib.import_module("tests.helpers.frozen")
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
