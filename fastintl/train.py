@@ -14,6 +14,7 @@ import sys
 from fastintl import config as configuration
 from fastintl.config.options import KeyHelp
 from loaders.errors import exit_on_user_error
+from loaders.startup import late_imports
 
 
 @exit_on_user_error
@@ -35,7 +36,8 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
         sys.stdout.write(configuration.to_yaml(config))
         return
 
-    from fastintl.training.pretraining import pretrain  # late: --help and --print-config need no torch
+    with late_imports():
+        from fastintl.training.pretraining import pretrain  # late: --help and --print-config need no torch
 
     pretrain(config)
 

@@ -7,8 +7,6 @@ import signal
 from pathlib import Path
 from types import ModuleType
 
-gc.disable()  # while the tests are imported, see pytest_collection_finish
-
 # Threads that wait for work must not spin: two processes of tests share the cores. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -17,11 +15,15 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
-import torch
 
-from loaders.beton.convert import convert
-from loaders.datasets.folder import class_tree
-from tests.helpers.images import write_image
+from loaders.startup import late_imports
+
+with late_imports():
+    import torch
+
+    from loaders.beton.convert import convert
+    from loaders.datasets.folder import class_tree
+    from tests.helpers.images import write_image
 
 if not torch.cuda.is_available():  # Triton's kernels then run in its interpreter; read when triton is first imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -52,10 +54,14 @@ def ffcv_loader() -> ModuleType:
     return loader
 
 
-def pytest_collection_finish():
-    """What was imported stays, and garbage is looked for among newer objects alone: see ``tests.helpers.frozen``."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported stays, and garbage is looked for among newer objects alone: see ``tests.helpers.frozen``."""
+    gc.disable()
+    done = yield
     importlib.import_module("tests.helpers.frozen")
     gc.enable()
+    return done
 
 
 @pytest.hookimpl(wrapper=True)

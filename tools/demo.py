@@ -19,6 +19,7 @@ if not __package__:  # run as a script of a clone
 
 from fastintl import config as configuration  # noqa: E402
 from loaders.errors import exit_on_user_error  # noqa: E402
+from loaders.startup import late_imports  # noqa: E402
 
 _RUN = Path("runs/demo")  # what other names hold may be somebody's own: it is left alone
 
@@ -29,9 +30,10 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides a key of the recipe")
     config = configuration.load("demo", parser.parse_args(words).overrides)
 
-    from fastintl.training.pretraining import pretrain  # late: --help needs no torch
-    from loaders.beton.dataset import convert_dataset, print_reports
-    from loaders.beton.encoding import Storage
+    with late_imports():
+        from fastintl.training.pretraining import pretrain  # late: --help needs no torch
+        from loaders.beton.dataset import convert_dataset, print_reports
+        from loaders.beton.encoding import Storage
 
     data, run = Path(config.data.root), Path(config.out) / str(config.name)
     if not all((data / f"demo_{part}.beton").is_file() for part in ("train", "val")):

@@ -25,6 +25,7 @@ from fastintl.config.options import KeyHelp, dump, help_text  # noqa: E402
 from fastintl.detection.config import DetectionConfig, load  # noqa: E402
 from fastintl.evaluate import command_line  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error, require_writable  # noqa: E402
+from loaders.startup import late_imports  # noqa: E402
 
 _RECIPE_OF = {"voc": "detection/voc0712", "coco": "detection/coco_2x"}
 
@@ -59,9 +60,10 @@ def main(words: list[str] | None = None) -> None:
     if (given.backbone is None) != given.from_scratch:
         raise UserError("give --backbone FILE, or --from-scratch, and not both")
 
-    from fastintl import distributed  # late: --help and --print-config need no torch
-    from fastintl.detection.transfer import transfer
-    from fastintl.evaluate.backbone import new_backbone, open_backbone
+    with late_imports():
+        from fastintl import distributed  # late: --help and --print-config need no torch
+        from fastintl.detection.transfer import transfer
+        from fastintl.evaluate.backbone import new_backbone, open_backbone
 
     with distributed.start(config.train.device) as world:
         if given.from_scratch:

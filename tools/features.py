@@ -19,6 +19,7 @@ if not __package__:  # run as a script of a clone
 from fastintl.evaluate import command_line  # noqa: E402
 from loaders.errors import exit_on_user_error, require_writable  # noqa: E402
 from loaders.files import write_json  # noqa: E402
+from loaders.startup import late_imports  # noqa: E402
 
 
 @exit_on_user_error
@@ -32,9 +33,10 @@ def main(words: list[str] | None = None) -> None:
     given = parser.parse_args(words)
     require_writable(given.json)
 
-    from fastintl import distributed
-    from fastintl.evaluate.backbone import Reading, open_backbone
-    from fastintl.evaluate.features import features_of
+    with late_imports():
+        from fastintl import distributed
+        from fastintl.evaluate.backbone import Reading, open_backbone
+        from fastintl.evaluate.features import features_of
 
     with distributed.start(given.device) as world:
         backbone = open_backbone(given.weights, given.arch, given.stem, given.target, given.resize, given.size)

@@ -31,6 +31,7 @@ if not __package__:  # run as a script of a clone
 from fastintl.evaluate import command_line  # noqa: E402
 from fastintl.evaluate.command_line import number  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
+from loaders.startup import late_imports  # noqa: E402
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
@@ -64,11 +65,12 @@ def main(words: list[str] | None = None) -> None:
     if given.from_scratch and given.frozen:
         raise UserError("--frozen keeps a backbone that has learnt something, and --from-scratch has none: drop one")
 
-    from fastintl import distributed
-    from fastintl.evaluate import results
-    from fastintl.evaluate.backbone import Reading, images_for, new_backbone, open_backbone
-    from fastintl.evaluate.finetune import FineTuneProtocol, finetune
-    from fastintl.evaluate.supervised import SupervisedTraining
+    with late_imports():
+        from fastintl import distributed
+        from fastintl.evaluate import results
+        from fastintl.evaluate.backbone import Reading, images_for, new_backbone, open_backbone
+        from fastintl.evaluate.finetune import FineTuneProtocol, finetune
+        from fastintl.evaluate.supervised import SupervisedTraining
 
     lr_backbone = given.lr_backbone
     if lr_backbone is None:

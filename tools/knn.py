@@ -21,6 +21,7 @@ if not __package__:  # run as a script of a clone
 
 from fastintl.evaluate import command_line  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
+from loaders.startup import late_imports  # noqa: E402
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
@@ -46,12 +47,13 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> None:
     given = parse_arguments(words)
 
-    from fastintl import distributed
-    from fastintl.evaluate import results
-    from fastintl.evaluate.backbone import Reading, images_for, open_backbone
-    from fastintl.evaluate.features import cached_features
-    from fastintl.evaluate.nearest import protocol
-    from loaders.sources import open_images
+    with late_imports():
+        from fastintl import distributed
+        from fastintl.evaluate import results
+        from fastintl.evaluate.backbone import Reading, images_for, open_backbone
+        from fastintl.evaluate.features import cached_features
+        from fastintl.evaluate.nearest import protocol
+        from loaders.sources import open_images
 
     with distributed.start(given.device) as world:
         backbone, reading = None, Reading(given.source, given.batch_size, given.threads)

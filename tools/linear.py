@@ -31,6 +31,7 @@ if not __package__:  # run as a script of a clone
 from fastintl.evaluate import command_line  # noqa: E402
 from fastintl.evaluate.command_line import number  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error  # noqa: E402
+from loaders.startup import late_imports  # noqa: E402
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
@@ -56,11 +57,12 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> None:
     given = parse_arguments(words)
 
-    from fastintl import distributed
-    from fastintl.evaluate import results
-    from fastintl.evaluate.backbone import Reading, images_for, open_backbone
-    from fastintl.evaluate.linear.probes import print_heads, probe_on_crops, probe_on_features
-    from fastintl.evaluate.supervised import SupervisedTraining
+    with late_imports():
+        from fastintl import distributed
+        from fastintl.evaluate import results
+        from fastintl.evaluate.backbone import Reading, images_for, open_backbone
+        from fastintl.evaluate.linear.probes import print_heads, probe_on_crops, probe_on_features
+        from fastintl.evaluate.supervised import SupervisedTraining
 
     with distributed.start(given.device) as world:
         name, reading, backbone = given.protocol, Reading(given.source, threads=given.threads), None

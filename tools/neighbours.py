@@ -21,6 +21,7 @@ if not __package__:  # run as a script of a clone
 
 from fastintl.evaluate import command_line  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error, require_writable  # noqa: E402
+from loaders.startup import late_imports  # noqa: E402
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
@@ -54,15 +55,16 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> None:
     given = parse_arguments(words)
 
-    from fastintl import distributed
-    from fastintl.evaluate.backbone import Reading, open_backbone
-    from fastintl.evaluate.neighbours import data_of_run, find_neighbours, require_layout
-    from fastintl.evaluate.results import print_rows
-    from fastintl.report import neighbours
-    from fastintl.report.run_page import refresh_report
-    from fastintl.runs.folder import RunFolder
-    from loaders.errors import writing
-    from loaders.files import write_text
+    with late_imports():
+        from fastintl import distributed
+        from fastintl.evaluate.backbone import Reading, open_backbone
+        from fastintl.evaluate.neighbours import data_of_run, find_neighbours, require_layout
+        from fastintl.evaluate.results import print_rows
+        from fastintl.report import neighbours
+        from fastintl.report.run_page import refresh_report
+        from fastintl.runs.folder import RunFolder
+        from loaders.errors import writing
+        from loaders.files import write_text
 
     require_layout(given.map)
     train, val, k = given.train, given.val, given.k or 5
