@@ -16,23 +16,13 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 import pytest
 
-from loaders.startup import late_imports
-
-with late_imports():
-    import torch
-
-    from loaders.beton.convert import convert
-    from loaders.datasets.folder import class_tree
-    from tests.helpers.images import write_image
-
-if not torch.cuda.is_available():  # Triton's kernels then run in its interpreter; read when triton is first imported
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
 SIZES = [(48, 64), (64, 48), (40, 40), (90, 30)]
 
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory) -> Path:
+    from tests.helpers.images import write_image
+
     root = tmp_path_factory.mktemp("images") / "tree"
     for i in range(60):
         write_image(root / f"class{i % 3}" / f"{i:03}.jpg", *SIZES[i % 4], seed=i)
@@ -41,6 +31,9 @@ def image_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def image_beton(image_folder) -> Path:
+    from loaders.beton.convert import convert
+    from loaders.datasets.folder import class_tree
+
     target = image_folder.parent / "images.beton"
     convert(class_tree(image_folder), target)
     return target
@@ -55,11 +48,17 @@ def ffcv_loader() -> ModuleType:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection():
-    """What is imported stays, and garbage is looked for among newer objects alone: see ``tests.helpers.frozen``."""
+def pytest_collection(session: pytest.Session):
+    """Imports the tests. What that brings stays, and garbage is looked for among newer objects alone."""
+    if session.config.getoption("dist", "no") != "no":  # this process only hands tests to others, and needs no torch
+        return (yield)
     gc.disable()
+    import torch
+
+    if not torch.cuda.is_available():  # Triton's kernels run in its interpreter; read when triton is first imported
+        os.environ.setdefault("TRITON_INTERPRET", "1")
     done = yield
-    importlib.import_module("tests.helpers.frozen")
+    importlib.import_module("loaders.frozen")
     gc.enable()
     return done
 

@@ -1,15 +1,17 @@
 """The commands of README and docs run, page by page, made small by ``small_commands.py``.
 
 They run within this process, which has torch already, over the miniatures of ``named_data.py``; what ``torchrun``
-starts on 8 GPUs runs on two ranks. Each kind of tool and recipe runs once; those of ``BY_HAND`` are left to
-``tests/follow_readme.py``, which types every command as it stands.
+starts on 8 GPUs runs on two ranks: a training by torchrun itself, tools as it would start them. Each kind of tool and
+recipe runs once; those of ``BY_HAND`` are left to ``tests/follow_readme.py``, which types every command as it stands.
 """
 
 from __future__ import annotations
 
+import os
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -84,8 +86,12 @@ def printed(ended: subprocess.CompletedProcess) -> int:
 def run(words: list[str]) -> int:
     """The status that a command ends with."""
     if words[0] == "torchrun":
-        ranks = ["2" if option == "--nproc-per-node" else word for option, word in zip(words, words[1:], strict=False)]
-        return printed(warm_python.run([sys.executable, "-m", "torch.distributed.run", *ranks]))
+        assert words[1] == "--nproc-per-node", words
+        program = words[3:]
+        if program[0] == "-m":
+            torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+            return printed(warm_python.run([*torchrun, *program]))
+        return printed(warm_python.run_on_ranks([sys.executable, *program], 2, env=dict(os.environ), cwd=Path.cwd()))
     if words[0] == "fastintl":
         return printed(warm_python.run([sys.executable, "-m", "tools", *words[1:]]))
     assert words[0] == "python", words

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 TIME_LIMIT_S = 300  # two compilers on a busy machine take minutes
-_IMPORTED = ["torch", "fastintl.training.pretraining", "fastintl.detection.training", "tests.helpers.frozen"]
+_IMPORTED = ["torch", "fastintl.training.pretraining", "fastintl.detection.training", "loaders.frozen"]
 
 
 def run_ranks(function: Callable, *arguments, world_size: int = 2) -> list:

@@ -152,7 +152,7 @@ def _import_all() -> None:
     import fastintl.training.pretraining  # noqa: F401
 
     cpu_target.target_context.refresh()  # half a second, which the first compiled loop would take
-    import tests.helpers.frozen  # noqa: F401
+    import loaders.frozen  # noqa: F401
 
 
 def _serve() -> dict:

@@ -74,7 +74,7 @@ class _Child:
     def __init__(self, pipeline: Pipeline, work: Workload, cores: list[int]) -> None:
         # A server that has imported torch already forks the processes: importing it takes seconds each time.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "torchvision", "numba"])
+        context.set_forkserver_preload(["torch", "torchvision", "numba", "loaders.frozen"])
         self.pipe, theirs = context.Pipe()
         arguments = (pipeline, replace(work, threads=len(cores)), cores, theirs)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)

@@ -116,7 +116,7 @@ def parts_of(config: Config, gpu_name: str, ranks: int, jobs: int) -> list[Part]
     model, calls = record(config, ranks)
     tasks = [(config, gpu_name, ranks, number) for number in range(len(calls) + 1)]
     context = multiprocessing.get_context("forkserver")  # forks of one that has imported what takes ten seconds
-    context.set_forkserver_preload(["torch._inductor.compile_fx", f"{__package__}.lowering"])
+    context.set_forkserver_preload(["torch._inductor.compile_fx", f"{__package__}.lowering", "loaders.frozen"])
     with ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as processes:
         *regions, loss = processes.map(_lowered, tasks)
     itemsize = _training_dtype(config, gpu).itemsize

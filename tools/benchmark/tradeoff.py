@@ -17,10 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections import deque
@@ -36,6 +36,8 @@ from .options import add_overrides, require_positive
 from .results import write_result
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     from fastintl.config import Config
 
 SCORES = {"knn_top1": "k-NN", "linear_top1": "linear"}
@@ -283,11 +285,11 @@ def _train(
                     for one in running.values():
                         _beside(one, "at_once").touch()
             time.sleep(0.05)
-            for process in [one for one in running if one.poll() is not None]:
+            for process in [one for one in running if not one.is_alive()]:
                 config = running.pop(process)
-                if process.returncode in _STOPPED:
+                if process.exitcode in _STOPPED:
                     return
-                if process.returncode:
+                if process.exitcode:
                     log = _beside(config, "log")
                     told = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
                     raise UserError(told[-1].removeprefix("error: ") if told else f"a training failed: see {log}")
@@ -296,30 +298,36 @@ def _train(
         for process in running:
             process.terminate()
         for process in running:
-            process.wait()
+            process.join()
 
 
-def _start(config: Config, words: Sequence[str]) -> subprocess.Popen:
+def _start(config: Config, words: Sequence[str]) -> BaseProcess:
+    """Starts a training in a process of its own, the fork of one that has imported what takes seconds each time."""
     log = _beside(config, "log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "fastintl.train", *map(str, words)]
-    path = os.pathsep.join(filter(None, [str(_home()), os.environ.get("PYTHONPATH")]))
-    with open(log, "a") as file:
-        # A session of its own: Ctrl-C comes to this process, which then stops the training.
-        options = {"stdout": file, "stderr": file, "start_new_session": True}
-        return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, **options)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fastintl.training.pretraining", "loaders.frozen"])
+    process = context.Process(target=_training, args=(list(map(str, words)), log))
+    process.start()
+    return process
+
+
+def _training(words: list[str], log: Path) -> None:
+    """``python -m fastintl.train`` with these words, as a command of its own: Ctrl-C comes to the process that started
+    it, which then stops it."""
+    os.setsid()
+    with open(log, "ab") as file:
+        for output in (1, 2):
+            os.dup2(file.fileno(), output)
+    sys.orig_argv = [sys.executable, "-m", "fastintl.train", *words]  # which the run notes
+    from fastintl.train import main
+
+    main(words)
 
 
 def _beside(config: Config, ending: str) -> Path:
     """A file beside a run's folder: ``log``, or ``at_once``, an empty one that says that others ran with it."""
     return Path(config.out) / f"{config.name}.{ending}"
-
-
-def _home() -> Path:
-    """The folder that holds the package fastintl."""
-    import fastintl
-
-    return Path(fastintl.__file__).resolve().parent.parent
 
 
 def _result(setting: Setting, seed: int, config: Config, stages: Sequence[tuple[float, float]]) -> Training:

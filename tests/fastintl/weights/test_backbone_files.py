@@ -61,9 +61,21 @@ def doubled(state):
 
 def numbered(state):
     """The names of ``nn.Sequential(*list(resnet.children())[:-1])``."""
-    numbers = {name: str(i) for i, (name, _) in enumerate(torchvision.models.resnet18().named_children())}
+    numbers = {name: str(i) for i, (name, _) in enumerate(without_values().named_children())}
     parts = (key.partition(".") for key in state)
     return {f"{numbers[child]}.{rest}": value for (child, _, rest), value in zip(parts, state.values(), strict=True)}
+
+
+def without_values():
+    """torchvision's ResNet-18 for its names alone."""
+    with torch.device("meta"):
+        return torchvision.models.resnet18()
+
+
+@pytest.fixture(scope="module")
+def contents(network):
+    """What the files of every project hold, by layout."""
+    return layouts(network)
 
 
 def layouts(network):
@@ -201,11 +213,11 @@ def layouts(network):
     }
 
 
-@pytest.mark.parametrize("name", list(layouts(torchvision.models.resnet18())))
-def test_every_layout_loads_to_identical_features(network, views, expected, tmp_path, name):
+@pytest.mark.parametrize("name", list(layouts(without_values())))
+def test_every_layout_loads_to_identical_features(contents, views, expected, tmp_path, name):
     path = tmp_path / "file.pth.tar"
     # MoCo's files are from before PyTorch's zip format.
-    torch.save(layouts(network)[name], path, _use_new_zipfile_serialization="MoCo" not in name)
+    torch.save(contents[name], path, _use_new_zipfile_serialization="MoCo" not in name)
     loaded = fastintl.load_backbone(path, "resnet18")
     assert not loaded.training and loaded.feature_dim == 512
     with torch.no_grad():
@@ -216,9 +228,9 @@ WITH_TARGET = ["INTL", "MoCo v1", "MoCo v2", "MoCo v3", "DINO", "BYOL", "solo-le
 
 
 @pytest.mark.parametrize("name", [*WITH_TARGET, "MMSelfSup, BYOL", "MMSelfSup, MoCo"])
-def test_the_ema_copy_on_request(network, tmp_path, name):
+def test_the_ema_copy_on_request(network, contents, tmp_path, name):
     path = tmp_path / "file.pth.tar"
-    torch.save(layouts(network)[name], path)
+    torch.save(contents[name], path)
     loaded = fastintl.load_backbone(path, "resnet18", target=True)
     assert torch.equal(loaded.conv1.weight, network.conv1.weight * 2)
 
@@ -397,8 +409,8 @@ def test_what_cannot_be_read_is_one_sentence(network, tmp_path, name):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_exported_files_load_into_torchvision_and_back(network, views, expected, tmp_path, suffix):
-    torch.save(layouts(network)["INTL"], tmp_path / "file.pth.tar")
+def test_exported_files_load_into_torchvision_and_back(contents, views, expected, tmp_path, suffix):
+    torch.save(contents["INTL"], tmp_path / "file.pth.tar")
     tool.main([str(tmp_path / "file.pth.tar"), "--out", str(tmp_path / "out" / f"file{suffix}")])
     loaded = fastintl.load_backbone(tmp_path / "out" / f"file{suffix}", "resnet18")
     with torch.no_grad():
