@@ -1,13 +1,14 @@
 """Runs Python commands in forks of a process that has imported torch and the project already.
 
 A small training is a second of work behind five or more seconds of imports. Each is still a process of its own, with
-its own arguments, environment, folder and output, and ends as Python ends; only what it imports is there before it
-begins. What must be a process from the very first instruction (imports that are looked at, a kill among them) is
-started with ``subprocess``.
+its own arguments, environment, folder and output; what it imports is there before it begins, and is not taken apart
+when it has ended, which takes a fork half a second. What must be a process from the very first instruction (imports
+that are looked at, a kill among them) or to the very last one is started with ``subprocess``.
 """
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -200,6 +201,22 @@ def _become(request: dict) -> None:
         runpy.run_path(words[0], run_name="__main__")
 
 
+def _end(status: int) -> None:
+    """Does what Python does at the end of a program, up to the taking apart of its modules."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
     _import_all()
-    _become(_serve())
+    request = _serve()
+    try:
+        _become(request)
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            raise
+        _end(end.code or 0)
+    _end(0)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from loaders.errors import UserError, exit_on_user_error
+from loaders.startup import late_imports
 
 from .own_memory import own_bytes
 from .results import write_result
@@ -226,7 +227,8 @@ def measure(path: Path, source: str, small: Path) -> dict[str, float]:
 
 
 def _open(path: Path, source: str):
-    from loaders import CropSpec, MultiCrop, make_loader
+    with late_imports():
+        from loaders import CropSpec, MultiCrop, make_loader
 
     return make_loader(path, MultiCrop((CropSpec(_SIDE),)), _BATCH, source=source, threads=1)
 
