@@ -203,7 +203,7 @@ class Eval(Options, key="eval", result=False):
     probes: tuple[Literal["linear", "quick"], ...] = option(
         (), "Also train on their features: linear, by the protocol of small datasets; quick, by L-BFGS (scikit-learn)."
     )
-    baselines: bool = option(False, "Also measure raw pixels and the untrained network, before training.")
+    baselines: bool = option(False, "Also measure raw pixels and the untrained network, after the first step.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,6 +32,13 @@ class Clock:
 
     def __exit__(self, *exc_info) -> None:
         self._advance()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within it the clock stands still."""
+        self._advance()
+        yield
+        self._start = time.perf_counter()
 
     def count(self, images: int, waited: float) -> None:
         """Adds a step: its images over all ranks, and the seconds it waited for them."""

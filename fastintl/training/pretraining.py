@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import shlex
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastintl import config as configuration
 from fastintl import distributed
@@ -80,6 +81,7 @@ class Pretraining(Run):
         self.last_step = min(total_steps, config.train.max_steps or total_steps)
         self.guard = StepGuard(self.train_step, self.agreement)
         self.wandb_id: str | None = None
+        self._untrained: nn.Module | None = None  # a copy, from the start of a run until its baselines are measured
         resumed = self.resume()
         if not resumed and config.model.weights is not None:
             start_from(self.model, config.model.weights)
@@ -175,7 +177,7 @@ class Pretraining(Run):
         return str(self.train_step.dtype).removeprefix("torch.")
 
     def _before_training(self) -> None:
-        """Draws the crops and measures the baselines."""
+        """Draws the crops, and keeps the network as it is for the baselines."""
         if self.world.is_main:
             try:
                 draw_crops(self.loader, multi_crop(self.config.crops), self.folder.crops)
@@ -184,17 +186,20 @@ class Pretraining(Run):
             except OSError as error:
                 self.warn(f"{self.folder.crops} could not be written ({error.strerror or error})")
         if self.config.eval.baselines and self.evaluation.queries is not None:
-            baselines = {
-                "chance": lambda: self.evaluation.chance,
-                "raw pixels": self.evaluation.raw_pixels_top1,
-                "untrained": lambda: self.evaluation.knn_top1(self.model.encoder.backbone, "untrained network"),
-            }
-            scores = {}
-            for name, measure in baselines.items():
-                scores[f"knn_top1_{name.replace(' ', '_')}"] = score = measure()
-                shown = "the weights it starts from" if name == "untrained" and self.config.model.weights else name
-                self.note(f"baseline    {self.config.eval.k}-nn accuracy {score:.1%}: {shown}")
-            self.write(epoch=0, **scores)
+            self._untrained = copy.deepcopy(self.model.encoder.backbone)
+
+    def _measure_baselines(self, untrained: nn.Module) -> None:
+        baselines = {
+            "chance": lambda: self.evaluation.chance,
+            "raw pixels": self.evaluation.raw_pixels_top1,
+            "untrained": lambda: self.evaluation.knn_top1(untrained, "untrained network"),
+        }
+        scores = {}
+        for name, measure in baselines.items():
+            scores[f"knn_top1_{name.replace(' ', '_')}"] = score = measure()
+            shown = "the weights it starts from" if name == "untrained" and self.config.model.weights else name
+            self.note(f"baseline    {self.config.eval.k}-nn accuracy {score:.1%}: {shown}")
+        self.write(epoch=0, **scores)
 
     def _compile_ahead(self) -> None:
         """Compiles for the stages of crops that grow which are still to come; the clock counts it to the first step."""
@@ -215,11 +220,18 @@ class Pretraining(Run):
         return self.train_step(batch.views, self.step)
 
     def started(self, loss: Tensor) -> None:
-        """Waits for the device once: what compiles and warms up counts apart."""
+        """Waits for the device once: what compiles and warms up counts apart.
+
+        Baselines come after it, not before, so that a run that cannot train says so within its first seconds.
+        """
         loss.item()
         seconds = self.clock.first_step()
         self.write(epoch=self.epochs, first_step_seconds=seconds)
         self.note(f"first step  {seconds:.1f} s, with compilation and warm-up; images/s leave it out")
+        if self._untrained is not None:
+            with self.clock.paused():
+                self._measure_baselines(self._untrained)
+            self._untrained = None
 
     def measured(self) -> dict[str, Any]:
         seen = self.guard.reading(self.step)

@@ -67,6 +67,20 @@ def test_the_clock_runs_inside_with_only(monkeypatch):
         assert clock.read() == {"images_per_second": 10.0, "data_wait": 0.0}
 
 
+def test_the_clock_stands_still_where_it_is_paused(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("fastintl.runs.clock.time.perf_counter", lambda: now)
+    clock = Clock()
+    with clock:
+        now = 2.0
+        with clock.paused():
+            now = 50.0
+        now = 51.0
+        clock.count(30, waited=0.0)
+        assert clock.read() == {"images_per_second": 10.0, "data_wait": 0.0}
+    assert clock.total == 3.0
+
+
 def test_the_first_step_counts_apart_also_after_a_restart(monkeypatch):
     now = 0.0
     monkeypatch.setattr("fastintl.runs.clock.time.perf_counter", lambda: now)

@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -304,3 +305,30 @@ def test_the_evaluations_within_a_run_say_how_far_they_are(tmp_path, images):
         evaluation.knn_top1(build_backbone("resnet8", "small"), "untrained network")
         evaluation.close()
     assert told == [f"untrained network: {share}% of the features" for share in (25, 50, 75, 100)]  # 48 and 15 images
+
+
+def test_baselines_come_after_the_first_step_and_are_of_the_network_before_it(tmp_path, images, monkeypatch):
+    from fastintl import config, distributed
+    from fastintl.evaluate.online import OnlineEvaluation
+    from fastintl.training.pretraining import pretrain
+    from fastintl.training.step import TrainingStep
+
+    words = [word for word in command(tmp_path, images, train__max_steps=2, eval__baselines="true") if "=" in word]
+    made, seen, folder = config.load(None, words), {}, tmp_path / "run"
+
+    def note(evaluation, network, title):
+        seen[title] = {key: value.clone() for key, value in network.state_dict().items()}
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows] == [1] and "first_step_seconds" in rows[0]
+        time.sleep(1)
+        return 0.5
+
+    monkeypatch.setattr(OnlineEvaluation, "knn_top1", note)
+    pretrain(made)
+    with distributed.start("cpu") as world:
+        fresh = TrainingStep(made, world, 6).model.encoder.backbone.state_dict()
+    assert list(seen) == ["raw pixels", "untrained network"]
+    assert fresh.keys() == seen["untrained network"].keys()
+    assert all(torch.equal(value, seen["untrained network"][key]) for key, value in fresh.items())
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["knn_top1"]["untrained"] == 0.5 and summary["train_seconds"] < 1.5  # without the two seconds
