@@ -1,4 +1,4 @@
-"""How commands import what they need late."""
+"""How commands, and the processes that they start, import what takes seconds."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext
 
 
 @contextmanager
 def late_imports() -> Iterator[None]:
-    """Around the imports of a command that trains or evaluates: Python looks for no garbage meanwhile, and from then on
+    """Around the imports of a command that works with torch: Python looks for no garbage meanwhile, and from then on
     among newer objects alone.
 
     torch, and what comes with it, are half a million objects that stay. To go through them again and again is a fifth
@@ -27,3 +31,15 @@ def late_imports() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def fork_server(*modules: str) -> ForkServerContext:
+    """The context of multiprocessing whose processes are forks of one that has imported these modules.
+
+    Every process has one such server: what it imports is what was named before the first fork.
+    """
+    import multiprocessing
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*modules, "loaders.frozen"])
+    return context

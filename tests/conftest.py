@@ -1,6 +1,5 @@
 """A small dataset of photographs-like images, as a folder and as the same JPEG bytes in a ``.beton``."""
 
-import gc
 import importlib
 import os
 import signal
@@ -15,6 +14,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
+
+from loaders.startup import late_imports
 
 SIZES = [(48, 64), (64, 48), (40, 40), (90, 30)]
 
@@ -52,15 +53,12 @@ def pytest_collection(session: pytest.Session):
     """Imports the tests. What that brings stays, and garbage is looked for among newer objects alone."""
     if session.config.getoption("dist", "no") != "no":  # this process only hands tests to others, and needs no torch
         return (yield)
-    gc.disable()
-    import torch
+    with late_imports():
+        import torch
 
-    if not torch.cuda.is_available():  # Triton's kernels run in its interpreter; read when triton is first imported
-        os.environ.setdefault("TRITON_INTERPRET", "1")
-    done = yield
-    importlib.import_module("loaders.frozen")
-    gc.enable()
-    return done
+        if not torch.cuda.is_available():  # Triton's kernels run in its interpreter; read when triton is first imported
+            os.environ.setdefault("TRITON_INTERPRET", "1")
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,6 +18,7 @@ if not __package__:  # run as a script of a clone
 from fastintl.evaluate.command_line import number  # noqa: E402
 from loaders.errors import exit_on_user_error, require_writable  # noqa: E402
 from loaders.files import write_json  # noqa: E402
+from loaders.startup import late_imports  # noqa: E402
 
 
 @exit_on_user_error
@@ -33,8 +34,9 @@ def main(words: list[str] | None = None) -> None:
     given = parser.parse_args(words)
     require_writable(given.json)
 
-    from fastintl.config import load
-    from fastintl.training.doctor import examine
+    with late_imports():
+        from fastintl.config import load
+        from fastintl.training.doctor import examine
 
     logging.getLogger("loaders").addHandler(logging.NullHandler())  # bad images are counted in the table
     found = examine(load(given.rcfg), given.data, given.ranks, given.batch_size)

@@ -18,6 +18,7 @@ if not __package__:  # run as a script of a clone
 
 from fastintl.evaluate import command_line  # noqa: E402
 from loaders.errors import exit_on_user_error  # noqa: E402
+from loaders.startup import late_imports  # noqa: E402
 
 
 @exit_on_user_error
@@ -28,9 +29,10 @@ def main(words: list[str] | None = None) -> None:
     command_line.add_network(parser)
     given = parser.parse_args(words)
 
-    from fastintl.network.names import ARCHITECTURES
-    from fastintl.weights.backbone import load_backbone
-    from fastintl.weights.export import export
+    with late_imports():
+        from fastintl.network.names import ARCHITECTURES
+        from fastintl.weights.backbone import load_backbone
+        from fastintl.weights.export import export
 
     backbone = load_backbone(given.weights, given.arch, stem=given.stem, target=given.target)
     export(backbone, given.out)

@@ -37,8 +37,10 @@ class Clock:
     def paused(self) -> Iterator[None]:
         """Within it the clock stands still."""
         self._advance()
-        yield
-        self._start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._start = time.perf_counter()
 
     def count(self, images: int, waited: float) -> None:
         """Adds a step: its images over all ranks, and the seconds it waited for them."""

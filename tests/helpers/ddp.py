@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import tempfile
@@ -13,8 +12,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from loaders.startup import fork_server
+
 TIME_LIMIT_S = 300  # two compilers on a busy machine take minutes
-_IMPORTED = ["torch", "fastintl.training.pretraining", "fastintl.detection.training", "loaders.frozen"]
+_IMPORTED = ["torch", "fastintl.training.pretraining", "fastintl.detection.training"]
 
 
 def run_ranks(function: Callable, *arguments, world_size: int = 2) -> list:
@@ -38,7 +39,7 @@ def run_ranks(function: Callable, *arguments, world_size: int = 2) -> list:
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         words = (dict(os.environ), function, arguments, world_size, port, folder)
-        multiprocessing.get_context("forkserver").set_forkserver_preload(_IMPORTED)
+        fork_server(*_IMPORTED)
         context = mp.start_processes(_rank, words, nprocs=world_size, join=False, start_method="forkserver")
         deadline = time.monotonic() + TIME_LIMIT_S
         while not context.join(timeout=1):

@@ -6,7 +6,6 @@ that is timed.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import signal
@@ -17,6 +16,7 @@ import torch
 
 from loaders.errors import UserError
 from loaders.planning.rates import measure, take
+from loaders.startup import fork_server
 
 from . import loader_pipelines
 from .contenders import Rounds, sentence
@@ -73,8 +73,7 @@ class _Child:
 
     def __init__(self, pipeline: Pipeline, work: Workload, cores: list[int]) -> None:
         # A server that has imported torch already forks the processes: importing it takes seconds each time.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "torchvision", "numba", "loaders.frozen"])
+        context = fork_server("torch", "torchvision", "numba")
         self.pipe, theirs = context.Pipe()
         arguments = (pipeline, replace(work, threads=len(cores)), cores, theirs)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)

@@ -14,7 +14,6 @@ wants torch 2.14.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loaders.errors import UserError
+from loaders.startup import fork_server
 from loaders.terminal import open_console
 
 from .options import add_overrides, require_positive, share_of_batch
@@ -115,8 +115,7 @@ def parts_of(config: Config, gpu_name: str, ranks: int, jobs: int) -> list[Part]
     gpu, recompute = GPUS[gpu_name], config.train.recompute == "on"
     model, calls = record(config, ranks)
     tasks = [(config, gpu_name, ranks, number) for number in range(len(calls) + 1)]
-    context = multiprocessing.get_context("forkserver")  # forks of one that has imported what takes ten seconds
-    context.set_forkserver_preload(["torch._inductor.compile_fx", f"{__package__}.lowering", "loaders.frozen"])
+    context = fork_server("torch._inductor.compile_fx", f"{__package__}.lowering")  # whose import takes ten seconds
     with ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as processes:
         *regions, loss = processes.map(_lowered, tasks)
     itemsize = _training_dtype(config, gpu).itemsize

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
 import os
 import signal
 import statistics
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loaders.errors import UserError
+from loaders.startup import fork_server
 from loaders.terminal import open_console
 
 from .options import add_overrides, require_positive
@@ -305,9 +305,7 @@ def _start(config: Config, words: Sequence[str]) -> BaseProcess:
     """Starts a training in a process of its own, the fork of one that has imported what takes seconds each time."""
     log = _beside(config, "log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fastintl.training.pretraining", "loaders.frozen"])
-    process = context.Process(target=_training, args=(list(map(str, words)), log))
+    process = fork_server("fastintl.training.pretraining").Process(target=_training, args=(list(map(str, words)), log))
     process.start()
     return process
 
