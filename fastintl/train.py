@@ -37,6 +37,10 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
         return
 
     with late_imports():
+        if config.train.device == "cpu":
+            from loaders.multicrop import compiling
+
+            compiling.begin()
         from fastintl.training.pretraining import pretrain  # late: --help and --print-config need no torch
 
     pretrain(config)

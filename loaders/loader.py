@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -151,6 +152,7 @@ class Loader:
         self._quarantine, self._source, self._engine = quarantine, source, engine
         self._order, self._device = order, device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._cutting = Lock()  # an engine cuts one batch at a time, and ``crops`` may be called amid an epoch
         self._epoch = self._batch = 0
 
     def __len__(self) -> int:
@@ -198,7 +200,7 @@ class Loader:
         self._epoch, self._batch = self._epoch + 1, 0
 
     def crops(self, sample: int, epoch: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """One sample, whole and as an epoch crops it (up to the rounding of the decoder); for looking at.
+        """One sample, whole and as an epoch crops it (up to the rounding of the decoder); for looking at, at any time.
 
         Returns:
             The image, uint8 (H, W, 3), and its V views (3, s, s).
@@ -232,15 +234,16 @@ class Loader:
 
     def _cut(self, decoded: DecodedBatch, epoch: int) -> tuple[list[torch.Tensor], torch.cuda.Event | None]:
         """The views of a batch and, on a GPU, the event at which they are ready."""
-        if self._stream is None:
-            return self._engine(decoded, self._order.seed, epoch), None
-        there = decoded.to(self._device)
-        copied = self._stream.record_event()
-        views = self._engine(there, self._order.seed, epoch)
-        ready = self._stream.record_event()
-        # The source writes its next batch where this one lies: wait until it has been read.
-        (ready if there is decoded else copied).synchronize()
-        return views, ready
+        with self._cutting:
+            if self._stream is None:
+                return self._engine(decoded, self._order.seed, epoch), None
+            there = decoded.to(self._device)
+            copied = self._stream.record_event()
+            views = self._engine(there, self._order.seed, epoch)
+            ready = self._stream.record_event()
+            # The source writes its next batch where this one lies: wait until it has been read.
+            (ready if there is decoded else copied).synchronize()
+            return views, ready
 
 
 def _hand_over(views: list[torch.Tensor], ready: torch.cuda.Event) -> None:

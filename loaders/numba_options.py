@@ -32,6 +32,12 @@ def kept(**options: Any) -> Callable[[Callable], Callable]:
     return decorate
 
 
+def is_yet_to_be_kept(function: Callable) -> bool:
+    """Whether the first call will compile it for all processes that follow: no code of it is kept, but can be."""
+    kept_code = getattr(getattr(function, "_cache", None), "_cache_file", None)
+    return kept_code is not None and not kept_code._load_index()
+
+
 def _stamp_with_imports(dispatcher: Dispatcher) -> None:
     """Has code that is kept forgotten when what its module imports has changed, too.
 

@@ -31,6 +31,10 @@ def main(words: list[str] | None = None) -> None:
     config = configuration.load("demo", parser.parse_args(words).overrides)
 
     with late_imports():
+        if config.train.device == "cpu":
+            from loaders.multicrop import compiling
+
+            compiling.begin()
         from fastintl.training.pretraining import pretrain  # late: --help needs no torch
         from loaders.beton.dataset import convert_dataset, print_reports
         from loaders.beton.encoding import Storage

@@ -101,9 +101,9 @@ class Pretraining(Run):
         for line in self._announcement():
             self.note(line)
         self.train_step.loss.warn(*self.train_step.loss_size)  # a compiled one says nothing
-        if self.step == 0:
-            self._before_training()
-        elif self._evaluation_was_cut_off():
+        if self.step == 0 and self.config.eval.baselines and self.evaluation.queries is not None:
+            self._untrained = copy.deepcopy(self.model.encoder.backbone)
+        if self.step > 0 and self._evaluation_was_cut_off():
             self._evaluate()
         self._compile_ahead()
         self.train()
@@ -176,17 +176,13 @@ class Pretraining(Run):
     def _precision(self) -> str:
         return str(self.train_step.dtype).removeprefix("torch.")
 
-    def _before_training(self) -> None:
-        """Draws the crops, and keeps the network as it is for the baselines."""
-        if self.world.is_main:
-            try:
-                draw_crops(self.loader, multi_crop(self.config.crops), self.folder.crops)
-                for mirror in self.mirrors:
-                    mirror.show("crops", self.folder.crops, self.step)
-            except OSError as error:
-                self.warn(f"{self.folder.crops} could not be written ({error.strerror or error})")
-        if self.config.eval.baselines and self.evaluation.queries is not None:
-            self._untrained = copy.deepcopy(self.model.encoder.backbone)
+    def _draw_crops(self) -> None:
+        try:
+            draw_crops(self.loader, multi_crop(self.config.crops), self.folder.crops)
+            for mirror in self.mirrors:
+                mirror.show("crops", self.folder.crops, self.step)
+        except OSError as error:
+            self.warn(f"{self.folder.crops} could not be written ({error.strerror or error})")
 
     def _measure_baselines(self, untrained: nn.Module) -> None:
         baselines = {
@@ -222,16 +218,19 @@ class Pretraining(Run):
     def started(self, loss: Tensor) -> None:
         """Waits for the device once: what compiles and warms up counts apart.
 
-        Baselines come after it, not before, so that a run that cannot train says so within its first seconds.
+        A run's crops are drawn and its baselines measured after it, not before, so that one that cannot train says so
+        within its first seconds.
         """
         loss.item()
         seconds = self.clock.first_step()
         self.write(epoch=self.epochs, first_step_seconds=seconds)
         self.note(f"first step  {seconds:.1f} s, with compilation and warm-up; images/s leave it out")
-        if self._untrained is not None:
-            with self.clock.paused():
+        with self.clock.paused():
+            if self.step == 1 and self.world.is_main:
+                self._draw_crops()
+            if self._untrained is not None:
                 self._measure_baselines(self._untrained)
-            self._untrained = None
+                self._untrained = None
 
     def measured(self) -> dict[str, Any]:
         seen = self.guard.reading(self.step)

@@ -87,7 +87,7 @@ def _band(planes, top, band_rows, size):
 def _jitter(planes, steps, draw):
     for step in steps:
         if step == _BRIGHTNESS:
-            _brightness(planes, draw[BRIGHTNESS])
+            _blend(planes, draw[BRIGHTNESS], _ZERO)
         elif step == _SATURATION:
             _saturation(planes, draw[SATURATION])
         elif draw[HUE] != 0:
@@ -109,15 +109,8 @@ def _clip(value):
 
 
 @compiled
-def _brightness(planes, factor):
-    for c in range(3):
-        plane = planes[c]
-        for i in range(plane.size):
-            plane[i] = _clip(plane[i] * factor)
-
-
-@compiled
 def _blend(planes, factor, level):
+    """Brightness with black, contrast with the mean grey."""
     offset = (_ONE - factor) * level
     for c in range(3):
         plane = planes[c]

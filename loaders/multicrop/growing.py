@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Lock
 
 import torch
 
@@ -27,16 +26,14 @@ class GrowingCrops:
         self._recipe, self._open = recipe, open_fixed
         self._fixed = recipe.at(0)
         self._engine = open_fixed(self._fixed)
-        self._one_at_a_time = Lock()  # Loader.crops may look at another epoch meanwhile
 
     def __call__(self, decoded: DecodedBatch, seed: int, epoch: int) -> list[torch.Tensor]:
         """V views (B, 3, s, s) with the sides of the epoch."""
         fixed = self._recipe.at(epoch)
-        with self._one_at_a_time:
-            if fixed != self._fixed:
-                self._engine.close()
-                self._fixed, self._engine = fixed, self._open(fixed)
-            return self._engine(decoded, seed, epoch)
+        if fixed != self._fixed:
+            self._engine.close()
+            self._fixed, self._engine = fixed, self._open(fixed)
+        return self._engine(decoded, seed, epoch)
 
     def close(self) -> None:
         self._engine.close()

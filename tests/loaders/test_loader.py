@@ -221,7 +221,8 @@ def test_the_end_of_an_epoch_and_an_empty_share_give_no_batch(image_beton, sourc
 
 def test_the_crops_of_one_sample_are_those_of_its_batch(image_folder):
     found = crops_by_sample(image_folder, epochs=(1,))
-    loader = make_loader(image_folder, RECIPE, 12)
-    image, views = loader.crops(7, epoch=1)
-    assert image.shape == (64, 48, 3)  # 021.jpg
-    assert all(torch.equal(a, b) for a, b in zip(views, found[1, 7], strict=True))
+    with make_loader(image_folder, RECIPE, 12) as loader:
+        for _ in loader:  # amid an epoch, while others are cut
+            image, views = loader.crops(7, epoch=1)
+            assert image.shape == (64, 48, 3)  # 021.jpg
+            assert all(torch.equal(a, b) for a, b in zip(views, found[1, 7], strict=True))
