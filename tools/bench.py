@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 @exit_on_user_error
 def main(words: list[str] | None = None) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the processes that were started end, too
     arguments = parse(sys.argv[1:] if words is None else words)
     arguments.run(arguments)
 

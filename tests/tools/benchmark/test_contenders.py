@@ -1,16 +1,22 @@
 """Contenders are timed in turn; one that fails is left out, says why, and cleans up."""
 
 import os
+import signal
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from loaders import UserError
 from loaders.recipe import CropSpec, MultiCrop
-from tests.helpers.processes import descendants
+from tests.helpers import warm_python
+from tests.helpers.processes import descendants, wait_for
 from tools.benchmark.child_processes import Pipeline, timed_in_processes
 from tools.benchmark.contenders import Contender, ratio, time_in_turn, timed
 from tools.benchmark.loader_pipelines import Workload
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_each_does_a_round_in_turn_and_a_failure_ends_one_alone():
@@ -61,6 +67,19 @@ def test_a_pipelines_process_is_stopped_between_its_rounds(image_beton):
     rounds.close()
     left = states(os.getpid())
     assert any(pid not in left for pid in stopped)
+
+
+def test_no_stopped_process_is_left_where_the_measuring_is_terminated(image_beton, tmp_path):
+    words = [sys.executable, ROOT / "tools/bench.py", "loader", "--data", image_beton, "--rounds", "1000"]
+    with open(tmp_path / "out", "a+") as out:
+        process = warm_python.start(words, out, out, cwd=tmp_path)
+        wait_for(lambda: "T" in states(process.pid).values(), process)
+        family = states(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 130
+    end = time.monotonic() + 30
+    while left := [pid for pid in family if Path(f"/proc/{pid}").exists()]:  # multiprocessing's own end a moment later
+        assert time.monotonic() < end, left
 
 
 def test_why_a_process_fails_is_told(tmp_path, image_beton):
