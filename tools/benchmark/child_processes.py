@@ -23,7 +23,7 @@ from .contenders import Rounds, sentence
 from .loader_pipelines import Workload
 
 _AHEAD = 6  # batches that a pipeline with queues may hold when its round begins
-_WARM_UP_SECONDS = 0.5
+_WARM_UP_SECONDS = 0.5  # at the most; no longer than a round
 _LEAVING_SECONDS = 5
 
 
@@ -52,7 +52,7 @@ def timed_in_processes(pipeline: Pipeline, work: Workload, seconds: float) -> Ro
     with ExitStack() as started:
         children = []
         for place in range(pipeline.processes):
-            children.append(_Child(pipeline, work, cores[place * share : (place + 1) * share]))
+            children.append(_Child(pipeline, work, cores[place * share : (place + 1) * share], seconds))
             started.callback(children[-1].end)
             children[-1].receive()  # warm; one after the other, since two would share the cores
             children[-1].signal(signal.SIGSTOP)
@@ -71,11 +71,11 @@ def timed_in_processes(pipeline: Pipeline, work: Workload, seconds: float) -> Ro
 class _Child:
     """One process of a pipeline."""
 
-    def __init__(self, pipeline: Pipeline, work: Workload, cores: list[int]) -> None:
+    def __init__(self, pipeline: Pipeline, work: Workload, cores: list[int], seconds: float) -> None:
         # A server that has imported torch already forks the processes: importing it takes seconds each time.
         context = fork_server("torch", "torchvision", "numba")
         self.pipe, theirs = context.Pipe()
-        arguments = (pipeline, replace(work, threads=len(cores)), cores, theirs)
+        arguments = (pipeline, replace(work, threads=len(cores)), cores, min(seconds, _WARM_UP_SECONDS), theirs)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
@@ -103,12 +103,12 @@ class _Child:
         self._process.join()
 
 
-def _serve(pipeline: Pipeline, work: Workload, cores: list[int], pipe) -> None:
+def _serve(pipeline: Pipeline, work: Workload, cores: list[int], warm_up: float, pipe) -> None:
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(work.threads)
     try:
         ready = getattr(loader_pipelines, pipeline.function)(work, *pipeline.arguments)
-        take(ready, _WARM_UP_SECONDS)  # compiles, fills caches
+        take(ready, warm_up)  # compiles, fills caches
         pipe.send({})
         while True:
             seconds = pipe.recv()

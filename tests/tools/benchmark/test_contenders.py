@@ -2,21 +2,17 @@
 
 import os
 import signal
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from loaders import UserError
 from loaders.recipe import CropSpec, MultiCrop
-from tests.helpers import warm_python
-from tests.helpers.processes import descendants, wait_for
+from tests.helpers.processes import descendants
+from tools import bench
 from tools.benchmark.child_processes import Pipeline, timed_in_processes
 from tools.benchmark.contenders import Contender, ratio, time_in_turn, timed
 from tools.benchmark.loader_pipelines import Workload
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_each_does_a_round_in_turn_and_a_failure_ends_one_alone():
@@ -55,13 +51,19 @@ def states(process: int) -> dict[int, str]:
     return found
 
 
+def await_stopped() -> list[int]:
+    """The stopped processes below this one; a process stops when it next has a core."""
+    stopped, end = [], time.monotonic() + 30
+    while not stopped and time.monotonic() < end:
+        stopped = [pid for pid, state in states(os.getpid()).items() if state == "T"]
+    return stopped
+
+
 def test_a_pipelines_process_is_stopped_between_its_rounds(image_beton):
     work = Workload(image_beton, image_beton, MultiCrop((CropSpec(16),)), batch_size=8, threads=1)
     rounds = timed_in_processes(Pipeline("plain_decode", 1, works_ahead=False), work, 0.05)
     assert next(rounds) == {}
-    stopped, end = [], time.monotonic() + 30
-    while not stopped and time.monotonic() < end:  # a process stops when it next has a core
-        stopped = [pid for pid, state in states(os.getpid()).items() if state == "T"]
+    stopped = await_stopped()
     measured = next(rounds)
     assert min(measured.values()) > 0 and set(measured) == {"images_per_second", "cpu_seconds_per_image", "peak_bytes"}
     rounds.close()
@@ -69,17 +71,28 @@ def test_a_pipelines_process_is_stopped_between_its_rounds(image_beton):
     assert any(pid not in left for pid in stopped)
 
 
-def test_no_stopped_process_is_left_where_the_measuring_is_terminated(image_beton, tmp_path):
-    words = [sys.executable, ROOT / "tools/bench.py", "loader", "--data", image_beton, "--rounds", "1000"]
-    with open(tmp_path / "out", "a+") as out:
-        process = warm_python.start(words, out, out, cwd=tmp_path)
-        wait_for(lambda: "T" in states(process.pid).values(), process)
-        family = states(process.pid)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 130
-    end = time.monotonic() + 30
-    while left := [pid for pid in family if Path(f"/proc/{pid}").exists()]:  # multiprocessing's own end a moment later
-        assert time.monotonic() < end, left
+def test_no_stopped_process_is_left_where_the_measuring_is_terminated(image_beton, monkeypatch):
+    work = Workload(image_beton, image_beton, MultiCrop((CropSpec(16),)), batch_size=8, threads=1)
+    stopped = []
+
+    def run(arguments) -> None:
+        rounds = timed_in_processes(Pipeline("plain_decode", 1, works_ahead=False), work, 0.05)
+        try:
+            next(rounds)
+            stopped.extend(await_stopped())
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            rounds.close()
+
+    monkeypatch.setattr("tools.benchmark.loader.run", run)
+    kept = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit, match="130"):
+            bench.main(["loader", "--data", str(image_beton)])
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+    assert stopped and not states(os.getpid()).keys() & set(stopped)
 
 
 def test_why_a_process_fails_is_told(tmp_path, image_beton):
