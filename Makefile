@@ -18,9 +18,8 @@ setup:  ## create .venv with the pinned packages, FFCV where its libraries are, 
 demo: setup  ## draw a small dataset, learn from it without labels, print how well that went
 	@$(python) tools/demo.py $(ARGS)
 
-# One process more than two cores: while one waits for a rank or a signal, another works.
 test: setup  ## run the tests
-	@$(python) -m pytest -q -n 3 --dist worksteal $(ARGS)
+	@$(python) -m pytest -q -n 2 --dist worksteal $(ARGS)
 
 lint: setup  ## check the style, and which room imports from which
 	@$(python) -m ruff check .
