@@ -36,11 +36,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
         sys.stdout.write(configuration.to_yaml(config))
         return
 
-    with late_imports():
-        if config.train.device == "cpu":
-            from loaders.multicrop import compiling
-
-            compiling.begin()
+    with late_imports(crops_on=config.train.device):
         from fastintl.training.pretraining import pretrain  # late: --help and --print-config need no torch
 
     pretrain(config)

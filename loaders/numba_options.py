@@ -34,8 +34,8 @@ def kept(**options: Any) -> Callable[[Callable], Callable]:
 
 def is_yet_to_be_kept(function: Callable) -> bool:
     """Whether the first call will compile it for all processes that follow: no code of it is kept, but can be."""
-    kept_code = getattr(getattr(function, "_cache", None), "_cache_file", None)
-    return kept_code is not None and not kept_code._load_index()
+    file = _file_of_kept_code(function)
+    return file is not None and not file._load_index()
 
 
 def _stamp_with_imports(dispatcher: Dispatcher) -> None:
@@ -51,12 +51,17 @@ def _stamp_with_imports(dispatcher: Dispatcher) -> None:
         elif not isinstance(value, int | float | tuple | np.generic | np.ndarray):
             continue
         given.update(pickle.dumps((name, value)))
-    dispatcher._cache._cache_file._source_stamp = _stamp(dispatcher), given.hexdigest()
+    _file_of_kept_code(dispatcher)._source_stamp = _stamp(dispatcher), given.hexdigest()
 
 
 def _stamp(dispatcher: Dispatcher) -> Any:
     """What numba compares with that of kept code; None of what keeps none, and has no way to name it."""
-    return getattr(getattr(dispatcher._cache, "_cache_file", None), "_source_stamp", None)
+    return getattr(_file_of_kept_code(dispatcher), "_source_stamp", None)
+
+
+def _file_of_kept_code(function: Callable) -> Any:
+    """numba's own object; None of what keeps no code."""
+    return getattr(getattr(function, "_cache", None), "_cache_file", None)
 
 
 compiled = kept(fastmath=True)

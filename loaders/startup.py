@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def late_imports() -> Iterator[None]:
+def late_imports(crops_on: str | None = None) -> Iterator[None]:
     """Around the imports of a command that works with torch: Python looks for no garbage meanwhile, and from then on
     among newer objects alone.
 
@@ -21,12 +21,20 @@ def late_imports() -> Iterator[None]:
     of the import's time, and later each time a fifth of a second, in the middle of a training, on one rank after
     another. Where torch has been imported before, by whoever calls the command from Python, nothing changes: what is
     garbage by then would stay, too.
+
+    Args:
+        crops_on: the device on which the command will cut random crops, as a user names it; None: it cuts none. Loops
+            that the CPU needs for them, and that no process has compiled yet, are compiled in the background.
     """
     if "torch" in sys.modules or not gc.isenabled():
         yield
         return
     gc.disable()
     try:
+        if crops_on == "cpu":
+            from loaders.multicrop import background_compilation
+
+            background_compilation.begin()
         yield
     finally:
         gc.freeze()

@@ -50,7 +50,8 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 @exit_on_user_error
 def main(words: list[str] | None = None) -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the processes that were started end, too
+    # So that what was started is ended: trainings save their state, and stopped processes do not stay.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     arguments = parse(sys.argv[1:] if words is None else words)
     arguments.run(arguments)
 

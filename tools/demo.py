@@ -30,11 +30,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides a key of the recipe")
     config = configuration.load("demo", parser.parse_args(words).overrides)
 
-    with late_imports():
-        if config.train.device == "cpu":
-            from loaders.multicrop import compiling
-
-            compiling.begin()
+    with late_imports(crops_on=config.train.device):
         from fastintl.training.pretraining import pretrain  # late: --help needs no torch
         from loaders.beton.dataset import convert_dataset, print_reports
         from loaders.beton.encoding import Storage

@@ -65,7 +65,7 @@ def main(words: list[str] | None = None) -> None:
     if given.from_scratch and given.frozen:
         raise UserError("--frozen keeps a backbone that has learnt something, and --from-scratch has none: drop one")
 
-    with late_imports():
+    with late_imports(crops_on=given.device):
         from fastintl import distributed
         from fastintl.evaluate import results
         from fastintl.evaluate.backbone import Reading, images_for, new_backbone, open_backbone

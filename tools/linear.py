@@ -56,8 +56,9 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
 @exit_on_user_error
 def main(words: list[str] | None = None) -> None:
     given = parse_arguments(words)
+    on_features = given.protocol in ("small", "quick")
 
-    with late_imports():
+    with late_imports(crops_on=None if on_features else given.device):
         from fastintl import distributed
         from fastintl.evaluate import results
         from fastintl.evaluate.backbone import Reading, images_for, open_backbone
@@ -70,7 +71,7 @@ def main(words: list[str] | None = None) -> None:
         if given.weights is not None:
             backbone = open_backbone(given.weights, given.arch, given.stem, given.target, given.resize, given.size)
         train, val = images_for(backbone, given.train, given.val)
-        if name in ("small", "quick"):
+        if on_features:
             data = {"train": train, "val": val}
             result = probe_on_features(backbone, name, protocol, data, given.features, reading, given.seed, world)
         elif backbone is None:

@@ -17,6 +17,7 @@ if not __package__:  # run as a script of a clone
 
 from fastintl.evaluate.command_line import number, seed_number  # noqa: E402
 from loaders.errors import UserError, exit_on_user_error, require_writable, writing  # noqa: E402
+from loaders.startup import late_imports  # noqa: E402
 
 
 @exit_on_user_error
@@ -38,9 +39,10 @@ def main(words: list[str] | None = None) -> None:
 
     config = load(given.rcfg, given.overrides)
 
-    from fastintl.data import find, multi_crop
-    from fastintl.report.crop_sheet import draw_sheet, through_every_source
-    from loaders.sources import open_images
+    with late_imports(crops_on="cpu"):
+        from fastintl.data import find, multi_crop
+        from fastintl.report.crop_sheet import draw_sheet, through_every_source
+        from loaders.sources import open_images
 
     logging.basicConfig(format="%(message)s")
     seed = config.seed if given.seed is None else given.seed

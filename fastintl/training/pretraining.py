@@ -101,9 +101,10 @@ class Pretraining(Run):
         for line in self._announcement():
             self.note(line)
         self.train_step.loss.warn(*self.train_step.loss_size)  # a compiled one says nothing
-        if self.step == 0 and self.config.eval.baselines and self.evaluation.queries is not None:
-            self._untrained = copy.deepcopy(self.model.encoder.backbone)
-        if self.step > 0 and self._evaluation_was_cut_off():
+        if self.step == 0:
+            if self.config.eval.baselines and self.evaluation.queries is not None:
+                self._untrained = copy.deepcopy(self.model.encoder.backbone)
+        elif self._evaluation_was_cut_off():
             self._evaluate()
         self._compile_ahead()
         self.train()

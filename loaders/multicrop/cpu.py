@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from loaders.multicrop import compiling
+from loaders.multicrop import background_compilation
 from loaders.multicrop.blur import row_stride
 from loaders.multicrop.buffer_pool import RecycledArrays
 from loaders.multicrop.colour import colour_crop
@@ -46,7 +46,7 @@ class CpuMultiCrop:
         Returns:
             V tensors (B, 3, s, s), channels_last.
         """
-        compiling.wait()
+        background_compilation.wait()
         draws = draw(self.recipe, seed, epoch, decoded.ids, decoded.heights, decoded.widths)
         images = [image.numpy() for image in decoded.images]
         crops = [self._memory.take((len(images), size, size, 3)) for size in self._sizes]

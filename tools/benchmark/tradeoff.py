@@ -18,7 +18,6 @@ import argparse
 import json
 import math
 import os
-import signal
 import statistics
 import sys
 import time
@@ -115,7 +114,6 @@ def run(arguments: argparse.Namespace) -> None:
     from .flops import stages_work
 
     deadline = math.inf if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that trainings are stopped and save their state
     words = [*arguments.overrides, *_data_words(arguments), "eval.every=0", "eval.probes=[linear]"]
     words += [f"out={arguments.out}"]
     settings = settings_of(arguments, words)

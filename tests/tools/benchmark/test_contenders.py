@@ -88,7 +88,7 @@ def test_no_stopped_process_is_left_where_the_measuring_is_terminated(image_beto
     monkeypatch.setattr("tools.benchmark.loader.run", run)
     kept = signal.getsignal(signal.SIGTERM)
     try:
-        with pytest.raises(SystemExit, match="130"):
+        with pytest.raises(SystemExit, match="143"):
             bench.main(["loader", "--data", str(image_beton)])
     finally:
         signal.signal(signal.SIGTERM, kept)

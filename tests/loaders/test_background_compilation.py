@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from loaders import make_loader
-from loaders.multicrop import compiling
+from loaders.multicrop import background_compilation
 from loaders.multicrop.colour import colour_crop
 from loaders.numba_options import is_yet_to_be_kept
 from tests.helpers.training import ROOT
@@ -23,15 +23,19 @@ COMMAND = """
 import sys
 sys.path.append(sys.argv[1])
 from loop import double
-from loaders.multicrop import compiling
+from loaders.multicrop import background_compilation
+from loaders.startup import late_imports
 
-compiling.colour_crop, compiling.crop_a_pixel = double, lambda: double(1.5)
-compiling.begin()
-print(compiling._process.is_alive())
-compiling.wait()
-print(compiling._process, double(1.5), *double.stats.cache_hits.values())
-compiling.begin()
-print(compiling._process)
+background_compilation.colour_crop, background_compilation.crop_a_pixel = double, lambda: double(1.5)
+for device in (None, "cuda", "auto"):
+    with late_imports(crops_on=device):
+        assert background_compilation._process is None
+with late_imports(crops_on="cpu"):
+    print(background_compilation._process.is_alive())
+background_compilation.wait()
+print(background_compilation._process, double(1.5), *double.stats.cache_hits.values())
+background_compilation.begin()
+print(background_compilation._process)
 """
 
 
@@ -43,15 +47,15 @@ def test_another_process_keeps_the_code_that_this_one_takes(tmp_path):
 
 
 def test_beside_torch_nothing_is_forked(monkeypatch):
-    monkeypatch.setattr(compiling, "is_yet_to_be_kept", lambda function: True)
-    compiling.begin()
-    assert compiling._process is None
+    monkeypatch.setattr(background_compilation, "is_yet_to_be_kept", lambda function: True)
+    background_compilation.begin()
+    assert background_compilation._process is None
 
 
 def test_a_pixel_has_the_types_of_all_crops(image_folder):
     with make_loader(image_folder, RECIPE, 12) as loader:
         next(iter(loader))
     before = list(colour_crop.signatures)
-    compiling.crop_a_pixel()
+    background_compilation.crop_a_pixel()
     assert colour_crop.signatures == before and len(before) == 1
     assert not is_yet_to_be_kept(colour_crop)
